@@ -1,0 +1,173 @@
+"""Recipes as frozen dataclasses: plain form, digest, and overrides by dotted name."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from cairn.base.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The name of another artifact of the same plan."""
+
+    name: str
+
+
+def to_plain(value: Any) -> Any:
+    """A recipe (or any field of one) as JSON values; dataclasses carry their class as `kind`."""
+    if isinstance(value, Ref):
+        return {"ref": value.name}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"kind": type(value).__name__, **fields}
+    if isinstance(value, tuple | list):
+        return [to_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    return value
+
+
+def digest_of(plain: Any) -> str:
+    """SHA-256 of the canonical JSON of a plain value, as hex."""
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def refs_in(value: Any) -> Iterator[Ref]:
+    """Every Ref inside a recipe, in the order of its fields."""
+    if isinstance(value, Ref):
+        yield value
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from refs_in(getattr(value, field.name))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from refs_in(item)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a name that is not known: `did you mean X?`, or the list of what there is."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
+
+
+def override(value: T, dotted: str, text: str, whole: str = "") -> T:
+    """A copy of the dataclass `value` with the field at `dotted` parsed from `text`.
+
+    Raises UserError for an unknown field (with the nearest one) or a text of the wrong type.
+    """
+    whole = whole or dotted
+    name, _, rest = dotted.partition(".")
+    assert dataclasses.is_dataclass(value) and not isinstance(value, type)
+    known = {field.name for field in dataclasses.fields(value)}
+    if name not in known:
+        prefix = whole[: len(whole) - len(dotted)]
+        raise UserError(f"unknown name {prefix + name!r} in {whole}={text}: {nearest(name, known)}")
+    hint = typing.get_type_hints(type(value))[name]
+    current = getattr(value, name)
+    if rest:
+        if not dataclasses.is_dataclass(current) or isinstance(current, type | Ref):
+            raise UserError(f"{whole}={text}: {name!r} has no fields, set it whole")
+        return dataclasses.replace(value, **{name: override(current, rest, text, whole)})
+    return dataclasses.replace(value, **{name: parse(text, hint, whole)})
+
+
+def parse(text: str, hint: Any, field: str) -> Any:
+    """The value of type `hint` that `text` spells; tuples are comma-separated or JSON lists."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _parse_union(text, arguments, field)
+    if origin is typing.Literal:
+        for choice in arguments:
+            if text == str(choice):
+                return choice
+        raise UserError(field, text, "is not a choice", nearest(text, map(str, arguments)))
+    if origin is tuple:
+        return tuple(parse(item, arguments[0], field) for item in _items(text))
+    if hint is bool:
+        if text.lower() in {"true", "1", "yes", "false", "0", "no"}:
+            return text.lower() in {"true", "1", "yes"}
+        raise UserError(field, text, "is not a truth value", "write true or false")
+    if hint is Ref:
+        return Ref(text)
+    if hint in (int, float):
+        return _number(text, hint, field)
+    if hint is str:
+        return text
+    if dataclasses.is_dataclass(hint):
+        names = ", ".join(f"{field}.{f.name}" for f in dataclasses.fields(hint))
+        raise UserError(field, text, "is a group of fields", f"set one of {names}")
+    raise TypeError(f"{field}: no text form for {hint}")
+
+
+def _parse_union(text: str, choices: tuple[Any, ...], field: str) -> Any:
+    if type(None) in choices and text.lower() in {"none", "null"}:
+        return None
+    failure: UserError | None = None
+    for choice in choices:
+        if choice is type(None):
+            continue
+        try:
+            return parse(text, choice, field)
+        except UserError as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+def _number(text: str, kind: type, field: str) -> int | float:
+    try:
+        number = float(text) if kind is float else int(text)
+    except ValueError:
+        try:  # 1e6 is how people write a million steps
+            number = float(text)
+        except ValueError:
+            number = None
+        if number is None or kind is int and number != int(number):
+            what = "a whole number" if kind is int else "a number"
+            raise UserError(field, text, f"is not {what}", "write it in digits") from None
+        number = kind(number)
+    if number != number or number in (float("inf"), float("-inf")):
+        raise UserError(field, text, "is not finite", "write it in digits")
+    return number
+
+
+def _items(text: str) -> list[str]:
+    text = text.strip()
+    if text.startswith("["):
+        try:
+            return [
+                item if isinstance(item, str) else json.dumps(item) for item in json.loads(text)
+            ]
+        except ValueError:
+            raise UserError(f"{text!r} is not a JSON list") from None
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def field_help(kind: type) -> dict[str, str]:
+    """The strings written below the fields of a dataclass, by field name."""
+    import ast
+    import inspect
+    import textwrap
+
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for before, after in zip(body.body, body.body[1:], strict=False):
+            named = isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name)
+            if named and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                found[before.target.id] = " ".join(str(after.value.value).split())  # type: ignore[union-attr]
+    return found

@@ -1,0 +1,109 @@
+"""What a person sees while work goes on, and the one writer of metrics.jsonl."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+SHOW_AFTER = 2.0  # seconds; what is faster needs no bar
+PLAIN_EVERY = 15.0  # seconds between lines where standard error is no terminal
+
+
+def note(text: str) -> None:
+    """One line for the person, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Bar:
+    """A progress bar that appears once the work has lasted two seconds."""
+
+    def __init__(self, label: str, total: int | None, unit: str) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done = 0
+        self._began = self._said = time.monotonic()
+        self._rich: RichProgress | None = None
+        self._detail = ""
+        self._terminal = sys.stderr.isatty()
+
+    def advance(self, by: int = 1, detail: str = "") -> None:
+        """Count `by` more units as done; `detail` is a short figure to show beside the bar."""
+        self.done += by
+        self._detail = detail or self._detail
+        now = time.monotonic()
+        if self._terminal:
+            if self._rich is None and now - self._began > SHOW_AFTER:
+                self._start()
+            if self._rich is not None:
+                self._rich.update(self._rich.task_ids[0], completed=self.done, detail=self._detail)
+        elif now - self._said > PLAIN_EVERY:
+            self._said = now
+            of = f"/{self.total:,}" if self.total else ""
+            seconds = f"{now - self._began:.0f} s"
+            note(f"{self.label}: {self.done:,}{of} {self.unit}, {seconds} {self._detail}".rstrip())
+
+    def _start(self) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(self.unit),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
+        )
+        self._rich = RichProgress(*columns, console=Console(stderr=True), transient=True)
+        self._rich.add_task(self.label, total=self.total, completed=self.done, detail=self._detail)
+        self._rich.start()
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self._rich is not None:
+            self._rich.stop()
+
+
+@contextmanager
+def progress(label: str, total: int | None = None, unit: str = "") -> Iterator[Bar]:
+    """A bar on standard error: rich on a terminal, a plain line now and then elsewhere."""
+    bar = Bar(label, total, unit)
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+class Metrics:
+    """metrics.jsonl: one JSON object a line, appended as the work goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, **values: Any) -> None:
+        """Append one line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """All whole lines; one that a crash cut short is left out."""
+        if not self.path.exists():
+            return []
+        rows = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+        return rows
+
+    def truncate_after(self, step: int) -> None:
+        """Drop the lines of later steps, which a resumed run will write again."""
+        from cairn.base.files import write_text
+
+        if self.path.exists():
+            kept = [row for row in self.read() if row.get("step", 0) <= step]
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))

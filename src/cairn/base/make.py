@@ -1,0 +1,285 @@
+"""Make what is missing, and only that: digest or refuse, and continue what was interrupted."""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import runpy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cairn.base.artifact import (
+    Manifest,
+    Recipe,
+    Work,
+    content_digest,
+    find_manifest,
+    hash_files,
+    remove,
+    verify,
+    write_manifest,
+)
+from cairn.base.config import digest_of, nearest, override, refs_in, to_plain
+from cairn.base.errors import UserError
+from cairn.base.files import write_json
+
+BEGUN = ".begun.json"  # says with which recipe an unfinished folder was begun
+LIBRARIES = ("torch", "numpy", "tokenizers", "pyarrow", "duckdb", "safetensors")
+
+Plan = dict[str, Recipe]
+
+
+@dataclass(frozen=True)
+class Made:
+    """One line of the table that `cairn make` prints."""
+
+    name: str
+    folder: Path
+    status: str  # "made" | "skipped" | "continued"
+    seconds: float
+    manifest: Manifest
+
+
+def load_plan(path: Path) -> Plan:
+    """The dictionary `plan` of a Python file: artifact name -> recipe."""
+    if not path.is_file():
+        others = [str(found) for found in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise UserError("plan", str(path), "no such file", nearest(str(path), others))
+    try:
+        space = runpy.run_path(str(path))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} is no plan: {type(error).__name__}: {error}") from error
+    plan = space.get("plan")
+    if not isinstance(plan, dict) or not plan:
+        raise UserError(f"{path} is no plan: it does not define the dictionary `plan`")
+    for name, recipe in plan.items():
+        if not isinstance(recipe, Recipe):
+            raise UserError(f"{path}: {name!r} is a {type(recipe).__name__}, not a recipe")
+        _check_name(name)
+        for ref in refs_in(recipe):
+            if ref.name not in plan:
+                raise UserError(f"{path}: {name} refers to {ref.name!r}: {nearest(ref.name, plan)}")
+    return plan
+
+
+def apply_overrides(plan: Plan, overrides: Sequence[str]) -> Plan:
+    """The plan with `artifact.field=value` applied; unknown names fail with the nearest match."""
+    changed = dict(plan)
+    for text in overrides:
+        dotted, equals, value = text.partition("=")
+        name, dot, field = dotted.partition(".")
+        if not (equals and dot and field):
+            raise UserError("override", text, "is not artifact.field=value", "e.g. base.seed=1")
+        if name not in plan:
+            raise UserError(f"unknown artifact {name!r} in {text}: {nearest(name, plan)}")
+        try:
+            changed[name] = override(changed[name], field, value)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+    return changed
+
+
+def as_sibling(plan: Plan, target: str, name: str, overrides: Sequence[str]) -> Plan:
+    """The plan with a changed copy of `target` under a new name; `target` itself stays as it is."""
+    _check_name(name)
+    if name in plan:
+        raise UserError("--as", name, "is an artifact of the plan already", "choose another name")
+    own = [text for text in overrides if text.startswith(f"{target}.")]
+    others = [text for text in overrides if text not in own]
+    changed = apply_overrides(plan, others)
+    changed[name] = apply_overrides(changed, own)[target]
+    return changed
+
+
+def _check_name(name: str) -> None:
+    if not name.replace("-", "_").isidentifier():
+        raise UserError("artifact name", name, "is no name", "use letters, digits, _ and -")
+
+
+def order_of(plan: Plan, target: str | None) -> list[str]:
+    """Artifacts to make, parents first; all of the plan where no target is given."""
+    if target is not None and target not in plan:
+        raise UserError("artifact", target, "is not in the plan", nearest(target, plan))
+    order: list[str] = []
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise UserError(f"the plan goes in a circle: {' -> '.join((*path, name))}")
+        if name not in order:
+            for ref in refs_in(plan[name]):
+                visit(ref.name, (*path, name))
+            order.append(name)
+
+    for name in [target] if target else plan:
+        visit(name, ())
+    return order
+
+
+def make(
+    plan: Plan,
+    folder: Path,
+    target: str | None = None,
+    report: Callable[[str], None] = lambda text: None,
+) -> list[Made]:
+    """Make `target` (or all) of the plan in `folder`, one sub-folder for each artifact."""
+    made: dict[str, Made] = {}
+    for name in order_of(plan, target):
+        made[name] = _make_one(name, plan[name], folder, made, report)
+    return list(made.values())
+
+
+def _make_one(
+    name: str, recipe: Recipe, folder: Path, made: dict[str, Made], report: Callable[[str], None]
+) -> Made:
+    out = folder / name
+    parents = {ref.name: made[ref.name] for ref in refs_in(recipe)}
+    plain = to_plain(recipe)
+    parent_digests = {key: parent.manifest.digest for key, parent in sorted(parents.items())}
+    wanted = {"recipe": plain, "parents": parent_digests}
+    before = find_manifest(out)
+    if before is not None:
+        _refuse_changes(name, out, _as_wanted(before), wanted)
+        verify(out, before, deep=False)
+        return Made(name, out, "skipped", 0.0, before)
+    began_here = not out.exists()
+    with _locked(out):
+        begun = _read_begun(out)
+        if begun is not None:
+            _refuse_changes(name, out, begun, wanted)
+        elif not began_here and any(not p.name.startswith(".") for p in out.iterdir()):
+            raise UserError(f"{out} holds files that cairn did not make: move them away")
+        write_json(out / BEGUN, wanted)
+        for parent in parents.values():
+            verify(parent.folder, parent.manifest, deep=True)
+        report(f"{name}: {type(recipe).__name__}" + (" (continued)" if begun else ""))
+        work = Work(out, {key: (p.folder, p.manifest) for key, p in parents.items()})
+        begin = time.monotonic()
+        try:
+            facts = recipe.run(work)
+        except UserError:
+            if begun is None:  # a person's mistake leaves nothing half-written behind
+                remove(out)
+            raise
+        seconds = time.monotonic() - begin
+        manifest = _describe(name, recipe, wanted, parents, out, facts, seconds)
+        remove(out / "resume")
+        write_manifest(out, manifest)
+        remove(out / BEGUN)
+    return Made(name, out, "continued" if begun else "made", seconds, manifest)
+
+
+def _describe(
+    name: str,
+    recipe: Recipe,
+    wanted: dict[str, Any],
+    parents: dict[str, Made],
+    out: Path,
+    facts: dict[str, Any],
+    seconds: float,
+) -> Manifest:
+    files = hash_files(out)
+    recipe_digest = digest_of(wanted)
+    return Manifest(
+        name=name,
+        kind=type(recipe).__name__,
+        recipe=wanted["recipe"],
+        recipe_digest=recipe_digest,
+        parents={key: {"name": key, "digest": p.manifest.digest} for key, p in parents.items()},
+        files=files,
+        digest=content_digest(recipe_digest, files),
+        facts=facts,
+        headline=recipe.headline(facts),
+        seconds=round(seconds, 3),
+        versions=_versions(),
+        code_revision=_code_revision(),
+    )
+
+
+def _as_wanted(manifest: Manifest) -> dict[str, Any]:
+    digests = {key: parent["digest"] for key, parent in sorted(manifest.parents.items())}
+    return {"recipe": manifest.recipe, "parents": digests}
+
+
+def _refuse_changes(name: str, out: Path, was: dict[str, Any], wanted: dict[str, Any]) -> None:
+    if was == wanted:
+        return
+    changes = [
+        f"parent {key} was made anew"
+        for key, _, _ in _differences(was["parents"], wanted["parents"])
+    ]
+    changes = changes or []
+    changes = [
+        f"{name}.{key} was {old!r} and is now {new!r}"
+        for key, old, new in _differences(was["recipe"], wanted["recipe"])
+    ] + changes
+    mend = f"keep it and make a sibling with --as NAME, or delete {out}"
+    raise UserError(f"{out} was made otherwise: {'; '.join(changes)}: {mend}")
+
+
+def _differences(was: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in sorted({*was, *now}):
+            inside = f"{path}.{key}" if path else key
+            if key not in was:
+                yield inside, "absent", now[key]
+            elif key not in now:
+                yield inside, was[key], "absent"
+            else:
+                yield from _differences(was[key], now[key], inside)
+    elif was != now:
+        yield path, was, now
+
+
+def _read_begun(out: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((out / BEGUN).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the folder's lock; the kernel frees it however the process ends."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    path = out.parent / f".{out.name}.lock"
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{out} is being made by another process: wait for it") from None
+        out.mkdir(exist_ok=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for library in ("cairn-lm", *LIBRARIES):
+        try:
+            found[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _code_revision() -> str | None:
+    """The commit of a source checkout that cairn runs from; None for an installed wheel."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists() or not os.access(root / ".git", os.R_OK):
+        return None
+    from dulwich.repo import Repo
+
+    try:
+        with Repo(str(root)) as repo:
+            return repo.head().decode("ascii")
+    except Exception:
+        return None  # an unborn branch or a damaged checkout is no reason to lose an artifact
