@@ -68,7 +68,8 @@ def override(value: T, dotted: str, text: str, whole: str = "") -> T:
     """
     whole = whole or dotted
     name, _, rest = dotted.partition(".")
-    assert dataclasses.is_dataclass(value) and not isinstance(value, type)
+    assert dataclasses.is_dataclass(value)
+    assert not isinstance(value, type)
     known = {field.name for field in dataclasses.fields(value)}
     if name not in known:
         prefix = whole[: len(whole) - len(dotted)]
@@ -133,7 +134,7 @@ def _number(text: str, kind: type, field: str) -> int | float:
             number = float(text)
         except ValueError:
             number = None
-        if number is None or kind is int and number != int(number):
+        if number is None or (kind is int and number != int(number)):
             what = "a whole number" if kind is int else "a number"
             raise UserError(field, text, f"is not {what}", "write it in digits") from None
         number = kind(number)

@@ -57,9 +57,10 @@ class Bar:
             TimeRemainingColumn(),
             TextColumn("{task.fields[detail]}"),
         )
-        self._rich = RichProgress(*columns, console=Console(stderr=True), transient=True)
-        self._rich.add_task(self.label, total=self.total, completed=self.done, detail=self._detail)
-        self._rich.start()
+        shown = RichProgress(*columns, console=Console(stderr=True), transient=True)
+        shown.add_task(self.label, total=self.total, completed=self.done, detail=self._detail)
+        shown.start()
+        self._rich = shown
 
     def close(self) -> None:
         """Take the bar off the screen."""

@@ -147,6 +147,7 @@ def _make_one(
     if before is not None:
         _refuse_changes(name, out, _as_wanted(before), wanted)
         verify(out, before, deep=False)
+        _tidy(out)
         return Made(name, out, "skipped", 0.0, before)
     began_here = not out.exists()
     with _locked(out):
@@ -169,10 +170,16 @@ def _make_one(
             raise
         seconds = time.monotonic() - begin
         manifest = _describe(name, recipe, wanted, parents, out, facts, seconds)
-        remove(out / "resume")
         write_manifest(out, manifest)
-        remove(out / BEGUN)
+        _tidy(out)
     return Made(name, out, "continued" if begun else "made", seconds, manifest)
+
+
+def _tidy(out: Path) -> None:
+    """Drop what only an unfinished artifact needs; after the manifest, so no crash loses it."""
+    for name in (BEGUN, "resume"):
+        if (out / name).exists():
+            remove(out / name)
 
 
 def _describe(
@@ -211,14 +218,13 @@ def _refuse_changes(name: str, out: Path, was: dict[str, Any], wanted: dict[str,
     if was == wanted:
         return
     changes = [
+        f"{name}.{key} was {old!r} and is now {new!r}"
+        for key, old, new in _differences(was["recipe"], wanted["recipe"])
+    ]
+    changes += [
         f"parent {key} was made anew"
         for key, _, _ in _differences(was["parents"], wanted["parents"])
     ]
-    changes = changes or []
-    changes = [
-        f"{name}.{key} was {old!r} and is now {new!r}"
-        for key, old, new in _differences(was["recipe"], wanted["recipe"])
-    ] + changes
     mend = f"keep it and make a sibling with --as NAME, or delete {out}"
     raise UserError(f"{out} was made otherwise: {'; '.join(changes)}: {mend}")
 
