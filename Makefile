@@ -1,0 +1,58 @@
+# Every target makes its own environment when it is missing, and reuses it when it is there.
+# A fresh machine needs Python 3.11 or newer, and nothing else.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RUNS ?= runs
+
+.PHONY: demo test check kernels bench test-gpu format clean help
+
+help:
+	@echo "make demo      the whole life of a small model, on this machine's own Python sources"
+	@echo "make test      all tests"
+	@echo "make check     format, lint, types, floors"
+	@echo "make kernels   operations against their definitions"
+	@echo "make bench     measurements, one JSON line each"
+	@echo "make test-gpu  the tests that need an NVIDIA GPU"
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "cairn needs Python 3.11 or newer: put one on the PATH or set PYTHON=" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[serve,eval,fast,dev]'
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/cairn make plans/pico.py --runs $(RUNS)
+	@echo
+	@echo '$$ cairn generate $(RUNS)/pico/release --prompt "..." --trace'
+	@$(BIN)/cairn generate $(RUNS)/pico/release --trace --max-tokens 48 \
+	  --prompt "$$(printf 'import os\n\ndef main():\n    """Run the program."""\n')"
+
+test: $(READY)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not gpu"
+
+check: $(READY)
+	$(BIN)/ruff format --check src tests bench plans
+	$(BIN)/ruff check src tests bench plans
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+kernels: $(READY)
+	$(BIN)/python -m pytest -m kernels tests/ops
+
+bench: $(READY)
+	for name in bench/*.py; do $(BIN)/python $$name || exit 1; done
+
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu
+
+format: $(READY)
+	$(BIN)/ruff format src tests bench plans
+	$(BIN)/ruff check --fix src tests bench plans
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist

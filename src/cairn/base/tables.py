@@ -1,0 +1,147 @@
+"""Tables on standard output, where a person compares: rich on a terminal, plain elsewhere."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cairn.base.artifact import Manifest, Recipe
+from cairn.base.config import field_help, to_plain
+
+if TYPE_CHECKING:
+    from cairn.base.make import Made
+
+WIDE = 200  # columns where standard output is a file or a pipe: nothing is cut off
+
+
+def console() -> Console:
+    """Standard output as a rich console; never narrower than its content needs in a pipe."""
+    return Console(width=None if sys.stdout.isatty() else WIDE)
+
+
+def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) -> Table:
+    """An empty table in the house's style; columns named in `right` hold numbers."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return made
+
+
+def made_table(made: "list[Made]") -> None:
+    """What `cairn make` did: artifact, made or skipped, seconds, key figure."""
+    shown = table("artifact", "kind", "status", "seconds", "key figure", right=("seconds",))
+    for one in made:
+        manifest = one.manifest
+        seconds = f"{manifest.seconds:.1f}"
+        shown.add_row(one.name, manifest.kind, one.status, seconds, escape(manifest.headline))
+    console().print(shown)
+    if made:
+        spent = sum(one.seconds for one in made)
+        console().print(
+            f"{len(made)} artifacts in {made[0].folder.parent}, {spent:.0f} s this time"
+        )
+
+
+def plan_table(plan: dict[str, Recipe]) -> None:
+    """Resolved recipes, field by field, with each field's help."""
+    out = console()
+    for name, recipe in plan.items():
+        shown = table("field", "value", "meaning", title=f"{name} = {type(recipe).__name__}")
+        _add_fields(shown, recipe, "")
+        out.print(shown)
+        out.print()
+
+
+def _add_fields(shown: Table, value: Any, prefix: str) -> None:
+    meanings = field_help(type(value))
+    for field in dataclasses.fields(value):
+        inside = getattr(value, field.name)
+        if dataclasses.is_dataclass(inside) and "ref" not in to_plain(inside):
+            _add_fields(shown, inside, f"{prefix}{field.name}.")
+            continue
+        plain = to_plain(inside)
+        text = f"-> {plain['ref']}" if isinstance(plain, dict) and "ref" in plain else str(plain)
+        shown.add_row(prefix + field.name, escape(text), escape(meanings.get(field.name, "")))
+
+
+def facts_table(facts: dict[str, Any]) -> None:
+    """One fact a line; bytes also in GiB, FLOPs also in G."""
+    shown = table("fact", "value", "", right=("value",))
+    for key, value in facts.items():
+        text = f"{value:,}" if isinstance(value, int) else str(value)
+        extra = ""
+        if "bytes" in key and isinstance(value, int):
+            extra = f"{value / 2**30:.2f} GiB"
+        elif "flops" in key and isinstance(value, int):
+            extra = f"{value / 1e9:.2f} GFLOP"
+        shown.add_row(key, escape(text), extra)
+    console().print(shown)
+
+
+def lineage_table(steps: list[tuple[int, Path, Manifest | None]]) -> None:
+    """An artifact and its ancestors, indented."""
+    shown = table("artifact", "kind", "digest", "key figure")
+    for depth, folder, manifest in steps:
+        name = "  " * depth + folder.name
+        if manifest is None:
+            shown.add_row(name, "missing", "", str(folder))
+        else:
+            row = (name, manifest.kind, manifest.digest[:16], escape(manifest.headline))
+            shown.add_row(*row)
+    console().print(shown)
+
+
+def records_table(records: list[dict[str, Any]]) -> None:
+    """Records with the same keys, one a row."""
+    if not records:
+        console().print("nothing found")
+        return
+    shown = table(*records[0])
+    for record in records:
+        values = (", ".join(v) if isinstance(v, list) else str(v) for v in record.values())
+        shown.add_row(*(escape(value) for value in values))
+    console().print(shown)
+
+
+def matches_table(text: str, matches: list[dict[str, Any]]) -> None:
+    """Where pieces of a text stand in the training data: repository, path, licence, SWHID."""
+    out = console()
+    if not matches:
+        out.print("no match of that length in the training data")
+        return
+    columns = ("bytes", "text", "repository", "path", "lines", "licence", "SWHID")
+    shown = table(*columns, right=("bytes",), title="learned from")
+    for match in matches:
+        piece = " ".join(match["text"].split())
+        piece = piece if len(piece) <= 40 else piece[:37] + "..."
+        for number, found in enumerate(match["occurrences"]):
+            first = number == 0
+            shown.add_row(
+                str(match["bytes"]) if first else "",
+                escape(piece) if first else "",
+                found["repo_name"],
+                escape(found["path"]),
+                found["lines"],
+                ", ".join(found["detected_licenses"]) or found["license_type"],
+                found["swhid"],
+            )
+    out.print(shown)
+
+
+def scores_table(report: dict[str, Any]) -> None:
+    """Scores with n and standard error."""
+    shown = table("task", "metric", "value", "n", "standard error", right=("value", "n"))
+    for score in report["scores"]:
+        error = score.get("standard_error")
+        shown.add_row(
+            score["task"],
+            score["metric"],
+            f"{score['value']:.4f}",
+            str(score["n"]),
+            "" if error is None else f"{error:.4f}",
+        )
+    console().print(shown)

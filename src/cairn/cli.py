@@ -1,0 +1,319 @@
+"""The command `cairn`: a table of verbs; each imports its room only when it is called."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cairn.base.errors import UserError
+
+Arguments = argparse.Namespace
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; 0 on success, 2 with one line on standard error for a user's mistake."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+        return 0
+    except (UserError, OSError) as error:
+        print(f"cairn: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("cairn: interrupted; the same command continues", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `cairn ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    from cairn import __version__
+
+    parser = argparse.ArgumentParser(prog="cairn", description="Make efficient language models.")
+    parser.add_argument("--version", action="version", version=f"cairn {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, run: Callable[[Arguments], None], text: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        return added
+
+    _add_make_and_show(verb)
+    _add_provenance(verb)
+    _add_use(verb)
+    return parser
+
+
+def _add_make_and_show(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    one = verb("make", run_make, "Make an artifact of a plan, and what is missing below it.")
+    one.add_argument("plan", type=Path, help="a Python file that defines `plan`")
+    one.add_argument("rest", nargs="*", metavar="ARTIFACT | a.b=c", help="what; overrides")
+    one.add_argument("--as", dest="sibling", metavar="NAME", help="make a changed copy as NAME")
+    one.add_argument("--runs", type=Path, default=Path("runs"), help="where artifacts live")
+
+    one = verb("show", run_show, "Show a plan's resolved recipes, or a model's size and cost.")
+    one.add_argument("what", metavar="PLAN | PRESET | CHECKPOINT")
+    one.add_argument("rest", nargs="*", metavar="ARTIFACT | a.b=c", help="of a plan")
+    one.add_argument("--context", type=_positive, default=8192, help="tokens in memory a sequence")
+    one.add_argument("--batch", type=_positive, default=1, help="sequences at a time")
+    one.add_argument("--gpus", type=_positive, default=1, help="share weights over N GPUs")
+    one.add_argument("--json", action="store_true", help="machine-readable")
+
+
+def _add_provenance(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    one = verb("trace", run_trace, "Where an artifact, a training step or a text came from.")
+    one.add_argument("artifact", type=Path, metavar="RUN", help="an artifact's folder")
+    which = one.add_mutually_exclusive_group()
+    which.add_argument("--step", type=int, help="list the files in the batch of this step")
+    which.add_argument("--text", help="find the longest matches in the training data")
+    one.add_argument("--minimum", type=_positive, default=24, help="shortest match, in bytes")
+    one.add_argument("--json", action="store_true", help="machine-readable")
+
+    one = verb("lookup", run_lookup, "Is this in the corpus, and if not, which rule dropped it.")
+    one.add_argument("corpus", type=Path, metavar="CORPUS", help="a corpus folder")
+    one.add_argument("query", metavar="SWHID | URL | FILE")
+    one.add_argument("--json", action="store_true", help="machine-readable")
+
+
+def _add_use(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    one = verb("generate", run_generate, "One completion; with --suffix, fill-in-the-middle.")
+    one.add_argument("checkpoint", type=Path)
+    one.add_argument("--prompt", required=True)
+    one.add_argument("--suffix", help="the text after the gap")
+    one.add_argument("--max-tokens", type=_positive, default=64)
+    one.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    one.add_argument("--top-p", type=float, default=1.0)
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--trace", action="store_true", help="and where the text was learned from")
+    one.add_argument("--json", action="store_true", help="machine-readable")
+
+    one = verb("chat", run_chat, "Talk with a checkpoint; an empty line or Ctrl-D ends it.")
+    one.add_argument("checkpoint", type=Path)
+    one.add_argument("--max-tokens", type=_positive, default=256)
+    one.add_argument("--temperature", type=float, default=0.0)
+
+    one = verb("serve", run_serve, "Serve a checkpoint over an OpenAI-compatible HTTP API.")
+    one.add_argument("checkpoint", type=Path)
+    one.add_argument("--host", default="127.0.0.1", help="loopback unless you say otherwise")
+    one.add_argument("--port", type=int, default=8000)
+
+    one = verb("evaluate", run_evaluate, "Scores of a checkpoint, with n and standard error.")
+    one.add_argument("checkpoint", type=Path)
+    one.add_argument("tasks", nargs="+", metavar="TASK")
+    one.add_argument("--data", type=Path, help="folder of benchmark files")
+    one.add_argument("--limit", type=_positive, help="at most this many examples of each task")
+    one.add_argument("--json", action="store_true", help="machine-readable")
+
+    one = verb("bench", run_bench, "Run a measurement of bench/: one JSON line each.")
+    one.add_argument("name")
+    one.add_argument("--json", action="store_true", help="accepted: output is JSON lines already")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+def _split(rest: list[str]) -> tuple[str | None, list[str]]:
+    """The artifact's name and the overrides, in any order."""
+    overrides = [text for text in rest if "=" in text]
+    names = [text for text in rest if "=" not in text]
+    if len(names) > 1:
+        raise UserError("artifact", " ".join(names), "is more than one name", "give one")
+    return (names[0] if names else None), overrides
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def run_make(arguments: Arguments) -> None:
+    """`cairn make`."""
+    from cairn.base.log import note
+    from cairn.base.make import apply_overrides, as_sibling, load_plan, make
+    from cairn.base.tables import made_table
+
+    target, overrides = _split(arguments.rest)
+    plan = load_plan(arguments.plan)
+    if arguments.sibling:
+        if target is None:
+            raise UserError("--as", arguments.sibling, "needs an artifact", "name the one to copy")
+        plan = as_sibling(plan, target, arguments.sibling, overrides)
+        target = arguments.sibling
+    else:
+        plan = apply_overrides(plan, overrides)
+    made = make(plan, arguments.runs / arguments.plan.stem, target, report=note)
+    made_table(made)
+
+
+def run_show(arguments: Arguments) -> None:
+    """`cairn show`."""
+    from cairn.base.tables import facts_table, plan_table
+
+    path = Path(arguments.what)
+    if path.suffix == ".py":
+        from cairn.base.config import to_plain
+        from cairn.base.make import apply_overrides, load_plan, order_of
+
+        target, overrides = _split(arguments.rest)
+        plan = apply_overrides(load_plan(path), overrides)
+        names = order_of(plan, target)
+        if arguments.json:
+            _print_json({name: to_plain(plan[name]) for name in names})
+        else:
+            plan_table({name: plan[name] for name in names})
+        return
+    facts = _model_facts(arguments, path)
+    if arguments.json:
+        _print_json(facts)
+    else:
+        facts_table(facts)
+
+
+def _model_facts(arguments: Arguments, path: Path) -> dict[str, Any]:
+    from cairn.model import ModelConfig
+
+    if path.is_dir():
+        config, name = ModelConfig.from_folder(path), path.name
+    else:
+        config, name = ModelConfig.preset(arguments.what), arguments.what
+    facts = {"name": name, **config.facts(context=arguments.context, batch=arguments.batch)}
+    if arguments.gpus > 1:
+        facts["weight_bytes_per_gpu"] = -(-facts["weight_bytes"] // arguments.gpus)
+    return facts
+
+
+def run_trace(arguments: Arguments) -> None:
+    """`cairn trace`."""
+    from cairn.base.artifact import lineage, read_manifest
+    from cairn.base.tables import lineage_table, matches_table, records_table
+
+    folder = arguments.artifact
+    read_manifest(folder)
+    if arguments.text is not None:
+        from cairn.tokens.provenance import origins_of_text
+
+        found = origins_of_text(folder, arguments.text, minimum=arguments.minimum)
+        _print_json(found) if arguments.json else matches_table(arguments.text, found)
+    elif arguments.step is not None:
+        from cairn.train.provenance import files_of_step
+
+        found = files_of_step(folder, arguments.step)
+        _print_json(found) if arguments.json else records_table(found)
+    else:
+        steps = lineage(folder)
+        if arguments.json:
+            _print_json([m.plain() if m else {"name": p.name} for _, p, m in steps])
+        else:
+            lineage_table(steps)
+
+
+def run_lookup(arguments: Arguments) -> None:
+    """`cairn lookup`."""
+    from cairn.base.tables import records_table
+    from cairn.curate import lookup
+
+    found = lookup(arguments.corpus, arguments.query)
+    if arguments.json:
+        _print_json(found)
+    elif found:
+        records_table(found)
+    else:
+        print(f"{arguments.query}: not in the ledger of {arguments.corpus}, so never seen")
+
+
+def run_generate(arguments: Arguments) -> None:
+    """`cairn generate`."""
+    from cairn.base.tables import matches_table
+    from cairn.engine import Engine, SamplingParams
+
+    params = SamplingParams(
+        max_tokens=arguments.max_tokens,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+    )
+    engine = Engine(arguments.checkpoint)
+    done = engine.generate([arguments.prompt], params, suffix=arguments.suffix)[0]
+    result: dict[str, Any] = {"text": done.text, "finish_reason": done.finish_reason}
+    result["tokens"] = list(done.tokens)
+    if arguments.trace:
+        from cairn.tokens.provenance import origins_of_text
+
+        result["origins"] = origins_of_text(arguments.checkpoint, done.text, minimum=24)
+    if arguments.json:
+        _print_json(result)
+        return
+    print(done.text)
+    if arguments.trace:
+        matches_table(done.text, result["origins"])
+
+
+def run_chat(arguments: Arguments) -> None:
+    """`cairn chat`."""
+    from cairn.engine import Engine, SamplingParams
+    from cairn.tokens.chat import render
+
+    engine = Engine(arguments.checkpoint)
+    params = SamplingParams(max_tokens=arguments.max_tokens, temperature=arguments.temperature)
+    messages: list[dict[str, str]] = []
+    while True:
+        try:
+            said = input("you> ")
+        except EOFError:
+            said = ""
+        if not said.strip():
+            return
+        messages.append({"role": "user", "content": said})
+        prompt = engine.tokenizer.encode_with_sentinels(render(messages, generation_prompt=True))
+        text = engine.generate([prompt], params)[0].text
+        print(f"{arguments.checkpoint.name}> {text}", flush=True)
+        messages.append({"role": "assistant", "content": text})
+
+
+def run_serve(arguments: Arguments) -> None:
+    """`cairn serve`."""
+    from cairn.serve import serve
+
+    serve(arguments.checkpoint, host=arguments.host, port=arguments.port)
+
+
+def run_evaluate(arguments: Arguments) -> None:
+    """`cairn evaluate`."""
+    from cairn.base.tables import scores_table
+    from cairn.evaluate import evaluate
+
+    report = evaluate(
+        arguments.checkpoint, tuple(arguments.tasks), data=arguments.data, limit=arguments.limit
+    )
+    _print_json(report) if arguments.json else scores_table(report)
+
+
+def run_bench(arguments: Arguments) -> None:
+    """`cairn bench`: the scripts live in the checkout's bench/, not in the wheel."""
+    import runpy
+
+    from cairn.base.config import nearest
+
+    folders = [Path("bench"), Path(__file__).resolve().parents[2] / "bench"]
+    folder = next((found for found in folders if found.is_dir()), None)
+    if folder is None:
+        raise UserError("bench/ is not here: run `cairn bench` in a checkout of cairn")
+    known = [path.stem for path in folder.glob("*.py")]
+    if arguments.name not in known:
+        raise UserError(
+            "bench", arguments.name, "is no measurement", nearest(arguments.name, known)
+        )
+    sys.argv = [str(folder / f"{arguments.name}.py")]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
