@@ -149,6 +149,8 @@ def _make_one(
         verify(out, before, deep=False)
         _tidy(out)
         return Made(name, out, "skipped", 0.0, before)
+    for parent in parents.values():
+        verify(parent.folder, parent.manifest, deep=True)
     began_here = not out.exists()
     with _locked(out):
         begun = _read_begun(out)
@@ -157,8 +159,6 @@ def _make_one(
         elif not began_here and any(not p.name.startswith(".") for p in out.iterdir()):
             raise UserError(f"{out} holds files that cairn did not make: move them away")
         write_json(out / BEGUN, wanted)
-        for parent in parents.values():
-            verify(parent.folder, parent.manifest, deep=True)
         report(f"{name}: {type(recipe).__name__}" + (" (continued)" if begun else ""))
         work = Work(out, {key: (p.folder, p.manifest) for key, p in parents.items()})
         begin = time.monotonic()
