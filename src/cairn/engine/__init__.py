@@ -1,0 +1,36 @@
+"""Inference: sampling, scheduling and the engine that turns prompts into completions.
+
+Nothing here imports torch until an engine is made.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cairn.engine.engine import Engine
+    from cairn.engine.sampling import SamplingParams
+    from cairn.engine.scheduler import Scheduler, Slice
+    from cairn.engine.sequence import Completion, Delta, Sequence
+
+_HOMES = {
+    "Engine": "engine",
+    "SamplingParams": "sampling",
+    "Scheduler": "scheduler",
+    "Slice": "scheduler",
+    "Completion": "sequence",
+    "Delta": "sequence",
+    "Sequence": "sequence",
+}
+
+__all__ = ["Completion", "Delta", "Engine", "SamplingParams", "Scheduler", "Sequence", "Slice"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

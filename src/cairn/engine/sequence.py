@@ -1,0 +1,130 @@
+"""What the engine is asked, what it is working on, and what comes out. No torch."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cairn.engine.detokenizer import Detokenizer
+from cairn.engine.sampling import SamplingParams
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """One token, its log-probability under the model, and the likeliest tokens in its place."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What came out of one request.
+
+    `tokens` are all that were drawn, with the token that ended it; special tokens and stop
+    strings are never in `text`. `logprobs` is as long as `tokens`, `prompt_logprobs` as long as
+    the prompt (its first is None: nothing comes before it); each is None unless asked for.
+
+    `finish_reason`: "stop" (an end token or a stop string), "length" (max_tokens, or the slot is
+    full), "abort" (taken back), "error" (the model's logits were not numbers).
+    """
+
+    text: str
+    tokens: list[int]
+    finish_reason: FinishReason
+    logprobs: list[float] | None = None
+    top_logprobs: list[dict[int, float]] | None = None
+    prompt_tokens: list[int] = field(default_factory=list)
+    prompt_logprobs: list[float | None] | None = None
+    prompt_top_logprobs: list[dict[int, float] | None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """What one step added to one request; `completion` is set on its last."""
+
+    id: int
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    completion: Completion | None = None
+
+
+@dataclass(kw_only=True, eq=False)
+class Sequence:
+    """One request at work: its tokens, and how many of them its slot remembers.
+
+    Invariant while it runs: `computed < length`, and the tokens from `computed` on are the next
+    to go through the model.
+    """
+
+    id: int
+    prompt: list[int]
+    params: SamplingParams
+    seed: int
+    stop_tokens: frozenset[int]
+    limit: int
+    """Most tokens to draw: max_tokens, or fewer where the slot is full before."""
+    detokenizer: Detokenizer
+    output: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    computed: int = 0
+    slot: int | None = None
+    finish_reason: FinishReason | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens known: the prompt and what was drawn."""
+        return len(self.prompt) + len(self.output)
+
+    @property
+    def pending(self) -> int:
+        """Tokens known that the slot does not remember yet."""
+        return self.length - self.computed
+
+    def tokens(self, start: int, stop: int) -> list[int]:
+        """Tokens `start` to `stop` of the prompt followed by the output."""
+        split = len(self.prompt)
+        if start >= split:
+            return self.output[start - split : stop - split]
+        return self.prompt[start:stop] + self.output[: max(0, stop - split)]
+
+    def append(self, drawn: TokenLogprob) -> str:
+        """Take a drawn token; set `finish_reason` if it is the last. Returns the text to show."""
+        self.output.append(drawn.token)
+        if self.params.logprobs is not None:
+            self.logprobs.append(drawn)
+        text = ""
+        if drawn.token in self.stop_tokens:
+            self.finish_reason = "stop"
+        else:
+            text = self.detokenizer.push(drawn.token)
+            if self.detokenizer.stopped:
+                self.finish_reason = "stop"
+            elif len(self.output) >= self.limit:
+                self.finish_reason = "length"
+        if self.finish_reason is None:
+            return text
+        text += self.detokenizer.finish()
+        if self.detokenizer.stopped:
+            self.finish_reason = "stop"
+        return text
+
+    def completion(self) -> Completion:
+        """What came out; the sequence must have finished."""
+        assert self.finish_reason is not None
+        drawn = self.logprobs if self.params.logprobs is not None else None
+        asked = self.params.prompt_logprobs is not None
+        given = [None, *self.prompt_logprobs] if asked else None
+        return Completion(
+            text=self.detokenizer.text,
+            tokens=list(self.output),
+            finish_reason=self.finish_reason,
+            logprobs=None if drawn is None else [item.logprob for item in drawn],
+            top_logprobs=None if drawn is None else [dict(item.top) for item in drawn],
+            prompt_tokens=list(self.prompt),
+            prompt_logprobs=None if given is None else [i and i.logprob for i in given],
+            prompt_top_logprobs=None if given is None else [i and dict(i.top) for i in given],
+        )
