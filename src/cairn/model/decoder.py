@@ -1,0 +1,127 @@
+"""The decoder: one forward for training, prefill, chunked prefill and decode."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cairn.model.cache import Cache
+from cairn.model.config import ModelConfig
+from cairn.model.layout import Layout
+from cairn.model.mixers import MIXERS, RMSNorm, normal
+from cairn.model.spans import Spans
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x))."""
+
+    def __init__(self, config: ModelConfig, letter: str) -> None:
+        super().__init__()
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mixer = MIXERS[letter](config)
+
+    def forward(self, x: Tensor, layout: Layout, memory: Any) -> Tensor:
+        """x [T, D] to [T, D]."""
+        return x + self.mixer(self.norm(x), layout, memory)
+
+
+class Backbone(nn.Module):
+    """Embedding, blocks, last norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, letter) for letter in config.pattern)
+        self.norm_f = RMSNorm(config.hidden_size, config.norm_eps)
+
+
+class Decoder(nn.Module):
+    """A string of mixers over flat tokens; parameters are named as in released checkpoints."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_embeddings:
+            self.lm_head.weight = self.backbone.embeddings.weight
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.lm_head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the matrices; a few parameters stay in fp32."""
+        return self.lm_head.weight.dtype
+
+    def initialise(self, seed: int) -> None:
+        """Draw every parameter anew: a function of the configuration and the seed alone."""
+        generator = torch.Generator().manual_seed(seed)
+        std = self.config.initializer_range
+        normal(self.backbone.embeddings.weight, std, generator)
+        if not self.config.tie_embeddings:
+            normal(self.lm_head.weight, std, generator)
+        for module in self.modules():
+            if isinstance(module, RMSNorm | tuple(MIXERS.values())):
+                module.initialise(generator)
+
+    def forward(self, tokens: Tensor, spans: Spans, cache: Cache | None = None) -> Tensor:
+        """Logits [T, V] in fp32 of flat tokens int64 [T]; continues and updates `cache`.
+
+        Raises ValueError where spans do not cover the tokens, or a cache slot would overflow.
+        """
+        return self.head(self.hidden(tokens, spans, cache))
+
+    def hidden(self, tokens: Tensor, spans: Spans, cache: Cache | None = None) -> Tensor:
+        """What the output matrix sees, [T, D]: for losses that never make all logits."""
+        if tokens.ndim != 1 or len(tokens) != spans.tokens:
+            shape = list(tokens.shape)
+            raise ValueError(f"tokens {shape} for spans over {spans.tokens}: give a flat list")
+        tokens = tokens.to(self.device)
+        layout = Layout.of(self.config, spans, cache, self.device)
+        x = self.backbone.embeddings(tokens)
+        for i, block in enumerate(self.backbone.layers):
+            x = block(x, layout, cache.layers[i] if cache else None)
+        if cache:
+            cache.end(spans.slot_numbers, spans.lengths)
+        return self.backbone.norm_f(x)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] in fp32 of hidden [..., D]."""
+        logits = self.lm_head(hidden)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """Logits [B, L, V] of whole sequences int64 [B, L], each by itself."""
+        batch, length = ids.shape
+        return self(ids.reshape(-1), Spans.of([length] * batch)).unflatten(0, (batch, length))
+
+
+def empty(
+    config: ModelConfig, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> Decoder:
+    """A decoder whose parameters hold whatever was in memory."""
+    with torch.device("meta"):
+        model = Decoder(config).to(dtype or torch.float32)
+    for module in model.modules():
+        for name in getattr(module, "keep_fp32", ()):
+            wide = torch.promote_types(model.dtype, torch.float32)
+            setattr(module, name, nn.Parameter(getattr(module, name).to(wide)))
+    model.to_empty(device=device)
+    if config.tie_embeddings:  # to_empty parts what was tied
+        model.lm_head.weight = model.backbone.embeddings.weight
+    return model
+
+
+def build(
+    config: ModelConfig,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Decoder:
+    """A freshly initialised decoder, in fp32 unless told; the same for a seed on any device."""
+    model = empty(config, device, dtype)
+    model.initialise(seed)
+    return model

@@ -1,0 +1,54 @@
+"""Operations, tensors in and tensors out: what every model is computed with.
+
+The definitions, one token at a time, are in `reference`. Nothing here imports torch until used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cairn.ops.attention import AttentionPlan, attention
+    from cairn.ops.conv import causal_conv, next_window
+    from cairn.ops.loss import linear_cross_entropy, linear_kl
+    from cairn.ops.norm import gated_rms_norm, rms_norm, squared_relu
+    from cairn.ops.ragged import Chunks
+    from cairn.ops.scan import ssd_scan
+
+_HOMES = {
+    "AttentionPlan": "attention",
+    "Chunks": "ragged",
+    "attention": "attention",
+    "causal_conv": "conv",
+    "gated_rms_norm": "norm",
+    "linear_cross_entropy": "loss",
+    "linear_kl": "loss",
+    "next_window": "conv",
+    "rms_norm": "norm",
+    "squared_relu": "norm",
+    "ssd_scan": "scan",
+}
+
+__all__ = [
+    "AttentionPlan",
+    "Chunks",
+    "attention",
+    "causal_conv",
+    "gated_rms_norm",
+    "linear_cross_entropy",
+    "linear_kl",
+    "next_window",
+    "rms_norm",
+    "squared_relu",
+    "ssd_scan",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

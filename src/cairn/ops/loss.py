@@ -1,0 +1,145 @@
+"""Losses over a large vocabulary in slices of tokens: the full logits never exist.
+
+The gradient is computed with the loss, slice by slice, and scaled in backward.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+SLICE = 512  # tokens whose logits exist at a time
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, slice_size: int = SLICE
+) -> Tensor:
+    """Sum over tokens of weights * cross-entropy(hidden @ weight.T, targets), in nats.
+
+    hidden [T, D]; weight [V, D]; targets int64 [T]; weights [T], 0 for tokens that do not count.
+    Returns a scalar in fp32 (fp64 for fp64 inputs). Differentiable in hidden and weight, once.
+    """
+    return _CrossEntropy.apply(hidden, weight, targets, weights, slice_size)
+
+
+def linear_kl(
+    hidden: Tensor,
+    weight: Tensor,
+    teacher_hidden: Tensor,
+    teacher_weight: Tensor,
+    weights: Tensor,
+    temperature: float = 1.0,
+    slice_size: int = SLICE,
+) -> Tensor:
+    """Sum over tokens of weights * KL(teacher || student) of the two softmaxes, in nats.
+
+    hidden [T, D], weight [V, D] of the student; teacher_hidden [T, E], teacher_weight [V, E];
+    weights [T]; logits are divided by `temperature` (multiply by its square to keep gradients'
+    scale). Returns a scalar; differentiable in the student's hidden and weight, once.
+    """
+    teacher = (teacher_hidden.detach(), teacher_weight.detach())
+    return _Kl.apply(hidden, weight, *teacher, weights, temperature, slice_size)
+
+
+def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
+    logits = torch.nn.functional.linear(hidden, weight)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+class _Slices:
+    """Gradients that grow slice by slice; None for what needs none."""
+
+    def __init__(self, ctx: Any, hidden: Tensor, weight: Tensor) -> None:
+        self.hidden, self.weight = hidden, weight
+        self.to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        self.to_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
+
+    @property
+    def wanted(self) -> bool:
+        return self.to_hidden is not None or self.to_weight is not None
+
+    def add(self, part: slice, to_logits: Tensor) -> None:
+        """Take in the gradient of one slice's logits [slice, V]."""
+        to_logits = to_logits.to(self.hidden.dtype)
+        if self.to_hidden is not None:
+            self.to_hidden[part] = to_logits @ self.weight.to(self.hidden.dtype)
+        if self.to_weight is not None:
+            if self.to_weight.dtype == to_logits.dtype:
+                self.to_weight.addmm_(to_logits.t(), self.hidden[part])
+            else:
+                self.to_weight += to_logits.t() @ self.hidden[part]
+
+    def save(self, ctx: Any) -> None:
+        ctx.save_for_backward(self.to_hidden, self.to_weight)
+        ctx.weight_dtype = self.weight.dtype
+
+
+def _scaled(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    to_hidden, to_weight = ctx.saved_tensors
+    if to_hidden is not None:
+        to_hidden = to_hidden * grad.to(to_hidden.dtype)
+    if to_weight is not None:
+        to_weight = (to_weight * grad).to(ctx.weight_dtype)
+    return to_hidden, to_weight
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, size: int
+    ) -> Tensor:
+        slices = _Slices(ctx, hidden, weight)
+        total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        for at in range(0, len(hidden), size):
+            part = slice(at, at + size)
+            log_p = _logits(hidden[part], weight).log_softmax(-1)
+            scale = weights[part].to(log_p.dtype)
+            picked = targets[part, None]
+            total -= torch.dot(log_p.gather(1, picked)[:, 0], scale)
+            if slices.wanted:
+                to_logits = log_p.exp_()
+                to_logits.scatter_add_(1, picked, -torch.ones_like(picked, dtype=log_p.dtype))
+                slices.add(part, to_logits.mul_(scale[:, None]))
+        slices.save(ctx)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return *_scaled(ctx, grads[0]), None, None, None
+
+
+class _Kl(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        teacher_hidden: Tensor,
+        teacher_weight: Tensor,
+        weights: Tensor,
+        temperature: float,
+        size: int,
+    ) -> Tensor:
+        slices = _Slices(ctx, hidden, weight)
+        total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        for at in range(0, len(hidden), size):
+            part = slice(at, at + size)
+            log_q = (_logits(hidden[part], weight) / temperature).log_softmax(-1)
+            logits = _logits(teacher_hidden[part], teacher_weight).to(log_q.dtype)
+            log_p = (logits / temperature).log_softmax(-1)
+            scale = weights[part].to(log_q.dtype)
+            p = log_p.exp()
+            total += torch.dot((p * (log_p - log_q)).sum(-1), scale)
+            if slices.wanted:
+                to_logits = log_q.exp_().sub_(p).mul_((scale / temperature)[:, None])
+                slices.add(part, to_logits)
+        slices.save(ctx)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return *_scaled(ctx, grads[0]), None, None, None, None, None

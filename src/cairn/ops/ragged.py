@@ -1,0 +1,195 @@
+"""Ragged rows to padded places and back, differentiably, without scattered additions.
+
+Legend: T tokens, S spans, K chunks, Q chunk size, W window, E places (padding included).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Places:
+    """A one-to-one map of T tokens into E >= T places; the other places are padding.
+
+    Padding reads a token of its own span, so that what is wrong in one span stays there.
+    """
+
+    index: Tensor
+    """int64 [E]: the token that each place reads."""
+    place: Tensor
+    """int64 [T]: the place of each token."""
+    pads: Tensor | None
+    """int64: places that are padding; None where there is none."""
+    identity: bool
+    """Whether place e is token e for all: then nothing has to move."""
+
+    @classmethod
+    def of(
+        cls, index: np.ndarray, valid: np.ndarray, tokens: int, device: torch.device
+    ) -> "Places":
+        """From the token at every place [E] and whether the place is no padding [E]."""
+        place = np.empty(tokens, np.int64)
+        places = np.flatnonzero(valid)
+        place[index[places]] = places
+        pads = np.flatnonzero(~valid)
+        identity = len(pads) == 0 and bool((place == np.arange(tokens)).all())
+        return cls(
+            index=_to(index, device),
+            place=_to(place, device),
+            pads=_to(pads, device) if len(pads) else None,
+            identity=identity,
+        )
+
+    def pad(self, x: Tensor) -> Tensor:
+        """[T, ...] to [E, ...]; what padding holds is finite where x is, and has no gradient."""
+        if self.identity:
+            return x
+        return _Rows.apply(x, self.index, self.place, None)
+
+    def unpad(self, y: Tensor) -> Tensor:
+        """[E, ...] to [T, ...]; padding is dropped."""
+        if self.identity:
+            return y
+        return _Rows.apply(y, self.place, self.index, self.pads)
+
+
+class _Rows(torch.autograd.Function):
+    """x[there]; backward is a gather as well, since `back` inverts `there` but for padding."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, there: Tensor, back: Tensor, pads: Tensor | None) -> Tensor:
+        ctx.save_for_backward(back, pads)
+        return x.index_select(0, there)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        back, pads = ctx.saved_tensors
+        grad = grads[0].index_select(0, back)
+        if pads is not None:
+            grad.index_fill_(0, pads, 0)
+        return grad, None, None, None
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Spans cut into chunks of at most Q tokens, ordered by step, then by falling length.
+
+    Chunk number c of every span that is long enough is at step c: a contiguous run of chunks,
+    whose spans are the first `steps[c]` in `order`. So a recurrence over chunks only slices.
+    """
+
+    size: int
+    """Q."""
+    spans: int
+    """S."""
+    steps: tuple[int, ...]
+    """How many spans have a chunk at each step; sums to K."""
+    places: Places
+    """Tokens to [K * Q] places."""
+    order: Tensor | None
+    """int64 [S]: spans by falling number of chunks; None where that is the given order."""
+    rank: Tensor | None
+    """int64 [S]: the inverse of `order`."""
+    halo: "Halo"
+    """Where the convolution finds the inputs before each chunk."""
+
+    @property
+    def chunks(self) -> int:
+        """K."""
+        return sum(self.steps)
+
+    @classmethod
+    def of(
+        cls, lengths: Sequence[int], size: int, window: int, device: torch.device | str
+    ) -> "Chunks":
+        """Cut spans of these lengths (0 allowed) into chunks of at most `size` tokens."""
+        device = torch.device(device)
+        length = np.asarray(lengths, np.int64)
+        size = max(1, min(size, int(length.max(initial=1))))
+        counts = -(-length // size)
+        order = np.argsort(-counts, kind="stable")
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        sorted_counts = counts[order]
+        steps = [int((sorted_counts > c).sum()) for c in range(int(counts.max(initial=0)))]
+        span = np.concatenate([order[:n] for n in steps] or [order[:0]])
+        first = np.repeat(np.arange(len(steps)) * size, steps)
+        start = np.concatenate([[0], np.cumsum(length)[:-1]])
+        position = first[:, None] + np.arange(size)
+        valid = position < length[span][:, None]
+        index = start[span][:, None] + np.minimum(position, length[span][:, None] - 1)
+        in_order = bool((order == np.arange(len(order))).all())
+        return cls(
+            size=size,
+            spans=len(length),
+            steps=tuple(steps),
+            places=Places.of(index.ravel(), valid.ravel(), int(length.sum()), device),
+            order=None if in_order else _to(order, device),
+            rank=None if in_order else _to(rank, device),
+            halo=Halo.of(length, start, span, first, size, window, device),
+        )
+
+
+@dataclass(frozen=True)
+class Halo:
+    """The inputs of a causal convolution: each chunk with the W inputs before it.
+
+    Rows are tokens, but the first rows of a span come from its carried window [S, W].
+    """
+
+    index: Tensor
+    """int64 [K * (W + Q)]: the token that each row reads."""
+    before: Tensor
+    """int64: rows of `index` that lie before their span, hence are in the window."""
+    before_source: Tensor
+    """int64: their places in the window, flattened [S * W]."""
+    inside: Tensor
+    """int64: rows of the first W of every chunk that are tokens of the chunk before."""
+    tail: Tensor
+    """int64 [S * W]: the last W tokens of every span."""
+    tail_before: Tensor
+    """int64: places of `tail` that still are in the old window."""
+    tail_source: Tensor
+    """int64: their places in the old window."""
+
+    @classmethod
+    def of(
+        cls,
+        length: np.ndarray,
+        start: np.ndarray,
+        span: np.ndarray,
+        first: np.ndarray,
+        size: int,
+        window: int,
+        device: torch.device,
+    ) -> "Halo":
+        """For chunks that begin at position `first` of their `span`."""
+        position = first[:, None] + np.arange(-window, size)
+        before = position < 0
+        last = length[span][:, None] - 1
+        index = start[span][:, None] + np.clip(position, 0, last)
+        source = span[:, None] * window + np.maximum(position, -window) + window
+        inside = ~before & (np.arange(-window, size) < 0)
+        tail = length[:, None] + np.arange(-window, 0)
+        tail_before = tail < 0
+        tail_source = np.arange(len(length))[:, None] * window + tail + window
+        top = max(int(length.sum()) - 1, 0)
+        return cls(
+            index=_to(index.ravel(), device),
+            before=_to(np.flatnonzero(before), device),
+            before_source=_to(source[before], device),
+            inside=_to(np.flatnonzero(inside), device),
+            tail=_to(np.clip(start[:, None] + np.maximum(tail, 0), 0, top).ravel(), device),
+            tail_before=_to(np.flatnonzero(tail_before), device),
+            tail_source=_to(tail_source[tail_before], device),
+        )
+
+
+def _to(array: np.ndarray, device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(array, np.int64))
+    return tensor if device.type == "cpu" else tensor.to(device, non_blocking=True)
