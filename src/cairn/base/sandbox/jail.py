@@ -142,7 +142,7 @@ def _limit(spec: dict[str, Any]) -> None:
     limits = spec["limits"]
     processes = limits["processes"] + 2  # the supervisor, and the launcher beside it
     if spec["backend"] == "rlimits" and spec["uid"] is None:
-        processes += _tasks_of_user()
+        processes = limits["processes"] + _tasks_of_user()
     wanted = {
         resource.RLIMIT_CORE: (0, 0),
         resource.RLIMIT_CPU: (limits["cpu_seconds"], limits["cpu_seconds"] + 1),
