@@ -9,7 +9,6 @@ from cairn.base.errors import UserError
 MIXERS = {"M": "Mamba-2", "*": "attention", "-": "feed-forward"}
 
 _POSITIVE = (
-    "vocab_size",
     "hidden_size",
     "intermediate_size",
     "attention_heads",
@@ -38,7 +37,7 @@ class ModelConfig:
     pattern: str
     """One letter a layer: `M` Mamba-2, `*` attention, `-` feed-forward."""
     vocab_size: int = 131_072
-    """Rows of the embedding."""
+    """Rows of the embedding; 0 stands for the tokenizer's, which is not known yet."""
     hidden_size: int
     """Width of the residual stream."""
     intermediate_size: int
@@ -85,6 +84,8 @@ class ModelConfig:
             value = getattr(self, key)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UserError(key, value, "is not a positive whole number", "give 1 or more")
+        if not isinstance(self.vocab_size, int) or self.vocab_size < 0:
+            raise UserError("vocab_size", self.vocab_size, "is no number of tokens", "give 1 or more")
         self._check_pattern()
         for whole, part in (
             ("attention_heads", "key_value_heads"),
@@ -270,7 +271,7 @@ class ModelConfig:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "ModelConfig":
-        """From a checkpoint folder's config.json; UserError where there is none, or a broken one."""
+        """From a checkpoint folder's config.json; UserError where that is absent or broken."""
         from cairn.model.released import read_config
 
         return read_config(Path(folder))

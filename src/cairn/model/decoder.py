@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cairn.base import UserError
 from cairn.model.cache import Cache
 from cairn.model.config import ModelConfig
 from cairn.model.layout import Layout
-from cairn.model.mixers import MIXERS, RMSNorm, normal
+from cairn.model.mixers import MIXERS, MLP, Attention, Mamba2, RMSNorm, normal
 from cairn.model.spans import Spans
 
 
@@ -64,7 +65,7 @@ class Decoder(nn.Module):
         if not self.config.tie_embeddings:
             normal(self.lm_head.weight, std, generator)
         for module in self.modules():
-            if isinstance(module, RMSNorm | tuple(MIXERS.values())):
+            if isinstance(module, RMSNorm | Mamba2 | Attention | MLP):
                 module.initialise(generator)
 
     def forward(self, tokens: Tensor, spans: Spans, cache: Cache | None = None) -> Tensor:
@@ -103,6 +104,8 @@ def empty(
     config: ModelConfig, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> Decoder:
     """A decoder whose parameters hold whatever was in memory."""
+    if config.vocab_size == 0:
+        raise UserError("vocab_size", 0, "is not decided yet", "set it to the tokenizer's")
     with torch.device("meta"):
         model = Decoder(config).to(dtype or torch.float32)
     for module in model.modules():

@@ -155,6 +155,6 @@ def _check_time_step_limit(limit: Any) -> None:
         return
     low, high = limit
     if isinstance(high, dict):  # how transformers spells what JSON cannot
-        high = high.get("__float__")
+        high = high.get("__float__", 0)
     if float(low) != 0 or float(high) != float("inf"):
         raise UserError("time_step_limit", limit, "clamps the time step", "only (0, inf) is known")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ class Spans:
     def lengths(self) -> tuple[int, ...]:
         """Tokens in each span."""
         bounds = self._host_bounds
-        return tuple(b - a for a, b in zip(bounds, bounds[1:], strict=False))
+        return tuple(b - a for a, b in pairwise(bounds))
 
     @cached_property
     def slot_numbers(self) -> tuple[int, ...]:

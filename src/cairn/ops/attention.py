@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from cairn.ops.ragged import Places
 
@@ -96,7 +96,7 @@ def attention(
         heads = [x.transpose(1, 2) for x in parts]
         if read:
             heads += read(batch.spans, batch.keys)
-        y = F.scaled_dot_product_attention(
+        y = functional.scaled_dot_product_attention(
             heads[0],
             heads[1],
             heads[2],

@@ -1,8 +1,8 @@
 """Causal depthwise convolution over spans, with a carried window, then SiLU."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from cairn.ops.ragged import Chunks
 
@@ -26,7 +26,7 @@ def causal_conv(
     y = bias + rows[:, : chunks.size] * weight[:, 0, 0]
     for k in range(1, taps):
         y = torch.addcmul(y, rows[:, k : k + chunks.size], weight[:, 0, k])
-    return F.silu(y)
+    return functional.silu(y)
 
 
 def next_window(x: Tensor, chunks: Chunks, window: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Root-mean-square norms and the feed-forward's activation."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -21,7 +21,7 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: fl
     x, gate [..., D]; weight [D]; in at least fp32, returned in the gate's dtype.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
-    y = x.to(wide) * F.silu(gate.to(wide))
+    y = x.to(wide) * functional.silu(gate.to(wide))
     y = y.unflatten(-1, (groups, -1))
     y = (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)).flatten(-2)
     return (y * weight).to(gate.dtype)
@@ -29,4 +29,4 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: fl
 
 def squared_relu(x: Tensor) -> Tensor:
     """max(x, 0) squared."""
-    return F.relu(x).square()
+    return functional.relu(x).square()
