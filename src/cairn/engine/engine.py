@@ -1,0 +1,296 @@
+"""Engine: prompts in, completions out, many at a time."""
+
+import dataclasses
+import itertools
+import math
+import secrets
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cairn.base import UserError
+from cairn.engine.detokenizer import Detokenizer
+from cairn.engine.pool import Pool, fit
+from cairn.engine.prompts import Prompts, end_tokens
+from cairn.engine.runner import Rows, Runner
+from cairn.engine.sampler import draw, score
+from cairn.engine.sampling import SamplingParams
+from cairn.engine.scheduler import Scheduler, Slice
+from cairn.engine.sequence import Completion, Delta, Sequence, TokenLogprob
+from cairn.model import Decoder, load
+from cairn.tokens.tokenizer import Tokenizer
+
+TOKEN_BUDGET = {"cpu": 512, "cuda": 4096}  # tokens a step: long prompts are cut to this
+SCORED_AT_ONCE = 256  # prompt rows whose logits exist at the same time
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """How busy an engine is."""
+
+    slots: int
+    running: int
+    waiting: int
+    steps: int
+    tokens_read: int
+    tokens_drawn: int
+
+
+class Engine:
+    """Continuous batching over one model. Not thread-safe: one thread drives an engine.
+
+    `model` is a checkpoint folder or a live model (its current weights are used, not a copy;
+    it stays on its device and in its dtype). A folder is loaded on `device` (a GPU if there is
+    one) in `dtype` (float32 on a CPU, bfloat16 on a GPU). `slots` sequences run at a time, each
+    of up to `capacity` tokens, prompt and completion together; None fits them to the memory.
+    One step carries at most `token_budget` tokens.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Decoder,
+        tokenizer: Tokenizer | None = None,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        slots: int | None = None,
+        capacity: int | None = None,
+        token_budget: int | None = None,
+    ) -> None:
+        ends: frozenset[int] = frozenset()
+        if isinstance(model, str | Path):
+            folder = Path(model)
+            model = _load(folder, device, dtype)
+            ends = end_tokens(folder)
+            if tokenizer is None and (folder / "tokenizer.json").exists():
+                tokenizer = Tokenizer.load(folder)
+        elif device is not None or dtype is not None:
+            raise UserError("device and dtype are for folders: a live model stays as it is")
+        kind = (model.device, model.dtype)
+        self.model, self.tokenizer = model, tokenizer
+        self.slots, self.capacity = fit(model.config, *kind, slots, capacity)
+        self._prompts = Prompts(tokenizer, model.config, ends)
+        self._runner = Runner(model, Pool(model.config, self.slots, self.capacity, *kind))
+        budget = token_budget or max(TOKEN_BUDGET[model.device.type], self.slots)
+        self._scheduler = Scheduler(self.slots, budget)
+        self._sequences: dict[int, Sequence] = {}
+        self._watched: dict[int, deque[Delta]] = {}
+        self._ids = itertools.count()
+        self._steps = self._tokens_read = self._tokens_drawn = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything left to do."""
+        return bool(self._sequences)
+
+    @property
+    def load(self) -> Load:
+        """How busy the engine is, and what it did since it was made."""
+        return Load(
+            slots=self.slots,
+            running=self._scheduler.running,
+            waiting=self._scheduler.waiting,
+            steps=self._steps,
+            tokens_read=self._tokens_read,
+            tokens_drawn=self._tokens_drawn,
+        )
+
+    def generate(
+        self,
+        prompts: str | list[str] | list[list[int]] | list[str | list[int]],
+        params: SamplingParams | list[SamplingParams] | None = None,
+        *,
+        suffix: str | list[str] | None = None,
+    ) -> list[Completion]:
+        """One completion for each prompt (text or token ids), in their order.
+
+        `params` and `suffix` (the text after the gap, for fill-in-the-middle) are one for all or
+        one for each. Raises UserError, before anything is computed, for a prompt that is empty
+        of meaning or does not fit.
+        """
+        if isinstance(prompts, str):
+            prompts = [prompts]
+        every = _one_each("params", params or SamplingParams(), len(prompts))
+        suffixes = _one_each("suffix", suffix, len(prompts))
+        sequences = [self._read(*each) for each in zip(prompts, every, suffixes, strict=True)]
+        try:
+            for sequence in sequences:
+                self._enter(sequence, watched=False)
+            while any(sequence.finish_reason is None for sequence in sequences):
+                self.step()
+        finally:
+            for sequence in sequences:
+                self.abort(sequence.id)
+        return [sequence.completion() for sequence in sequences]
+
+    def stream(
+        self,
+        prompt: str | list[int],
+        params: SamplingParams | None = None,
+        *,
+        suffix: str | None = None,
+    ) -> Iterator[Delta]:
+        """The completion of one prompt while it comes; closing the iterator aborts it."""
+        return self._follow(self._read(prompt, params or SamplingParams(), suffix))
+
+    def add(
+        self,
+        prompt: str | list[int],
+        params: SamplingParams | None = None,
+        *,
+        suffix: str | None = None,
+    ) -> int:
+        """Queue a request for whoever calls `step`; returns the id that its deltas carry."""
+        sequence = self._read(prompt, params or SamplingParams(), suffix)
+        self._enter(sequence, watched=False)
+        return sequence.id
+
+    def abort(self, request: int) -> Completion | None:
+        """Take a request back and free its slot; what it drew so far, or None if it is over."""
+        self._watched.pop(request, None)
+        sequence = self._sequences.pop(request, None)
+        if sequence is None:
+            return None
+        self._scheduler.remove(request)
+        sequence.detokenizer.finish()
+        sequence.finish_reason = "abort"
+        return sequence.completion()
+
+    def step(self) -> list[Delta]:
+        """Take every running request one step further; what is new, request by request.
+
+        If the model raises, the requests of this step are aborted before it is raised on.
+        """
+        slices = self._scheduler.schedule()
+        if not slices:
+            return []
+        try:
+            deltas = self._advance(slices)
+        except BaseException:
+            for part in slices:
+                self.abort(part.sequence.id)
+            raise
+        for delta in deltas:
+            if delta.id in self._watched:
+                self._watched[delta.id].append(delta)
+        return deltas
+
+    @torch.inference_mode()
+    def _advance(self, slices: list[Slice]) -> list[Delta]:
+        rows = self._runner.run(slices)
+        for part, start in zip(slices, rows.starts, strict=True):
+            if part.sequence.params.prompt_logprobs is not None:
+                self._score_prompt(part, start, rows)
+        ready = [
+            (part.sequence, start + part.stop - part.start - 1)
+            for part, start in zip(slices, rows.starts, strict=True)
+            if part.reaches_end
+        ]
+        self._scheduler.advance(slices)
+        self._steps += 1
+        self._tokens_read += rows.hidden.shape[0]
+        if not ready:
+            return []
+        logits = self._runner.logits(rows, [place for _, place in ready])
+        sequences = [sequence for sequence, _ in ready]
+        drawn = draw(logits, sequences)
+        return [self._take(*each) for each in zip(sequences, drawn, strict=True)]
+
+    def _take(self, sequence: Sequence, drawn: TokenLogprob) -> Delta:
+        """Add a drawn token to its sequence; the sequence leaves if that was its last."""
+        text, new = "", ()
+        if sequence.limit == 0:
+            sequence.finish_reason = "length"
+        elif math.isnan(drawn.logprob):
+            text = sequence.detokenizer.finish()
+            sequence.finish_reason = "error"
+        else:
+            text = sequence.append(drawn)
+            new = (drawn,)
+            self._tokens_drawn += 1
+        over = sequence.finish_reason is not None
+        if over:
+            self._scheduler.remove(sequence.id)
+            del self._sequences[sequence.id]
+        return Delta(
+            id=sequence.id,
+            text=text,
+            tokens=tuple(item.token for item in new),
+            logprobs=new if sequence.params.logprobs is not None else (),
+            completion=sequence.completion() if over else None,
+        )
+
+    def _score_prompt(self, part: Slice, row: int, rows: Rows) -> None:
+        """Log-probabilities of the prompt tokens that the slice's rows predict."""
+        sequence = part.sequence
+        top = sequence.params.prompt_logprobs or 0
+        last = min(part.stop, len(sequence.prompt) - 1)  # the last token predicts the output
+        for start in range(part.start, last, SCORED_AT_ONCE):
+            stop = min(start + SCORED_AT_ONCE, last)
+            places = [row + place - part.start for place in range(start, stop)]
+            targets = sequence.prompt[start + 1 : stop + 1]
+            found = score(self._runner.logits(rows, places), targets, top)
+            sequence.prompt_logprobs.extend(found)
+
+    def _read(
+        self, prompt: str | list[int], params: SamplingParams, suffix: str | None
+    ) -> Sequence:
+        """A sequence for the request; UserError if it cannot run here."""
+        ids, stops = self._prompts.read(prompt, suffix)
+        room = self.capacity - len(ids)
+        limit = room if params.max_tokens is None else min(params.max_tokens, room)
+        if room < (0 if params.max_tokens == 0 else 1):
+            raise UserError(
+                f"the prompt has {len(ids)} tokens and a sequence of this engine at most "
+                f"{self.capacity}, completion included: shorten it, or make the engine with "
+                "more capacity"
+            )
+        if params.ignore_eos:
+            stops = frozenset()
+        return Sequence(
+            id=next(self._ids),
+            prompt=ids,
+            params=params,
+            seed=secrets.randbits(64) if params.seed is None else params.seed,
+            stop_tokens=stops | frozenset(params.stop_tokens),
+            limit=limit,
+            detokenizer=Detokenizer(self._prompts.token_bytes, params.stop),
+        )
+
+    def _enter(self, sequence: Sequence, watched: bool) -> None:
+        self._sequences[sequence.id] = sequence
+        if watched:
+            self._watched[sequence.id] = deque()
+        self._scheduler.add(sequence)
+
+    def _follow(self, sequence: Sequence) -> Iterator[Delta]:
+        self._enter(sequence, watched=True)
+        news = self._watched[sequence.id]
+        try:
+            while sequence.finish_reason is None or news:
+                if not news:
+                    self.step()
+                while news:
+                    yield news.popleft()
+        finally:
+            self.abort(sequence.id)
+
+
+def _load(folder: Path, device: str | torch.device | None, dtype: torch.dtype | None) -> Decoder:
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder} is no checkpoint folder: it has no config.json")
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype or (torch.bfloat16 if where.type == "cuda" else torch.float32)
+    return load(folder, device=where, dtype=dtype)
+
+
+def _one_each(field: str, value: Any, count: int) -> list[Any]:
+    """`value` for each of `count` prompts: itself repeated, or a list of that length."""
+    if not isinstance(value, list):
+        return [value] * count
+    if len(value) != count:
+        raise UserError(f"{field} has {len(value)} entries for {count} prompts: give one for each")
+    return value

@@ -1,0 +1,85 @@
+"""What a request says, in tokens: prompts, fill-in-the-middle, and where a completion ends."""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from cairn.base import UserError
+from cairn.model import ModelConfig
+from cairn.tokens import infilling
+from cairn.tokens.tokenizer import Tokenizer
+
+END_TOKENS = ("<|endoftext|>", "<SPECIAL_12>")  # a document's end, and an assistant turn's
+FIM_STOPS = ("<file_sep>", "<|endoftext|>", "<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+
+
+class Prompts:
+    """The engine's side of the tokenizer; without one, prompts are token ids and texts empty."""
+
+    def __init__(
+        self, tokenizer: Tokenizer | None, config: ModelConfig, ends: frozenset[int]
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.vocab_size = config.vocab_size
+        named = {self._id(name) for name in END_TOKENS if self._has(name)}
+        self.ends = ends | named | set(config.eos_token_ids)
+        # An empty prompt begins where a document begins: after the end of another.
+        self._first = self._id(END_TOKENS[0]) if self._has(END_TOKENS[0]) else config.bos_token_id
+        self.token_bytes = lru_cache(maxsize=65_536)(self._token_bytes)
+
+    def read(self, prompt: str | list[int], suffix: str | None) -> tuple[list[int], frozenset[int]]:
+        """Token ids of a prompt and the tokens that end its completion.
+
+        With a suffix, the prompt is `<fim_prefix>` prompt `<fim_suffix>` suffix `<fim_middle>`,
+        and the middle ends where training data ended it: at the next file, at the end of the
+        document, or at another sentinel. Sentinels that are spelled in a text are text.
+        """
+        if suffix is None:
+            return self._ids(prompt) or [self._first], self.ends
+        missing = [name for name in FIM_STOPS if not self._has(name)]
+        if missing:
+            raise UserError("suffix", suffix, f"the tokenizer has no {missing[0]}", "leave it out")
+        if not isinstance(prompt, str) or not isinstance(suffix, str):
+            raise UserError("suffix", suffix, "goes with a prompt that is text, and is text itself")
+        assert self.tokenizer is not None
+        ids = infilling.prompt(prompt, suffix, self.tokenizer)
+        return ids, self.ends | {self._id(name) for name in FIM_STOPS}
+
+    def _ids(self, prompt: Any) -> list[int]:
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise UserError("prompt", prompt, "this engine has no tokenizer", "give token ids")
+            return self.tokenizer.encode(prompt)
+        if not isinstance(prompt, list | tuple) or not all(type(item) is int for item in prompt):
+            raise UserError("prompt", prompt, "is neither a string nor a list of token ids")
+        last = self.vocab_size - 1
+        for token in prompt:
+            if not 0 <= token <= last:
+                raise UserError("prompt", token, f"is no token id: they go from 0 to {last}")
+        return list(prompt)
+
+    def _has(self, name: str) -> bool:
+        return self.tokenizer is not None and self.tokenizer.has(name)
+
+    def _id(self, name: str) -> int:
+        assert self.tokenizer is not None
+        return self.tokenizer.id(name)
+
+    def _token_bytes(self, token: int) -> bytes:
+        """Bytes of a token's text; none for special tokens and for ids that stand for nothing."""
+        tokenizer = self.tokenizer
+        if tokenizer is None or token >= tokenizer.vocab_size or tokenizer.is_special(token):
+            return b""
+        return tokenizer.decode_bytes([token])
+
+
+def end_tokens(folder: Path) -> frozenset[int]:
+    """`eos_token_id` of a folder's generation_config.json, one id or a list; none without it."""
+    path = folder / "generation_config.json"
+    if not path.exists():
+        return frozenset()
+    found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    if found is None:
+        return frozenset()
+    return frozenset(found if isinstance(found, list) else [found])
