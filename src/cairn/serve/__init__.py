@@ -1,10 +1,12 @@
 """An engine behind HTTP, in the shape of the OpenAI API.
 
 `serve` runs a server until it is interrupted; `create_app` makes the application for any ASGI
-server. Both need the extra `serve` (fastapi, uvicorn), which is imported when they are called.
+server. Both need the extra `serve` (fastapi, uvicorn), which is imported when they are named.
 """
 
 from typing import TYPE_CHECKING, Any
+
+from cairn.base import UserError
 
 if TYPE_CHECKING:
     from cairn.serve.app import create_app
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from cairn.serve.server import serve
 
 _HOMES = {"create_app": "app", "Limits": "limits", "serve": "server"}
+_EXTRA = {"fastapi", "pydantic", "starlette", "uvicorn"}
 
 __all__ = ["Limits", "create_app", "serve"]
 
@@ -21,7 +24,14 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA:
+            raise
+        raise UserError(
+            f"the server needs {error.name}, which is not installed: pip install 'cairn-lm[serve]'"
+        ) from None
 
 
 def __dir__() -> list[str]:

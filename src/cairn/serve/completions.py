@@ -1,0 +1,118 @@
+"""/v1/completions: text in, text out, with fill-in-the-middle through `suffix`."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from cairn.engine import Completion, Delta
+from cairn.serve.delivery import EventStream, collect
+from cairn.serve.limits import Limits
+from cairn.serve.requests import CompletionRequest
+from cairn.serve.wording import LogprobWriter, refuse_failed, usage_of
+from cairn.serve.worker import Ticket, Worker
+from cairn.tokens.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the endpoints work with."""
+
+    worker: Worker
+    tokenizer: Tokenizer
+    name: str
+    limits: Limits
+
+
+def completion_routes(service: Service) -> APIRouter:
+    """The endpoint, over one engine."""
+    router = APIRouter()
+
+    @router.post("/v1/completions")
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        body.refuse_unbuilt(service.name)
+        ticket = await service.worker.open(body.jobs(service.limits))
+        answer = _Answer(service, body)
+        if body.stream:
+            return EventStream(ticket, answer.chunks(ticket))
+        return JSONResponse(answer.whole(await collect(request, ticket)))
+
+    return router
+
+
+class _Answer:
+    """The answer to one request, whole or in chunks."""
+
+    def __init__(self, service: Service, body: CompletionRequest) -> None:
+        self._tokenizer, self._body = service.tokenizer, body
+        self._n = body.n or 1
+        self._frame = {
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": service.name,
+        }
+
+    def whole(self, completions: list[Completion]) -> dict[str, Any]:
+        """The answer in one piece."""
+        choices = [self._choice(index, one) for index, one in enumerate(completions)]
+        return {**self._frame, "choices": choices, "usage": usage_of(completions, self._n)}
+
+    def _choice(self, index: int, completion: Completion) -> dict[str, Any]:
+        refuse_failed(completion)
+        written = None
+        writer = LogprobWriter(self._tokenizer)
+        if completion.logprobs is not None:
+            tokens, logprobs = completion.tokens, list[float | None](completion.logprobs)
+            tops = list[dict[int, float] | None](completion.top_logprobs or [])
+            if self._body.echo:
+                tokens = completion.prompt_tokens + tokens
+                logprobs = (completion.prompt_logprobs or []) + logprobs
+                tops = (completion.prompt_top_logprobs or []) + tops
+            written = writer.write(tokens, logprobs, tops)
+        text = self._echoed(index) + completion.text
+        return _choice(index, text, written, completion.finish_reason)
+
+    def _echoed(self, index: int) -> str:
+        if not self._body.echo:
+            return ""
+        prompt = self._body.prompts()[index // self._n]
+        return prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
+
+    async def chunks(self, ticket: Ticket) -> AsyncIterator[dict[str, Any]]:
+        """The answer in pieces, as its choices come."""
+        writers = [LogprobWriter(self._tokenizer) for _ in range(ticket.count)]
+        begun: set[int] = set()
+        completions: dict[int, Completion] = {}
+        async for index, delta in ticket.deltas():
+            text = delta.text
+            if index not in begun:
+                begun.add(index)
+                text = self._echoed(index) + text
+            if delta.completion is not None:
+                refuse_failed(delta.completion)
+                completions[index] = delta.completion
+            written = self._written(writers[index], delta, text)
+            if text or written or delta.completion:
+                reason = delta.completion.finish_reason if delta.completion else None
+                yield {**self._frame, "choices": [_choice(index, text, written, reason)]}
+        if self._body.stream_options is not None and self._body.stream_options.include_usage:
+            ordered = [completions[index] for index in range(ticket.count)]
+            yield {**self._frame, "choices": [], "usage": usage_of(ordered, self._n)}
+
+    def _written(self, writer: LogprobWriter, delta: Delta, text: str) -> dict[str, Any] | None:
+        if self._body.logprobs is None or not delta.logprobs:
+            return None
+        return writer.write(
+            [item.token for item in delta.logprobs],
+            [item.logprob for item in delta.logprobs],
+            [dict(item.top) for item in delta.logprobs],
+        )
+
+
+def _choice(index: int, text: str, logprobs: Any, reason: str | None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}

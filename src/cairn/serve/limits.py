@@ -1,0 +1,57 @@
+"""What one client may ask of the server, and the middleware that bounds a body's size."""
+
+from dataclasses import dataclass
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cairn.serve.errors import ApiError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Sizes above which a request is refused with a message that names the limit."""
+
+    body_bytes: int = 4 * 2**20
+    """Bytes of a request's body (413)."""
+    completions: int = 128
+    """Completions of one request: prompts times n (400)."""
+    stops: int = 16
+    """Stop strings of one request (400)."""
+    stop_characters: int = 256
+    """Characters of one stop string (400)."""
+    messages: int = 1024
+    """Messages of one conversation (400)."""
+    open_requests: int = 1024
+    """Completions that run or wait at the same time, over all clients (429)."""
+
+
+class BodyLimit:
+    """Refuses a body that is longer than it may be, before more of it is read."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared) > self.most:
+            error = self._error()
+            await JSONResponse(error.body(), error.status)(scope, receive, send)
+            return
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self.most:  # chunked bodies declare no length
+                raise self._error()
+            return message
+
+        await self.app(scope, counted, send)
+
+    def _error(self) -> ApiError:
+        return ApiError(413, f"the body is longer than {self.most} bytes")

@@ -1,0 +1,197 @@
+"""The thread that drives the engine, and its hand-off to the event loop of the server."""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cairn.engine import Completion, Delta, SamplingParams
+from cairn.engine.engine import Engine
+from cairn.serve.errors import ApiError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One completion to make."""
+
+    prompt: str | list[int]
+    params: SamplingParams
+    suffix: str | None = None
+
+
+@dataclass(eq=False)
+class Ticket:
+    """The completions of one HTTP request: their deltas, in the order in which they come."""
+
+    count: int
+    _close: Callable[["Ticket"], None]
+    loop: asyncio.AbstractEventLoop
+    news: asyncio.Queue[tuple[int, Delta] | BaseException] = field(default_factory=asyncio.Queue)
+    accepted: asyncio.Future[None] | None = None
+    ids: dict[int, int] = field(default_factory=dict)  # engine's id -> place; engine thread only
+    closed: bool = False  # event loop only
+
+    async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
+        """(place of the completion in the request, what is new), until all have ended."""
+        left = self.count
+        while left:
+            found = await self.news.get()
+            if isinstance(found, BaseException):
+                raise found
+            left -= found[1].completion is not None
+            yield found
+
+    async def completions(self) -> list[Completion]:
+        """All completions, in the order of the request."""
+        done: dict[int, Completion] = {}
+        async for place, delta in self.deltas():
+            if delta.completion is not None:
+                done[place] = delta.completion
+        return [done[place] for place in range(self.count)]
+
+    def close(self) -> None:
+        """The client is served or gone: what still runs is aborted and its slots freed."""
+        if not self.closed:
+            self.closed = True
+            self._close(self)
+
+
+class Worker:
+    """Owns an engine in a thread of its own; `open` is called from an event loop."""
+
+    def __init__(self, engine: Engine, most_open: int) -> None:
+        self.engine = engine
+        self._most_open = most_open
+        self._open = 0  # completions with an open ticket; event loop only
+        self._ending = False
+        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._tickets: dict[int, Ticket] = {}  # by the engine's ids; engine thread only
+        self._thread = threading.Thread(target=self._run, name="cairn-engine", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Abort what runs, and end the thread after the step that it is in."""
+        self._ending = True
+        self._commands.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    async def open(self, jobs: Sequence[Job]) -> Ticket:
+        """Queue the jobs; UserError if one of them cannot run, ApiError 429 if too many wait."""
+        if self._ending:
+            raise ApiError(503, "the server is shutting down")
+        if self._open + len(jobs) > self._most_open:
+            raise ApiError(429, f"{self._open} completions are open: try again later")
+        loop = asyncio.get_running_loop()
+        ticket = Ticket(len(jobs), self._release, loop, accepted=loop.create_future())
+        self._open += ticket.count
+        self._commands.put(lambda: self._add(ticket, jobs))
+        assert ticket.accepted is not None
+        try:
+            await ticket.accepted
+        except BaseException:
+            ticket.close()
+            raise
+        return ticket
+
+    def _release(self, ticket: Ticket) -> None:
+        self._open -= ticket.count
+        self._commands.put(lambda: self._drop(ticket))
+
+    # Everything below runs in the engine's thread.
+
+    def _run(self) -> None:
+        try:
+            while self._obey():
+                try:
+                    deltas = self.engine.step()
+                except Exception as error:
+                    log.exception("the engine failed in a step")
+                    self._fail_all(error)
+                    continue
+                self._route(deltas)
+        finally:
+            self._ending = True
+            while not self._commands.empty():  # requests that came while the last step ran
+                command = self._commands.get()
+                if command is not None:
+                    command()
+            self._fail_all(ApiError(503, "the server is shutting down"))
+
+    def _obey(self) -> bool:
+        """Carry out what was asked for; wait for it if there is nothing else to do."""
+        while True:
+            try:
+                command = self._commands.get(block=not self.engine.busy)
+            except queue.Empty:
+                return True
+            if command is None:
+                return False
+            command()
+
+    def _add(self, ticket: Ticket, jobs: Sequence[Job]) -> None:
+        added: list[int] = []
+        try:
+            for job in jobs:
+                added.append(self.engine.add(job.prompt, job.params, suffix=job.suffix))
+        except Exception as error:
+            for request in added:
+                self.engine.abort(request)
+            self._tell(ticket.loop, [(ticket, error)])
+            return
+        ticket.ids = {request: place for place, request in enumerate(added)}
+        self._tickets.update(dict.fromkeys(added, ticket))
+        self._tell(ticket.loop, [(ticket, None)])
+
+    def _drop(self, ticket: Ticket) -> None:
+        for request in ticket.ids:
+            self.engine.abort(request)
+            self._tickets.pop(request, None)
+        ticket.ids = {}
+
+    def _route(self, deltas: list[Delta]) -> None:
+        news: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, Any]]] = {}
+        for delta in deltas:
+            ticket = self._tickets[delta.id]
+            news.setdefault(ticket.loop, []).append((ticket, (ticket.ids[delta.id], delta)))
+            if delta.completion is not None:
+                del self._tickets[delta.id]
+        for loop, found in news.items():
+            self._tell(loop, found)
+
+    def _fail_all(self, error: Exception) -> None:
+        tickets = list(dict.fromkeys(self._tickets.values()))
+        for ticket in tickets:
+            self._drop(ticket)
+            self._tell(ticket.loop, [(ticket, error)])
+
+    def _tell(self, loop: asyncio.AbstractEventLoop, news: list[tuple[Ticket, Any]]) -> None:
+        """One wake-up of the loop for all the news of a step."""
+        try:
+            loop.call_soon_threadsafe(_deliver, news)
+        except RuntimeError:  # the loop is closed: nobody is left to listen
+            log.info("news for a loop that has ended")
+
+
+def _deliver(news: list[tuple[Ticket, Any]]) -> None:
+    for ticket, item in news:
+        accepted = ticket.accepted
+        if accepted is not None and not accepted.done():
+            if item is None:
+                accepted.set_result(None)
+            elif isinstance(item, BaseException):
+                accepted.set_exception(item)
+        elif item is not None:
+            ticket.news.put_nowait(item)
