@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 CARRIED = (
     "config.json",
     "generation_config.json",
-    "model.safetensors",
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
@@ -32,7 +31,8 @@ ORIGIN_COLUMNS = ["content_id", "repo_name", "path", "language", "license_type"]
 def release(recipe: "Release", work: Work) -> dict[str, Any]:
     """Fill `work.out`; returns facts. UserError where the checkpoint lacks a file or fails."""
     checkpoint = work.input(recipe.checkpoint)
-    for name in CARRIED:
+    weights = sorted(path.name for path in checkpoint.glob("model*.safetensors*"))
+    for name in (*CARRIED, *(weights or ["model.safetensors"])):
         if not (checkpoint / name).is_file():
             raise UserError(f"{checkpoint} lacks {name}: it is no checkpoint that can be released")
         shutil.copyfile(checkpoint / name, work.out / name)
