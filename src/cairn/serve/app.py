@@ -17,7 +17,6 @@ from cairn.serve.chat import chat_routes
 from cairn.serve.completions import Service, completion_routes
 from cairn.serve.errors import answer_errors
 from cairn.serve.limits import BodyLimit, Limits
-from cairn.serve.trace import trace_routes
 from cairn.serve.worker import Worker
 
 
@@ -55,6 +54,8 @@ def create_app(
     app.include_router(completion_routes(service))
     app.include_router(chat_routes(service))
     if attribution is not None:
+        from cairn.serve.trace import trace_routes
+
         app.include_router(trace_routes(Path(attribution)))
     return app
 

@@ -38,17 +38,41 @@ def as_api_error(error: BaseException) -> ApiError:
 
 
 def _from_validation(error: RequestValidationError) -> ApiError:
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
+    """One message out of pydantic's list: of what lies deepest, since alternatives of a union
+    that fail early say less than the one that the client meant."""
+    errors = error.errors()
+    if errors[0]["type"] == "json_invalid":
         return ApiError(400, "the body is not JSON")
-    # Positions inside a union name the alternative (`str`, `list[int]`), which helps nobody.
-    names = [str(part) for part in first["loc"] if part != "body"]
-    field = names[0] if names else None
-    where = f"{field}: " if field else "the body: "
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = "is not a field of this request"
-    return ApiError(400, where + message, field)
+    places = [_place(found, error.body) for found in errors]
+    deepest = max(places, key=len)  # the first of those
+    said = [_said(found) for found, place in zip(errors, places, strict=True) if place == deepest]
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in deepest)
+    field = field.removeprefix(".")
+    message = " or ".join(dict.fromkeys(said))
+    return ApiError(400, f"{field or 'the body'}: {message}", field or None)
+
+
+def _place(found: dict[str, Any], body: Any) -> tuple[str | int, ...]:
+    """Where in the body the error is; pydantic's names of a union's alternatives are left out."""
+    path: list[str | int] = []
+    here: Any = body
+    location = list(found["loc"][1:])
+    for part in location:
+        missing = part == location[-1] and found["type"] == "missing"
+        inside = isinstance(here, dict) and part in here
+        inside |= isinstance(here, list) and isinstance(part, int) and part < len(here)
+        if inside or missing:
+            path.append(part)
+            here = here[part] if inside else None
+    return tuple(path)
+
+
+def _said(found: dict[str, Any]) -> str:
+    if found["type"] == "extra_forbidden":
+        return "is not a field of this request"
+    if found["type"] == "missing":
+        return "is missing"
+    return found["msg"].replace("Input should", "should")
 
 
 def answer_errors(app: FastAPI) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -48,7 +49,8 @@ class BodyLimit:
             message = await receive()
             read += len(message.get("body", b""))
             if read > self.most:  # chunked bodies declare no length
-                raise self._error()
+                # The one kind of exception that FastAPI lets through from reading a body.
+                raise HTTPException(413, self._error().message)
             return message
 
         await self.app(scope, counted, send)

@@ -30,11 +30,6 @@ def trace_routes(folder: Path) -> APIRouter:
     def trace(body: TraceRequest) -> dict[str, Any]:
         """The longest passages of `text`, of `minimum` bytes or more, that training data has."""
         found = index.matches(body.text, minimum=body.minimum, top=body.top)
-        return {"object": "list", "data": [_plain(match) for match in found]}
+        return {"object": "list", "data": [asdict(match) for match in found]}
 
     return router
-
-
-def _plain(match: Any) -> dict[str, Any]:
-
-    return asdict(match)

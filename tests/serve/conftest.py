@@ -1,0 +1,117 @@
+"""A real server on a free port, over a small model."""
+
+import contextlib
+import inspect
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from cairn.engine import Engine
+from cairn.model import Decoder, ModelConfig, build
+from cairn.serve import Limits, create_app
+from cairn.serve.server import listen
+from cairn.tokens.learning import learn
+from cairn.tokens.tokenizer import Tokenizer
+
+LIMITS = Limits(body_bytes=200_000, completions=8, stops=4, messages=6, open_requests=120)
+
+
+@pytest.fixture(scope="session")
+def words() -> Tokenizer:
+    """A tokenizer of 400 ids."""
+    return learn([inspect.getsource(textwrap)], 400)
+
+
+@pytest.fixture(scope="session")
+def model(words: Tokenizer) -> Decoder:
+    """A small hybrid."""
+    config = ModelConfig(
+        pattern="M*-",
+        vocab_size=words.vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        attention_heads=4,
+        key_value_heads=2,
+        head_dim=8,
+        mamba_heads=4,
+        mamba_head_dim=8,
+        state_size=16,
+        groups=2,
+        chunk_size=8,
+        initializer_range=0.2,
+        eos_token_ids=(0,),
+        bos_token_id=0,
+    )
+    return build(config, seed=0)
+
+
+@dataclass
+class Running:
+    """A server and a client of it."""
+
+    url: str
+    client: httpx.Client
+    engine: Engine
+
+    def post(self, path: str, **body: object) -> httpx.Response:
+        """POST a JSON body."""
+        return self.client.post(path, json=body)
+
+    def load(self) -> dict[str, int]:
+        """What /health says."""
+        return self.client.get("/health").json()
+
+    def wait_until_idle(self, seconds: float = 10) -> None:
+        """Until no request runs or waits."""
+        end = time.monotonic() + seconds
+        while (state := self.load())["running"] or state["waiting"]:
+            assert time.monotonic() < end, f"slots are not freed: {state}"
+            time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def running(app: FastAPI, engine: Engine) -> Iterator[Running]:
+    """Serve the app in a thread on a free port."""
+    with listen("127.0.0.1", 0) as listening:
+        config = uvicorn.Config(
+            app, log_level="critical", lifespan="on", timeout_graceful_shutdown=2
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        try:
+            with httpx.Client(base_url=url, timeout=60) as client:
+                yield Running(url, client, engine)
+        finally:
+            server.should_exit = True
+            thread.join(20)
+        assert not thread.is_alive(), "the server does not end"
+
+
+@pytest.fixture(scope="module")
+def server(model: Decoder, words: Tokenizer) -> Iterator[Running]:
+    """One server for the tests of a module."""
+    engine = Engine(model, words, slots=4, capacity=4096, token_budget=64)
+    with running(create_app(engine, "tiny", limits=LIMITS), engine) as found:
+        yield found
+        found.wait_until_idle()
+
+
+@pytest.fixture(scope="session")
+def twin(model: Decoder, words: Tokenizer) -> Engine:
+    """An engine of the test's own, to compare with."""
+    return Engine(model, words, slots=4, capacity=4096)
+
+
+@pytest.fixture
+def running_server():
+    """`with running_server(app, engine) as server`, for a test that needs one of its own."""
+    return running

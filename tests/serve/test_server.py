@@ -1,0 +1,180 @@
+"""The server's life: its port, its end, and what happens when the engine fails."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from cairn.base import UserError
+from cairn.engine import Engine
+from cairn.model import save
+from cairn.serve import create_app, serve
+from cairn.serve.worker import Worker
+
+
+@pytest.fixture(scope="module")
+def folder(model, words, tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    save(model, path)
+    words.save(path)
+    return path
+
+
+def test_a_port_in_use_is_told_before_the_model_is_loaded(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port={port}: is in use"):
+            serve(tmp_path / "no-checkpoint-here", port=port)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "message"),
+    [
+        ("127.0.0.1", 65536, "port"),
+        ("127.0.0.1", -1, "port"),
+        ("127.0.0.1", "80", "port"),
+        ("no such host", 0, "host"),
+        ("192.0.2.1", 0, "host"),
+    ],
+)
+def test_addresses_that_cannot_be_had_are_refused(folder, host, port, message):
+    with pytest.raises(UserError, match=message):
+        serve(folder, host, port)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(model, tmp_path):
+    save(model, tmp_path)
+    with pytest.raises(UserError, match="tokenizer"):
+        serve(tmp_path, port=0)
+
+
+def test_a_missing_extra_names_the_line_to_type():
+    code = (
+        "import sys\n"
+        "sys.modules['uvicorn'] = None\n"
+        "from cairn.base import UserError\n"
+        "try:\n"
+        "    from cairn.serve import serve\n"
+        "except UserError as error:\n"
+        "    assert \"pip install 'cairn-lm[serve]'\" in str(error), error\n"
+        "else:\n"
+        "    raise SystemExit('no error')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_server_after_the_running_requests(folder, kind):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = f"from cairn.serve import serve; serve({str(folder)!r}, port={port})"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stderr is not None
+    try:
+        assert f"tiny: http://127.0.0.1:{port}/v1" in process.stderr.readline()
+        url = f"http://127.0.0.1:{port}"
+        body = {"prompt": "a", "max_tokens": 200, "stream": True, "ignore_eos": True}
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=30) as stream:
+            lines = stream.iter_lines()
+            assert next(lines).startswith("data: ")
+            process.send_signal(kind)
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        assert json.loads(rest[-2].removeprefix("data: "))["choices"][0]["finish_reason"]
+        _, noise = process.communicate(timeout=30)
+        assert "Traceback" not in noise
+        assert process.returncode in (0, -kind)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_failing_engine_answers_500_and_goes_on(model, words, monkeypatch, running_server):
+    engine = Engine(model, words, slots=2, capacity=256)
+    with running_server(create_app(engine, "tiny"), engine) as server:
+        body = {"prompt": "a", "max_tokens": 4, "temperature": 0}
+        before = server.post("/v1/completions", **body).json()["choices"]
+        run = engine._runner.run
+
+        def breaks(slices):
+            raise RuntimeError("secret detail")
+
+        monkeypatch.setattr(engine._runner, "run", breaks)
+        response = server.post("/v1/completions", **body)
+        assert response.status_code == 500
+        assert response.json()["error"]["type"] == "server_error"
+        assert "secret" not in response.text
+        stream = server.post("/v1/completions", **body, stream=True)
+        first, last = [line for line in stream.text.split("\n\n") if line]
+        assert json.loads(first.removeprefix("data: "))["error"]["type"] == "server_error"
+        assert last == "data: [DONE]"
+        monkeypatch.setattr(engine._runner, "run", run)
+        assert server.post("/v1/completions", **body).json()["choices"] == before
+        server.wait_until_idle()
+
+
+def test_logits_that_are_no_numbers_answer_500(model, words, monkeypatch, running_server):
+    engine = Engine(model, words, slots=2, capacity=256)
+    logits = engine._runner.logits
+    monkeypatch.setattr(engine._runner, "logits", lambda *a: logits(*a) * float("nan"))
+    with running_server(create_app(engine, "tiny"), engine) as server:
+        response = server.post("/v1/completions", prompt="a")
+        assert response.status_code == 500
+        assert "not numbers" in response.json()["error"]["message"]
+        assert server.load()["status"] == "ok"
+
+
+def test_closing_a_worker_tells_those_who_wait(model, words):
+    from cairn.engine import SamplingParams
+    from cairn.serve.errors import ApiError
+    from cairn.serve.worker import Job
+
+    async def life() -> None:
+        worker = Worker(Engine(model, words, slots=1, capacity=4096), most_open=8)
+        worker.start()
+        params = SamplingParams(max_tokens=4000, ignore_eos=True)
+        ticket = await worker.open([Job("a", params), Job("b", params)])
+        await worker.close()
+        with pytest.raises(ApiError, match="shutting down"):
+            await ticket.completions()
+        with pytest.raises(ApiError, match="shutting down"):
+            await worker.open([Job("a", params)])
+        assert not worker.alive
+        assert not worker.engine.busy
+
+    asyncio.run(life())
+
+
+def test_the_openai_client_reads_the_answers(model, words, running_server):
+    openai = pytest.importorskip("openai", reason="the openai client is not installed")
+    engine = Engine(model, words, slots=4, capacity=256)
+    with running_server(create_app(engine, "tiny"), engine) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        assert [card.id for card in client.models.list()] == ["tiny"]
+        kind = {"model": "tiny", "max_tokens": 8, "seed": 3}
+        whole = client.completions.create(prompt="def f(", suffix="):", logprobs=2, **kind)
+        stream = client.completions.create(prompt="def f(", suffix="):", stream=True, **kind)
+        assert "".join(chunk.choices[0].text for chunk in stream) == whole.choices[0].text
+        said = [{"role": "user", "content": "hello"}]
+        turn = client.chat.completions.create(messages=said, logprobs=True, **kind)
+        pieces = client.chat.completions.create(messages=said, stream=True, **kind)
+        text = "".join(piece.choices[0].delta.content or "" for piece in pieces)
+        assert text == turn.choices[0].message.content
+        with pytest.raises(openai.BadRequestError, match="temperature"):
+            client.completions.create(prompt="a", temperature=-1, **kind)
+        with pytest.raises(openai.NotFoundError, match="gpt-9"):
+            client.completions.create(prompt="a", **{**kind, "model": "gpt-9"})
