@@ -1,6 +1,5 @@
 """/v1/trace: where a text was learned from, out of an attribution index."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,6 @@ def trace_routes(folder: Path) -> APIRouter:
     def trace(body: TraceRequest) -> dict[str, Any]:
         """The longest passages of `text`, of `minimum` bytes or more, that training data has."""
         found = index.matches(body.text, minimum=body.minimum, top=body.top)
-        return {"object": "list", "data": [asdict(match) for match in found]}
+        return {"object": "list", "data": [match.plain() for match in found]}
 
     return router
