@@ -85,7 +85,9 @@ class ModelConfig:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UserError(key, value, "is not a positive whole number", "give 1 or more")
         if not isinstance(self.vocab_size, int) or self.vocab_size < 0:
-            raise UserError("vocab_size", self.vocab_size, "is no number of tokens", "give 1 or more")
+            raise UserError(
+                "vocab_size", self.vocab_size, "is no number of tokens", "give 1 or more"
+            )
         self._check_pattern()
         for whole, part in (
             ("attention_heads", "key_value_heads"),

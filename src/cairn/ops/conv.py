@@ -1,7 +1,13 @@
-"""Causal depthwise convolution over spans, with a carried window, then SiLU."""
+"""Causal depthwise convolution over spans, with a carried window, then SiLU.
+
+Legend: T tokens, C channels, W taps before the current one, K chunks, Q chunk size, S spans.
+"""
+
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from cairn.ops.ragged import Chunks
@@ -13,20 +19,10 @@ def causal_conv(
     """SiLU(conv(x)), already laid out in chunks for the scan.
 
     x [T, C]; weight [C, 1, W + 1]; bias [C]; window [S, W, C] holds the inputs before each span
-    (zeros where None). Returns [K, Q, C].
+    (zeros where None; it has no gradient). Returns [K, Q, C] in x's dtype; differentiable once.
     """
-    taps = weight.shape[-1]
-    rows = x.index_select(0, chunks.halo.index)
-    if window is None:
-        rows = rows.index_fill(0, chunks.halo.before, 0)
-    else:
-        old = window.to(x.dtype).flatten(0, 1).index_select(0, chunks.halo.before_source)
-        rows = rows.index_copy(0, chunks.halo.before, old)
-    rows = rows.view(chunks.chunks, taps - 1 + chunks.size, -1)
-    y = bias + rows[:, : chunks.size] * weight[:, 0, 0]
-    for k in range(1, taps):
-        y = torch.addcmul(y, rows[:, k : k + chunks.size], weight[:, 0, k])
-    return functional.silu(y)
+    with torch.autocast(x.device.type, enabled=False):
+        return _Conv.apply(x, weight.to(x.dtype), bias.to(x.dtype), window, chunks)
 
 
 def next_window(x: Tensor, chunks: Chunks, window: Tensor) -> Tensor:
@@ -35,3 +31,54 @@ def next_window(x: Tensor, chunks: Chunks, window: Tensor) -> Tensor:
     tail = x.detach().index_select(0, halo.tail).to(window.dtype)
     old = window.flatten(0, 1).index_select(0, halo.tail_source)
     return tail.index_copy_(0, halo.tail_before, old).view_as(window)
+
+
+class _Conv(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, window: Tensor | None, chunks: Chunks
+    ) -> Tensor:
+        halo = chunks.halo
+        rows = x.index_select(0, halo.index)  # [K * (W + Q), C]
+        if window is None:
+            rows.index_fill_(0, halo.before, 0)
+        else:
+            old = window.detach().to(x.dtype).flatten(0, 1).index_select(0, halo.before_source)
+            rows.index_copy_(0, halo.before, old)
+        rows = rows.unflatten(0, (chunks.chunks, -1))
+        image = functional.conv2d(_image(rows), weight.unsqueeze(2), bias, groups=len(bias))
+        before = image.squeeze(2).transpose(1, 2)  # [K, Q, C]
+        ctx.chunks = chunks
+        ctx.save_for_backward(rows, weight, before)
+        return functional.silu(before)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        rows, weight, before = ctx.saved_tensors
+        halo, (K, Q, C) = ctx.chunks.halo, before.shape
+        grad = torch.ops.aten.silu_backward(grads[0], before)
+        g_rows = torch.ops.aten.convolution_backward(
+            _image(grad),
+            _image(rows),
+            weight.unsqueeze(2),
+            None,
+            [1, 1],
+            [0, 0],
+            [1, 1],
+            False,
+            [0, 0],
+            C,
+            [True, False, False],  # the weight's is below: for depthwise it is slow there
+        )[0]
+        g_rows = g_rows.squeeze(2).transpose(1, 2).reshape(-1, C)
+        gx = g_rows.index_select(0, halo.token_row)
+        gx.index_add_(0, halo.inside_token, g_rows.index_select(0, halo.inside))
+        ones = grad.new_ones(1, K * Q)
+        taps = [ones @ (grad * rows[:, k : k + Q]).view(-1, C) for k in range(weight.shape[2])]
+        return gx, torch.stack(taps, 2).view_as(weight), grad.sum((0, 1)), None, None
+
+
+def _image(rows: Tensor) -> Tensor:
+    """[K, L, C] as an image [K, C, 1, L] whose channels lie together: the fast depthwise case."""
+    return rows.transpose(1, 2).unsqueeze(2)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 SLICE = 512  # tokens whose logits exist at a time
 
@@ -42,8 +43,16 @@ def linear_kl(
     return _Kl.apply(hidden, weight, *teacher, weights, temperature, slice_size)
 
 
+def _narrow(*tensors: Tensor) -> list[Tensor]:
+    """In autocast's dtype inside an autocast region, as they are outside."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind) or tensors[0].dtype == torch.float64:
+        return list(tensors)
+    return [tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors]
+
+
 def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
-    logits = torch.nn.functional.linear(hidden, weight)
+    logits = functional.linear(hidden, weight)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -51,10 +60,15 @@ class _Slices:
     """Gradients that grow slice by slice; None for what needs none."""
 
     def __init__(self, ctx: Any, hidden: Tensor, weight: Tensor) -> None:
-        self.hidden, self.weight = hidden, weight
+        ctx.weight_dtype = weight.dtype
+        self.hidden, self.weight = _narrow(hidden, weight)
         self.to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         wide = torch.promote_types(weight.dtype, torch.float32)
         self.to_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
+
+    def logits(self, part: slice) -> Tensor:
+        """Logits [slice, V] of some tokens, fp32 at least."""
+        return _logits(self.hidden[part], self.weight)
 
     @property
     def wanted(self) -> bool:
@@ -64,7 +78,7 @@ class _Slices:
         """Take in the gradient of one slice's logits [slice, V]."""
         to_logits = to_logits.to(self.hidden.dtype)
         if self.to_hidden is not None:
-            self.to_hidden[part] = to_logits @ self.weight.to(self.hidden.dtype)
+            self.to_hidden[part] = to_logits @ self.weight
         if self.to_weight is not None:
             if self.to_weight.dtype == to_logits.dtype:
                 self.to_weight.addmm_(to_logits.t(), self.hidden[part])
@@ -73,7 +87,6 @@ class _Slices:
 
     def save(self, ctx: Any) -> None:
         ctx.save_for_backward(self.to_hidden, self.to_weight)
-        ctx.weight_dtype = self.weight.dtype
 
 
 def _scaled(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -94,7 +107,7 @@ class _CrossEntropy(torch.autograd.Function):
         total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
         for at in range(0, len(hidden), size):
             part = slice(at, at + size)
-            log_p = _logits(hidden[part], weight).log_softmax(-1)
+            log_p = slices.logits(part).log_softmax(-1)
             scale = weights[part].to(log_p.dtype)
             picked = targets[part, None]
             total -= torch.dot(log_p.gather(1, picked)[:, 0], scale)
@@ -127,8 +140,8 @@ class _Kl(torch.autograd.Function):
         total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
         for at in range(0, len(hidden), size):
             part = slice(at, at + size)
-            log_q = (_logits(hidden[part], weight) / temperature).log_softmax(-1)
-            logits = _logits(teacher_hidden[part], teacher_weight).to(log_q.dtype)
+            log_q = (slices.logits(part) / temperature).log_softmax(-1)
+            logits = _logits(*_narrow(teacher_hidden[part], teacher_weight)).to(log_q.dtype)
             log_p = (logits / temperature).log_softmax(-1)
             scale = weights[part].to(log_q.dtype)
             p = log_p.exp()

@@ -1,32 +1,104 @@
-"""Root-mean-square norms and the feed-forward's activation."""
+"""Root-mean-square norms and the feed-forward's activation, with gradients in few passes."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) * weight over the last dimension, computed in at least fp32, in x's dtype.
 
-    x [..., D]; weight [D].
+    x [..., D]; weight [D]. Differentiable once.
     """
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return (wide * scale * weight).to(x.dtype)
+    return _RmsNorm.apply(x, weight, eps)
 
 
 def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: float) -> Tensor:
     """RMSNorm of x * SiLU(gate), by itself in each of `groups` slices: gate first, then norm.
 
     x, gate [..., D]; weight [D]; in at least fp32, returned in the gate's dtype.
+    Differentiable once.
     """
-    wide = torch.promote_types(x.dtype, torch.float32)
-    y = x.to(wide) * functional.silu(gate.to(wide))
-    y = y.unflatten(-1, (groups, -1))
-    y = (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)).flatten(-2)
-    return (y * weight).to(gate.dtype)
+    return _GatedRmsNorm.apply(x, gate, weight, groups, eps)
 
 
 def squared_relu(x: Tensor) -> Tensor:
-    """max(x, 0) squared."""
-    return functional.relu(x).square()
+    """max(x, 0) squared. Differentiable once."""
+    return _SquaredRelu.apply(x)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _normed(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
+    """x [..., D] as [..., G, D / G] over its root mean square, and one over that [..., G, 1]."""
+    x = x.unflatten(-1, (groups, -1))
+    scale = torch.linalg.vecdot(x, x).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
+    return x * scale, scale
+
+
+def _normed_backward(grad: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
+    """Gradient [..., D] of what `_normed` took, from that of its result [..., D]."""
+    grad = grad.view_as(normed)
+    along = torch.linalg.vecdot(grad, normed).div_(normed.shape[-1]).unsqueeze(-1)
+    return (grad - normed * along).mul_(scale).flatten(-2)
+
+
+def _sum_rows(x: Tensor) -> Tensor:
+    return x.flatten(0, -2).sum(0)
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        normed, scale = _normed(_wide(x), 1, eps)
+        ctx.save_for_backward(normed, scale, weight)
+        ctx.dtype = x.dtype
+        return (normed.squeeze(-2) * weight).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        normed, scale, weight = ctx.saved_tensors
+        grad = grads[0].to(normed.dtype)
+        g_weight = _sum_rows(grad * normed.squeeze(-2)).to(weight.dtype)
+        gx = _normed_backward(grad * weight, normed, scale)
+        return gx.to(ctx.dtype), g_weight, None
+
+
+class _GatedRmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: float
+    ) -> Tensor:
+        open_ = functional.silu(_wide(gate))
+        normed, scale = _normed(open_ * x, groups, eps)
+        ctx.save_for_backward(x, gate, open_, normed, scale, weight)
+        return (normed.flatten(-2) * weight).to(gate.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        x, gate, open_, normed, scale, weight = ctx.saved_tensors
+        grad = grads[0].to(normed.dtype)
+        g_weight = _sum_rows(grad * normed.flatten(-2)).to(weight.dtype)
+        g_product = _normed_backward(grad * weight, normed, scale)
+        g_gate = torch.ops.aten.silu_backward(g_product * x, _wide(gate))
+        return g_product.mul_(open_).to(x.dtype), g_gate.to(gate.dtype), g_weight, None, None
+
+
+class _SquaredRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        positive = functional.relu(x)
+        ctx.save_for_backward(positive)
+        return positive * positive
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return (grads[0] * ctx.saved_tensors[0]).mul_(2)

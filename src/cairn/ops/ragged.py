@@ -149,7 +149,11 @@ class Halo:
     before_source: Tensor
     """int64: their places in the window, flattened [S * W]."""
     inside: Tensor
-    """int64: rows of the first W of every chunk that are tokens of the chunk before."""
+    """int64: rows among the first W of every chunk that are tokens of earlier chunks."""
+    inside_token: Tensor
+    """int64: those tokens."""
+    token_row: Tensor
+    """int64 [T]: the row of each token in its own chunk."""
     tail: Tensor
     """int64 [S * W]: the last W tokens of every span."""
     tail_before: Tensor
@@ -179,11 +183,16 @@ class Halo:
         tail_before = tail < 0
         tail_source = np.arange(len(length))[:, None] * window + tail + window
         top = max(int(length.sum()) - 1, 0)
+        own = (position >= first[:, None]) & (position <= last)
+        token_row = np.empty(top + 1 if len(first) else 0, np.int64)
+        token_row[index[own]] = np.flatnonzero(own)
         return cls(
             index=_to(index.ravel(), device),
             before=_to(np.flatnonzero(before), device),
             before_source=_to(source[before], device),
             inside=_to(np.flatnonzero(inside), device),
+            inside_token=_to(index[inside], device),
+            token_row=_to(token_row, device),
             tail=_to(np.clip(start[:, None] + np.maximum(tail, 0), 0, top).ravel(), device),
             tail_before=_to(np.flatnonzero(tail_before), device),
             tail_source=_to(tail_source[tail_before], device),

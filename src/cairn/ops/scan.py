@@ -5,8 +5,11 @@ states go in, last states come out, and chunks shrink to the longest span.
 Legend: K chunks, Q chunk size, G groups, R heads a group, H = G * R, P head width, N state size.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from cairn.ops.ragged import Chunks
 
@@ -21,48 +24,175 @@ def ssd_scan(
     chunks: Chunks,
     state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The scan y_t = C_t S_t + D x_t, S_t = exp(dt_t A) S_(t-1) + dt_t x_t B_t, in chunks.
+    """The scan y_t = S_t C_t + D x_t, S_t = exp(dt_t A) S_(t-1) + dt_t x_t B_t^T, in chunks.
 
     x [K, Q, H, P]; dt [K, Q, H] >= 0, and 0 in padding; A [H] < 0; B, C [K, Q, G, N]; D [H];
     state [S, H, P, N] (zeros where None), all fp32 or all fp64.
-    Returns y [K, Q, H, P] and the last states [S, H, P, N].
+    Returns y [K, Q, H, P] and the last states [S, H, P, N]; differentiable once in all.
     """
-    K, Q, H, P = x.shape
-    G, N = B.shape[2:]
-    R = H // G
-    decay = torch.cumsum(dt * A, dim=1).transpose(1, 2)  # [K, H, Q]
-    xdt = (x * dt[..., None]).transpose(1, 2)  # [K, H, Q, P]
-    b, c = B.transpose(1, 2), C.transpose(1, 2)  # [K, G, Q, N]
-    # Rounding can leave later minus earlier above 0, and above the diagonal it is: clamp.
-    difference = (decay[..., :, None] - decay[..., None, :]).clamp(max=0)
-    lower = torch.ones(Q, Q, dtype=torch.bool, device=x.device).tril()
-    within = torch.exp(difference).masked_fill(~lower, 0)
-    scores = (c @ b.transpose(2, 3)).unsqueeze(2) * within.view(K, G, R, Q, Q)
-    y = scores.view(K, H, Q, Q) @ xdt
-    to_end = torch.exp((decay[..., -1:] - decay).clamp(max=0))  # [K, H, Q]
-    weighted = (xdt * to_end[..., None]).view(K, G, R, Q, P).transpose(3, 4)
-    added = weighted.reshape(K, G, R * P, Q) @ b  # [K, G, R * P, N]
-    before, last = _recur(added.view(K, H, P, N), torch.exp(decay[..., -1]), chunks, state)
-    carried = c @ before.view(K, G, R * P, N).transpose(2, 3)  # [K, G, Q, R * P]
-    carried = carried.view(K, G, Q, R, P).transpose(2, 3).reshape(K, H, Q, P)
-    y = y + carried * torch.exp(decay)[..., None]
-    return y.transpose(1, 2) + D[:, None] * x, last
+    with torch.autocast(x.device.type, enabled=False):  # decays do not bear 8 bits of mantissa
+        return _Scan.apply(x, dt, A, B, C, D, state, chunks)
+
+
+class _Scan(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor,
+        state: Tensor | None,
+        chunks: Chunks,
+    ) -> tuple[Tensor, Tensor]:
+        K, Q, H, P = x.shape
+        R = H // B.shape[2]
+        decay = torch.cumsum(dt * A, dim=1)  # [K, Q, H], falls from 0
+        within = _decay_within(decay)  # [K, H, Q, Q]
+        kernel = _kernel(within, B, C)
+        xdt = x * dt[..., None]
+        near = kernel @ xdt.transpose(1, 2).reshape(K, H, Q, P)  # from the same chunk
+        to_end = torch.exp((decay[:, -1:] - decay).clamp_(max=0))
+        added = _grouped(_by_group(xdt * to_end[..., None], R).transpose(2, 3), B.transpose(1, 2))
+        before, last = _recur(added.view(K, H, P, -1), torch.exp(decay[:, -1]), chunks, state)
+        far = _grouped(C.transpose(1, 2), before.view_as(added).transpose(2, 3), tokens_first=True)
+        y = far.view(K, Q, H, P).mul_(torch.exp(decay)[..., None])
+        y += near.transpose(1, 2)
+        y += x * D[:, None]
+        ctx.chunks = chunks
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, dt, A, B, C, D, decay, within, before, last, y)
+        return y, last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        x, dt, A, B, C, D, decay, within, before, last, y = ctx.saved_tensors
+        gy, g_last = grads
+        gy = torch.zeros_like(y) if gy is None else gy
+        K, Q, H, P = x.shape
+        R = H // B.shape[2]
+        xdt = x * dt[..., None]
+        xdt_heads, gy_heads = (t.transpose(1, 2).reshape(K, H, Q, P) for t in (xdt, gy))
+        # Inside the chunk: near = kernel @ xdt.
+        g_xdt = (_kernel(within, B, C).transpose(2, 3) @ gy_heads).transpose(1, 2)
+        g_kernel = (gy_heads @ xdt_heads.transpose(2, 3)).mul_(within)
+        g_scores = g_kernel.unflatten(1, (-1, R)).sum(2).tril_()  # [K, G, Q, Q]
+        b, c = B.transpose(1, 2), C.transpose(1, 2)
+        gC, gB = _grouped(g_scores, b), _grouped(g_scores.transpose(2, 3), c)
+        # From carried states: far = exp(decay) C before.
+        from_start = _by_group(gy * torch.exp(decay)[..., None], R)
+        gC += _grouped(from_start, before.unflatten(1, (-1, R)).flatten(2, 3))
+        g_before = _grouped(from_start.transpose(2, 3), c).view_as(before)
+        g_added, at_end, g_state = _recur_backward(
+            g_before, torch.exp(decay[:, -1]), before, last, g_last, ctx.chunks
+        )
+        # Into carried states: added = (to_end xdt)^T B.
+        to_end = torch.exp((decay[:, -1:] - decay).clamp_(max=0))[..., None]
+        grouped = g_added.unflatten(1, (-1, R)).flatten(2, 3)  # [K, G, R * P, N]
+        gB += _grouped(_by_group(xdt * to_end, R), grouped)
+        g_ended = _grouped(b, grouped.transpose(2, 3), tokens_first=True).view(K, Q, H, P)
+        g_xdt = g_ended.mul_(to_end).add_(g_xdt)
+        # A pair (i, j) has weight w_ij = g_kernel_ij xdt_j x_i with decay_i - decay_j inside: the
+        # sum over j is gy_i (y_i - D x_i), the sum over i is xdt_j g_xdt_j; no [Q, Q] is needed.
+        g_skip, g_dt = torch.linalg.vecdot(gy, x), torch.linalg.vecdot(x, g_xdt)
+        g_decay = torch.linalg.vecdot(gy, y) - g_skip * D - dt * g_dt
+        g_decay[:, -1] += at_end
+        g_step = g_decay.flip(1).cumsum(1).flip(1)  # of dt * A
+        gx = g_xdt.mul_(dt[..., None]).add_(gy * D[:, None])
+        return (
+            gx,
+            g_dt + g_step * A,
+            (g_step * dt).sum((0, 1)),
+            gB.transpose(1, 2),
+            gC.transpose(1, 2),
+            g_skip.sum((0, 1)),
+            g_state if ctx.needs_input_grad[6] else None,
+            None,
+        )
+
+
+def _decay_within(decay: Tensor) -> Tensor:
+    """exp(decay_i - decay_j) [K, H, Q, Q] for i >= j, and 1 above; decay [K, Q, H].
+
+    Clamped before exp: above the diagonal the difference is positive and could overflow, and
+    rounding can make it positive below.
+    """
+    heads = decay.transpose(1, 2).contiguous()
+    return (heads[..., :, None] - heads[..., None, :]).clamp_(max=0).exp_()
+
+
+def _kernel(within: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """What token j gives to token i of its chunk: C_i B_j decayed, [K, H, Q, Q]."""
+    scores = _grouped(C.transpose(1, 2), B.permute(0, 2, 3, 1)).tril_()
+    R = within.shape[1] // scores.shape[1]
+    return (within.unflatten(1, (-1, R)) * scores[:, :, None]).flatten(1, 2)
+
+
+def _by_group(x: Tensor, R: int) -> Tensor:
+    """[K, Q, H, P] as [K, G, Q, R * P], without a copy."""
+    return x.unflatten(2, (-1, R)).flatten(3).transpose(1, 2)
+
+
+def _grouped(a: Tensor, b: Tensor, tokens_first: bool = False) -> Tensor:
+    """a [K, G, m, k] @ b [K, G, k, n] group by group, so that strided views are not copied.
+
+    Returns [K, G, m, n], or [K, m, G, n] with `tokens_first`.
+    """
+    parts = [a[:, g] @ b[:, g] for g in range(a.shape[1])]
+    return torch.stack(parts, 2 if tokens_first else 1)
 
 
 def _recur(
     added: Tensor, decay: Tensor, chunks: Chunks, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """States before each chunk [K, H, P, N] and after the last one of each span [S, H, P, N]."""
+    """States before each chunk [K, H, P, N] and after the last one of each span [S, H, P, N].
+
+    added [K, H, P, N] is what each chunk adds; decay [K, H] is what it leaves of the old state.
+    """
     if state is None:
         carry = added.new_zeros(chunks.spans, *added.shape[1:])
     else:
-        carry = state if chunks.order is None else state.index_select(0, chunks.order)
-    before, at = [], 0
+        carry = state.clone() if chunks.order is None else state.index_select(0, chunks.order)
+    before, at = torch.empty_like(added), 0
     for active in chunks.steps:
-        part = slice(at, at + active)
-        before.append(carry[:active])
-        moved = carry[:active] * decay[part, :, None, None] + added[part]
-        carry = torch.cat([moved, carry[active:]]) if active < len(carry) else moved
+        part, moving = slice(at, at + active), carry[:active]
+        before[part] = moving
+        moving.mul_(decay[part, :, None, None]).add_(added[part])
         at += active
-    last = carry if chunks.rank is None else carry.index_select(0, chunks.rank)
-    return torch.cat(before), last
+    return before, carry if chunks.rank is None else carry.index_select(0, chunks.rank)
+
+
+def _recur_backward(
+    g_before: Tensor,
+    decay: Tensor,
+    before: Tensor,
+    last: Tensor,
+    g_last: Tensor | None,
+    chunks: Chunks,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `added` [K, H, P, N], of the log of `decay` [K, H], of the state [S, H, P, N].
+
+    The log's includes what `added` passes to the chunk's last decay: <g_next, state after>.
+    """
+    if g_last is None:
+        carry = g_before.new_zeros(last.shape)
+    else:
+        carry = g_last.clone() if chunks.order is None else g_last.index_select(0, chunks.order)
+    after = last if chunks.order is None else last.index_select(0, chunks.order)
+    g_added, at_end = torch.empty_like(g_before), torch.zeros_like(decay)
+    at, following = sum(chunks.steps), 0
+    for active in reversed(chunks.steps):
+        part, moving, at = slice(at - active, at), carry[:active], at - active
+        g_added[part] = moving
+        if following:
+            later = before[at + active : at + active + following]
+            at_end[at : at + following] = (carry[:following] * later).sum((2, 3))
+        if g_last is not None and following < active:
+            ended = (carry[following:active] * after[following:active]).sum((2, 3))
+            at_end[at + following : at + active] = ended
+        moving.mul_(decay[part, :, None, None]).add_(g_before[part])
+        following = active
+    return g_added, at_end, carry if chunks.rank is None else carry.index_select(0, chunks.rank)
