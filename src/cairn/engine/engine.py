@@ -115,10 +115,11 @@ class Engine:
             prompts = [prompts]
         every = _one_each("params", params or SamplingParams(), len(prompts))
         suffixes = _one_each("suffix", suffix, len(prompts))
-        sequences = [self._read(*each) for each in zip(prompts, every, suffixes, strict=True)]
+        each = zip(prompts, every, suffixes, strict=True)
+        sequences = [self.prepare(prompt, own, suffix=after) for prompt, own, after in each]
         try:
             for sequence in sequences:
-                self._enter(sequence, watched=False)
+                self.enter(sequence)
             while any(sequence.finish_reason is None for sequence in sequences):
                 self.step()
         finally:
@@ -134,7 +135,7 @@ class Engine:
         suffix: str | None = None,
     ) -> Iterator[Delta]:
         """The completion of one prompt while it comes; closing the iterator aborts it."""
-        return self._follow(self._read(prompt, params or SamplingParams(), suffix))
+        return self._follow(self.prepare(prompt, params, suffix=suffix))
 
     def add(
         self,
@@ -144,8 +145,45 @@ class Engine:
         suffix: str | None = None,
     ) -> int:
         """Queue a request for whoever calls `step`; returns the id that its deltas carry."""
-        sequence = self._read(prompt, params or SamplingParams(), suffix)
-        self._enter(sequence, watched=False)
+        return self.enter(self.prepare(prompt, params, suffix=suffix))
+
+    def prepare(
+        self,
+        prompt: str | list[int],
+        params: SamplingParams | None = None,
+        *,
+        suffix: str | None = None,
+    ) -> Sequence:
+        """Read a request without queueing it; UserError if it cannot run here.
+
+        Safe in any thread, so that long texts are encoded beside the running step.
+        """
+        params = params or SamplingParams()
+        ids, stops = self._prompts.read(prompt, suffix)
+        room = self.capacity - len(ids)
+        limit = room if params.max_tokens is None else min(params.max_tokens, room)
+        if room < (0 if params.max_tokens == 0 else 1):
+            raise UserError(
+                f"the prompt has {len(ids)} tokens and a sequence of this engine at most "
+                f"{self.capacity}, completion included: shorten it, or make the engine with "
+                "more capacity"
+            )
+        if params.ignore_eos:
+            stops = frozenset()
+        return Sequence(
+            id=next(self._ids),
+            prompt=ids,
+            params=params,
+            seed=secrets.randbits(64) if params.seed is None else params.seed,
+            stop_tokens=stops | frozenset(params.stop_tokens),
+            limit=limit,
+            detokenizer=Detokenizer(self._prompts.token_bytes, params.stop),
+        )
+
+    def enter(self, sequence: Sequence) -> int:
+        """Queue what `prepare` gave; returns the id that its deltas carry."""
+        self._scheduler.add(sequence)
+        self._sequences[sequence.id] = sequence
         return sequence.id
 
     def abort(self, request: int) -> Completion | None:
@@ -235,40 +273,9 @@ class Engine:
             found = score(self._runner.logits(rows, places), targets, top)
             sequence.prompt_logprobs.extend(found)
 
-    def _read(
-        self, prompt: str | list[int], params: SamplingParams, suffix: str | None
-    ) -> Sequence:
-        """A sequence for the request; UserError if it cannot run here."""
-        ids, stops = self._prompts.read(prompt, suffix)
-        room = self.capacity - len(ids)
-        limit = room if params.max_tokens is None else min(params.max_tokens, room)
-        if room < (0 if params.max_tokens == 0 else 1):
-            raise UserError(
-                f"the prompt has {len(ids)} tokens and a sequence of this engine at most "
-                f"{self.capacity}, completion included: shorten it, or make the engine with "
-                "more capacity"
-            )
-        if params.ignore_eos:
-            stops = frozenset()
-        return Sequence(
-            id=next(self._ids),
-            prompt=ids,
-            params=params,
-            seed=secrets.randbits(64) if params.seed is None else params.seed,
-            stop_tokens=stops | frozenset(params.stop_tokens),
-            limit=limit,
-            detokenizer=Detokenizer(self._prompts.token_bytes, params.stop),
-        )
-
-    def _enter(self, sequence: Sequence, watched: bool) -> None:
-        self._sequences[sequence.id] = sequence
-        if watched:
-            self._watched[sequence.id] = deque()
-        self._scheduler.add(sequence)
-
     def _follow(self, sequence: Sequence) -> Iterator[Delta]:
-        self._enter(sequence, watched=True)
-        news = self._watched[sequence.id]
+        self.enter(sequence)
+        news = self._watched[sequence.id] = deque()
         try:
             while sequence.finish_reason is None or news:
                 if not news:

@@ -1,5 +1,6 @@
 """/v1/chat/completions: a conversation in, an assistant's turn out."""
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -28,7 +29,8 @@ def chat_routes(service: Service) -> APIRouter:
         body.refuse_unbuilt(service.name)
         if not service.tokenizer.has(END_OF_TURN):
             raise ApiError(400, f"messages: the tokenizer of {service.name} has no chat sentinels")
-        prompt = prompt_ids(body.conversation(service.limits), service.tokenizer)
+        said = body.conversation(service.limits)
+        prompt = await asyncio.to_thread(prompt_ids, said, service.tokenizer)
         ticket = await service.worker.open(body.jobs(prompt, service.limits))
         answer = _Answer(service, body)
         if body.stream:

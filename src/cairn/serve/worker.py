@@ -4,11 +4,10 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-from cairn.engine import Completion, Delta, SamplingParams
+from cairn.engine import Completion, Delta, SamplingParams, Sequence
 from cairn.engine.engine import Engine
 from cairn.serve.errors import ApiError
 
@@ -28,20 +27,24 @@ class Job:
 class Ticket:
     """The completions of one HTTP request: their deltas, in the order in which they come."""
 
-    count: int
-    _close: Callable[["Ticket"], None]
+    places: dict[int, int]
+    """The engine's id of each completion, and its place in the request."""
     loop: asyncio.AbstractEventLoop
-    news: asyncio.Queue[tuple[int, Delta] | BaseException] = field(default_factory=asyncio.Queue)
-    accepted: asyncio.Future[None] | None = None
-    ids: dict[int, int] = field(default_factory=dict)  # engine's id -> place; engine thread only
-    closed: bool = False  # event loop only
+    _close: Callable[["Ticket"], None]
+    _news: asyncio.Queue[tuple[int, Delta] | Exception] = field(default_factory=asyncio.Queue)
+    _closed: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many completions."""
+        return len(self.places)
 
     async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
         """(place of the completion in the request, what is new), until all have ended."""
         left = self.count
         while left:
-            found = await self.news.get()
-            if isinstance(found, BaseException):
+            found = await self._news.get()
+            if isinstance(found, Exception):
                 raise found
             left -= found[1].completion is not None
             yield found
@@ -56,9 +59,13 @@ class Ticket:
 
     def close(self) -> None:
         """The client is served or gone: what still runs is aborted and its slots freed."""
-        if not self.closed:
-            self.closed = True
+        if not self._closed:
+            self._closed = True
             self._close(self)
+
+    def put(self, item: tuple[int, Delta] | Exception) -> None:
+        """Hand over news, in the event loop."""
+        self._news.put_nowait(item)
 
 
 class Worker:
@@ -88,23 +95,28 @@ class Worker:
         self._commands.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    async def open(self, jobs: Sequence[Job]) -> Ticket:
-        """Queue the jobs; UserError if one of them cannot run, ApiError 429 if too many wait."""
+    async def open(self, jobs: list[Job]) -> Ticket:
+        """Queue the jobs; UserError if one cannot run, ApiError 429 if too many are open."""
         if self._ending:
             raise ApiError(503, "the server is shutting down")
         if self._open + len(jobs) > self._most_open:
             raise ApiError(429, f"{self._open} completions are open: try again later")
-        loop = asyncio.get_running_loop()
-        ticket = Ticket(len(jobs), self._release, loop, accepted=loop.create_future())
-        self._open += ticket.count
-        self._commands.put(lambda: self._add(ticket, jobs))
-        assert ticket.accepted is not None
+        self._open += len(jobs)
         try:
-            await ticket.accepted
+            sequences = await asyncio.to_thread(self._prepare, jobs)
+            if self._ending:  # while the prompts were encoded
+                raise ApiError(503, "the server is shutting down")
         except BaseException:
-            ticket.close()
+            self._open -= len(jobs)
             raise
+        places = {sequence.id: place for place, sequence in enumerate(sequences)}
+        ticket = Ticket(places, asyncio.get_running_loop(), self._release)
+        self._commands.put(lambda: self._enter(ticket, sequences))
         return ticket
+
+    def _prepare(self, jobs: list[Job]) -> list[Sequence]:
+        """In a thread of the loop's pool: encoding a long text holds up nobody."""
+        return [self.engine.prepare(job.prompt, job.params, suffix=job.suffix) for job in jobs]
 
     def _release(self, ticket: Ticket) -> None:
         self._open -= ticket.count
@@ -141,57 +153,43 @@ class Worker:
                 return False
             command()
 
-    def _add(self, ticket: Ticket, jobs: Sequence[Job]) -> None:
-        added: list[int] = []
-        try:
-            for job in jobs:
-                added.append(self.engine.add(job.prompt, job.params, suffix=job.suffix))
-        except Exception as error:
-            for request in added:
-                self.engine.abort(request)
-            self._tell(ticket.loop, [(ticket, error)])
-            return
-        ticket.ids = {request: place for place, request in enumerate(added)}
-        self._tickets.update(dict.fromkeys(added, ticket))
-        self._tell(ticket.loop, [(ticket, None)])
+    def _enter(self, ticket: Ticket, sequences: list[Sequence]) -> None:
+        for sequence in sequences:
+            self._tickets[self.engine.enter(sequence)] = ticket
 
     def _drop(self, ticket: Ticket) -> None:
-        for request in ticket.ids:
+        for request in ticket.places:
             self.engine.abort(request)
             self._tickets.pop(request, None)
-        ticket.ids = {}
 
     def _route(self, deltas: list[Delta]) -> None:
-        news: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, Any]]] = {}
+        news: dict[asyncio.AbstractEventLoop, list[News]] = {}
         for delta in deltas:
             ticket = self._tickets[delta.id]
-            news.setdefault(ticket.loop, []).append((ticket, (ticket.ids[delta.id], delta)))
+            item = (ticket.places[delta.id], delta)
+            news.setdefault(ticket.loop, []).append((ticket, item))
             if delta.completion is not None:
                 del self._tickets[delta.id]
         for loop, found in news.items():
-            self._tell(loop, found)
+            _tell(loop, found)
 
     def _fail_all(self, error: Exception) -> None:
-        tickets = list(dict.fromkeys(self._tickets.values()))
-        for ticket in tickets:
+        for ticket in dict.fromkeys(self._tickets.values()):
             self._drop(ticket)
-            self._tell(ticket.loop, [(ticket, error)])
-
-    def _tell(self, loop: asyncio.AbstractEventLoop, news: list[tuple[Ticket, Any]]) -> None:
-        """One wake-up of the loop for all the news of a step."""
-        try:
-            loop.call_soon_threadsafe(_deliver, news)
-        except RuntimeError:  # the loop is closed: nobody is left to listen
-            log.info("news for a loop that has ended")
+            _tell(ticket.loop, [(ticket, error)])
 
 
-def _deliver(news: list[tuple[Ticket, Any]]) -> None:
+News = tuple[Ticket, tuple[int, Delta] | Exception]
+
+
+def _tell(loop: asyncio.AbstractEventLoop, news: list[News]) -> None:
+    """One wake-up of the loop for all the news of a step."""
+    try:
+        loop.call_soon_threadsafe(_deliver, news)
+    except RuntimeError:  # the loop is closed: nobody is left to listen
+        log.info("news for a loop that has ended")
+
+
+def _deliver(news: list[News]) -> None:
     for ticket, item in news:
-        accepted = ticket.accepted
-        if accepted is not None and not accepted.done():
-            if item is None:
-                accepted.set_result(None)
-            elif isinstance(item, BaseException):
-                accepted.set_exception(item)
-        elif item is not None:
-            ticket.news.put_nowait(item)
+        ticket.put(item)
