@@ -16,9 +16,7 @@ from cairn.base.sandbox import Limits, Sandbox
 from cairn.evaluate.task import Setting
 from cairn.tokens import LearnTokenizer, Tokenize, Tokenizer
 
-NAMES = (
-    "bisect.py fnmatch.py keyword.py sched.py queue.py stat.py token.py types.py heapq.py".split()
-)
+NAMES = ("bisect", "fnmatch", "keyword", "sched", "queue", "stat", "token", "types", "heapq")
 
 
 def blob_id(text: str) -> str:
@@ -29,7 +27,7 @@ def blob_id(text: str) -> str:
 def texts() -> list[tuple[str, str, str]]:
     """(language, path, text) of real files in two languages, and one nasty one."""
     library = Path(sysconfig.get_paths()["stdlib"])
-    rows = [("Python", name, (library / name).read_text("utf-8")) for name in NAMES]
+    rows = [("Python", f"{name}.py", (library / f"{name}.py").read_text("utf-8")) for name in NAMES]
     for number in range(12):
         page = f"# Heading {number}\n\n" + "Stones mark the way – größe.\n" * (number + 8)
         rows.append(("Markdown", f"docs/page_{number}.md", page))

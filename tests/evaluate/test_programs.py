@@ -138,7 +138,7 @@ def test_missing_or_damaged_data_is_named(setting, tmp_path):
     with pytest.raises(UserError, match="--data"):
         HumanEval().examples(setting)
     here = Setting(data=tmp_path, sandbox=setting.sandbox)
-    with pytest.raises(UserError, match="humaneval/HumanEval.jsonl.gz"):
+    with pytest.raises(UserError, match="humaneval/HumanEval"):
         HumanEval().examples(here)
     (tmp_path / "mbpp").mkdir()
     (tmp_path / "mbpp" / "mbpp.jsonl.gz").write_bytes(b"no gzip")
