@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from cairn.base import UserError
 from cairn.tokens.indexing import BLOCKS, BORDER, FILES, SUFFIXES, TEXT
 
+CHUNK = 1024  # positions of a query that are searched at once
+
 
 @dataclass(frozen=True)
 class Occurrence:
@@ -163,18 +165,47 @@ class Block:
         return self._files["start"].to_numpy()
 
     def longest(self, query: bytes, minimum: int) -> np.ndarray:
-        """Length of the longest match at each position, int64 [bytes]; 0 below `minimum`."""
+        """Length of the longest match at each position, int64 [bytes]; 0 below `minimum`.
+
+        Inside a match, later positions match at least to its end: only the first that matches
+        further is looked up again.
+        """
         found = np.zeros(len(query), np.int64)
-        if len(query) < minimum:
-            return found
-        low = self._first_not_less(query, minimum)
-        for start in range(len(query) - minimum + 1):
-            place = int(low[start])
-            head = query[start : start + minimum]
-            if place == len(self.suffixes) or self._at(place, minimum) != head:
+        stop = len(query) - minimum + 1
+        start = chunk = 0
+        low = hits = np.zeros(0, np.int64)
+        while start < stop:
+            if start >= chunk + len(low):
+                chunk = start
+                low, hits = self._heads(query[chunk : chunk + CHUNK + minimum - 1], minimum)
+            ahead = np.flatnonzero(hits[start - chunk :])
+            if not len(ahead):
+                start = chunk + len(low)
                 continue
-            found[start] = self._extend(query[start:], place, minimum)
+            start += int(ahead[0])
+            size = self._extend(query[start:], int(low[start - chunk]), minimum)
+            found[start : start + size - minimum + 1] = np.arange(size, minimum - 1, -1)
+            start = self._first_beyond(query, start, start + size, minimum)
         return found
+
+    def _first_beyond(self, query: bytes, start: int, end: int, minimum: int) -> int:
+        """After a match [start, end): the first position that matches beyond its end.
+
+        A run that stands in the text has all its own endings in it too, so halving finds it.
+        Where none of at least `minimum` bytes does: the first position whose head is untried.
+        """
+        if end == len(query):
+            return end
+        low, high = start + 1, end + 2 - minimum
+        while low < high:
+            middle = (low + high) // 2
+            piece = query[middle : end + 1]
+            place = self._bound(piece, 0, len(self.suffixes), after=False)
+            if place < len(self.suffixes) and self._at(place, len(piece)) == piece:
+                high = middle
+            else:
+                low = middle + 1
+        return low
 
     def occurrences(self, piece: bytes, top: int) -> tuple[int, list[Occurrence]]:
         """How often the piece stands in the block, and the first `top` places."""
@@ -209,26 +240,31 @@ class Block:
         start = int(self.suffixes[place])
         return self.text[start : start + size].tobytes()
 
-    def _first_not_less(self, query: bytes, size: int) -> np.ndarray:
-        """For each position of the query, the first suffix whose head is not less than its.
+    def _heads(self, query: bytes, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """For each run of `size` bytes of the query: its first suffix, and whether it has one.
 
-        All positions are searched at once: int64 [bytes - size + 1].
+        All are searched at once: int64 and bool, [bytes - size + 1].
         """
         heads = np.lib.stride_tricks.sliding_window_view(np.frombuffer(query, np.uint8), size)
         low = np.zeros(len(heads), np.int64)
         high = np.full(len(heads), len(self.suffixes), np.int64)
         step, last = np.arange(size), len(self.text) - 1
         every = np.arange(len(heads))
+
+        def compare(places: np.ndarray) -> np.ndarray:
+            """Below, at or above 0: the suffix is less than the head, begins with it, is more."""
+            at = self.suffixes[np.minimum(places, last)].astype(np.int64)
+            # Past the end stands the border again: greater than any byte of the query.
+            suffix = self.text[np.minimum(at[:, None] + step, last)].astype(np.int16)
+            differ = (suffix != heads).argmax(axis=1)
+            return suffix[every, differ] - heads[every, differ]
+
         while (low < high).any():
             middle = (low + high) // 2
-            at = self.suffixes[np.minimum(middle, last)].astype(np.int64)
-            # Past the end stands the border again: greater than any byte of the query.
-            suffix = self.text[np.minimum(at[:, None] + step, last)]
-            differ = (suffix != heads).argmax(axis=1)
-            less = (suffix[every, differ] < heads[every, differ]) & (low < high)
+            less = (compare(middle) < 0) & (low < high)
             low = np.where(less, middle + 1, low)
             high = np.where(less | (low >= high), high, middle)
-        return low
+        return low, (compare(low) == 0) & (low < len(self.suffixes))
 
     def _extend(self, query: bytes, low: int, size: int) -> int:
         """The longest match of the query, known to match `size` bytes at suffix `low`.

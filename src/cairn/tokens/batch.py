@@ -45,8 +45,9 @@ def assemble(windows: Sequence[Window]) -> Batch:
         offset = place * length
         bounds.extend(offset + bound for bound in window.bounds[1:])
         rows.extend((row, offset + start, offset + stop) for row, start, stop in window.rows)
-        learned = 1.0 if window.learned is None else window.learned[1 : window.used]
-        weights[offset : offset + window.used - 1] = learned
+        if window.used:
+            learned = 1.0 if window.learned is None else window.learned[1 : window.used]
+            weights[offset : offset + window.used - 1] = learned
     edges = np.asarray(bounds, np.int32)
     targets = np.zeros_like(tokens)
     targets[:-1] = tokens[1:]
