@@ -154,6 +154,15 @@ def test_a_stop_string_over_token_boundaries_ends_the_text_before_it(model, word
         assert deltas[-1].completion == found
 
 
+def test_a_stop_that_the_last_bytes_complete_counts_as_a_stop(model, words, monkeypatch):
+    engine = Engine(model, words, slots=1, capacity=64)
+    # Each token is half a character, which the end of the text turns into U+FFFD.
+    monkeypatch.setattr(engine._prompts, "token_bytes", lambda token: b"\xc3")
+    params = SamplingParams(max_tokens=1, temperature=0, stop=("\ufffd",), ignore_eos=True)
+    (found,) = engine.generate(["a"], params)
+    assert (found.text, found.finish_reason) == ("", "stop")
+
+
 def test_an_end_token_stops_and_is_not_in_the_text(model, words):
     engine = Engine(model, words, slots=2, capacity=64)
     (free,) = engine.generate(["a"], SamplingParams(max_tokens=8, temperature=0, ignore_eos=True))

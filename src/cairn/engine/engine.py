@@ -204,6 +204,7 @@ class Engine:
         """
         slices = self._scheduler.schedule()
         if not slices:
+            assert not self._sequences, "requests are left and none of them can go on"
             return []
         try:
             deltas = self._advance(slices)

@@ -84,5 +84,4 @@ def _kept(probabilities: Tensor, params: list[SamplingParams]) -> Tensor:
     before = ordered.cumsum(-1) - ordered  # what the likelier ones have together
     keep = (before < top_p * ordered.sum(-1, keepdim=True)) | (top_p >= 1)
     keep &= ordered > 0
-    keep[:, 0] = True
     return torch.zeros_like(keep).scatter(-1, order, keep)
