@@ -1,5 +1,7 @@
 """Functional correctness: what passes, what fails, and what only pretends."""
 
+import gzip
+
 import pytest
 
 from cairn.base import UserError
@@ -132,6 +134,14 @@ def test_benchmarks_have_their_known_sizes(setting, data_folder):
     assert len(HumanEval().examples(here)) == 164
     mbpp = Mbpp().examples(here)
     assert (len(mbpp), mbpp[0].id, mbpp[-1].id) == (500, "11", "510")
+
+
+def test_data_may_be_unpacked(setting, data_folder, tmp_path):
+    (tmp_path / "mbpp").mkdir()
+    packed = (data_folder / "mbpp" / "mbpp.jsonl.gz").read_bytes()
+    (tmp_path / "mbpp" / "mbpp.jsonl").write_bytes(gzip.decompress(packed))
+    there, here = (with_data(setting, folder, 3) for folder in (data_folder, tmp_path))
+    assert Mbpp().examples(there) == Mbpp().examples(here)
 
 
 def test_missing_or_damaged_data_is_named(setting, tmp_path):

@@ -133,10 +133,15 @@ class Setting:
         return self._sandbox
 
     def benchmark(self, name: str) -> Path:
-        """A file of the benchmark data; UserError naming the path where it is missing."""
+        """A file of the benchmark data, compressed (`name` ends in .gz) or not.
+
+        UserError naming the path where it is missing.
+        """
         if self._data is None:
             raise UserError("--data", "None", f"the task needs {name}", "name the folder with it")
         path = self._data / name
+        if not path.is_file() and path.with_suffix("").is_file():
+            return path.with_suffix("")
         if not path.is_file():
             raise UserError("--data", str(self._data), f"has no {name}", f"put it at {path}")
         return path
