@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cairn.base import Recipe, Ref, UserError, Work, read_manifest
 from cairn.base.make import make
-from cairn.tokens import Attribution, IndexAttribution, TokenShards, origins_of_text
+from cairn.tokens import Attribution, IndexAttribution, TokenShards, indexing, origins_of_text
 from cairn.tokens.attribution import Block, _choose
 from cairn.tokens.provenance import find_index
 
@@ -157,6 +157,16 @@ def test_the_longest_is_chosen_first_and_cut_at_characters():
     assert _choose(query, np.array([0, 0, 1]), 1) == []
 
 
+def test_a_minimum_longer_than_a_head(index: Attribution, trained: dict):
+    text = max(trained.values(), key=len)
+    asked = text[100:500] + "☃" + text[3_000:3_300] + "☃" + text[2_000:2_100]
+    found = [match.text for match in index.matches(asked, minimum=290)]
+    assert found == [text[100:500], text[3_000:3_300]]
+    files = [one.encode("utf-8") for one in trained.values()]
+    longest = np.max([block.longest(asked.encode(), 90) for block in index._blocks], axis=0)
+    assert longest.tolist() == _longest(asked.encode("utf-8"), files, 90)
+
+
 def test_a_query_takes_less_than_a_tenth_of_a_second(index: Attribution, trained: dict):
     text = max(trained.values(), key=len)[10_000:12_000]
     index.matches(text)
@@ -180,6 +190,29 @@ def test_one_block_says_the_same_as_many(made: Path, tmp_path: Path, trained: di
     for text in list(trained.values())[:6]:
         asked = text[50:900] + "\nimport sys\n" + text[:200]
         assert whole.matches(asked, top=2) == index.matches(asked, top=2)
+
+
+def test_a_killed_index_goes_on_to_the_same_bytes(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real, written = indexing._write_block, []
+
+    def dies(folder: Path, *rest) -> None:
+        if len(written) == 1:
+            folder.mkdir()
+            (folder / "text.bin").write_bytes(b"half")
+            raise KeyboardInterrupt
+        real(folder, *rest)
+        written.append(folder)
+
+    monkeypatch.setattr(indexing, "_write_block", dies)
+    with pytest.raises(KeyboardInterrupt):
+        make(PLAN, tmp_path)
+    monkeypatch.setattr(indexing, "_write_block", lambda *a: (written.append(a), real(*a)))
+    last = make(PLAN, tmp_path)[-1]
+    assert last.status == "continued"
+    assert last.manifest.digest == read_manifest(made / "index").digest
+    assert len(written) == last.manifest.facts["blocks"]
 
 
 def test_artifacts_find_the_index_beside_them(made: Path, tmp_path: Path, trained: dict):

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from cairn.base import UserError
 from cairn.tokens.indexing import BLOCKS, BORDER, FILES, SUFFIXES, TEXT
 
-CHUNK = 1024  # positions of a query that are searched at once
+CHUNK = 1024  # positions of a query that are searched at once,
+HEAD = 32  # by at most so many bytes
 
 
 @dataclass(frozen=True)
@@ -171,32 +172,34 @@ class Block:
         further is looked up again.
         """
         found = np.zeros(len(query), np.int64)
-        stop = len(query) - minimum + 1
+        width = min(minimum, HEAD)
+        stop = len(query) - width + 1
         start = chunk = 0
         low = hits = np.zeros(0, np.int64)
         while start < stop:
             if start >= chunk + len(low):
                 chunk = start
-                low, hits = self._heads(query[chunk : chunk + CHUNK + minimum - 1], minimum)
+                low, hits = self._heads(query[chunk : chunk + CHUNK + width - 1], width)
             ahead = np.flatnonzero(hits[start - chunk :])
             if not len(ahead):
                 start = chunk + len(low)
                 continue
             start += int(ahead[0])
-            size = self._extend(query[start:], int(low[start - chunk]), minimum)
-            found[start : start + size - minimum + 1] = np.arange(size, minimum - 1, -1)
-            start = self._first_beyond(query, start, start + size, minimum)
+            size = self._extend(query[start:], int(low[start - chunk]), width)
+            if size >= minimum:
+                found[start : start + size - minimum + 1] = np.arange(size, minimum - 1, -1)
+            start = self._first_beyond(query, start, start + size, width)
         return found
 
-    def _first_beyond(self, query: bytes, start: int, end: int, minimum: int) -> int:
+    def _first_beyond(self, query: bytes, start: int, end: int, width: int) -> int:
         """After a match [start, end): the first position that matches beyond its end.
 
         A run that stands in the text has all its own endings in it too, so halving finds it.
-        Where none of at least `minimum` bytes does: the first position whose head is untried.
+        Where none of at least `width` bytes does: the first position whose head is untried.
         """
         if end == len(query):
             return end
-        low, high = start + 1, end + 2 - minimum
+        low, high = start + 1, end + 2 - width
         while low < high:
             middle = (low + high) // 2
             piece = query[middle : end + 1]
