@@ -1,6 +1,7 @@
 """Losses over a large vocabulary in slices of tokens: the full logits never exist.
 
 The gradient is computed with the loss, slice by slice, and scaled in backward.
+Legend: T tokens, D width, V vocabulary.
 """
 
 from typing import Any
@@ -10,18 +11,25 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-SLICE = 512  # tokens whose logits exist at a time
+# Logits that exist at a time: about a core's share of cache, or enough to fill a GPU.
+_LOGITS = {"cpu": 2**19}
+_LOGITS_ELSEWHERE = 2**27
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, slice_size: int = SLICE
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    slice_size: int | None = None,
 ) -> Tensor:
     """Sum over tokens of weights * cross-entropy(hidden @ weight.T, targets), in nats.
 
     hidden [T, D]; weight [V, D]; targets int64 [T]; weights [T], 0 for tokens that do not count.
     Returns a scalar in fp32 (fp64 for fp64 inputs). Differentiable in hidden and weight, once.
     """
-    return _CrossEntropy.apply(hidden, weight, targets, weights, slice_size)
+    size = slice_size or _slice_size(hidden, weight)
+    return _CrossEntropy.apply(hidden, weight, targets, weights, size)
 
 
 def linear_kl(
@@ -31,7 +39,7 @@ def linear_kl(
     teacher_weight: Tensor,
     weights: Tensor,
     temperature: float = 1.0,
-    slice_size: int = SLICE,
+    slice_size: int | None = None,
 ) -> Tensor:
     """Sum over tokens of weights * KL(teacher || student) of the two softmaxes, in nats.
 
@@ -40,7 +48,12 @@ def linear_kl(
     scale). Returns a scalar; differentiable in the student's hidden and weight, once.
     """
     teacher = (teacher_hidden.detach(), teacher_weight.detach())
-    return _Kl.apply(hidden, weight, *teacher, weights, temperature, slice_size)
+    size = slice_size or _slice_size(hidden, weight)
+    return _Kl.apply(hidden, weight, *teacher, weights, temperature, size)
+
+
+def _slice_size(hidden: Tensor, weight: Tensor) -> int:
+    return max(64, _LOGITS.get(hidden.device.type, _LOGITS_ELSEWHERE) // len(weight))
 
 
 def _narrow(*tensors: Tensor) -> list[Tensor]:
@@ -52,6 +65,7 @@ def _narrow(*tensors: Tensor) -> list[Tensor]:
 
 
 def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
+    """Logits [T, V] that belong to the caller, in fp32 at least."""
     logits = functional.linear(hidden, weight)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
@@ -107,14 +121,17 @@ class _CrossEntropy(torch.autograd.Function):
         total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
         for at in range(0, len(hidden), size):
             part = slice(at, at + size)
-            log_p = slices.logits(part).log_softmax(-1)
-            scale = weights[part].to(log_p.dtype)
-            picked = targets[part, None]
-            total -= torch.dot(log_p.gather(1, picked)[:, 0], scale)
+            logits = slices.logits(part)
+            scale, picked = weights[part].to(logits.dtype), targets[part, None]
+            logits -= logits.amax(1, keepdim=True)
+            chosen = logits.gather(1, picked)[:, 0]
+            odds = logits.exp_()  # softmax, but for its sum
+            summed = odds.sum(1)
+            total += torch.dot(summed.log() - chosen, scale)
             if slices.wanted:
-                to_logits = log_p.exp_()
-                to_logits.scatter_add_(1, picked, -torch.ones_like(picked, dtype=log_p.dtype))
-                slices.add(part, to_logits.mul_(scale[:, None]))
+                to_logits = odds.mul_((scale / summed)[:, None])
+                to_logits.scatter_add_(1, picked, -scale[:, None])
+                slices.add(part, to_logits)
         slices.save(ctx)
         return total
 
@@ -137,15 +154,16 @@ class _Kl(torch.autograd.Function):
         size: int,
     ) -> Tensor:
         slices = _Slices(ctx, hidden, weight)
+        teacher_hidden, teacher_weight = _narrow(teacher_hidden, teacher_weight)
         total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
         for at in range(0, len(hidden), size):
             part = slice(at, at + size)
-            log_q = (slices.logits(part) / temperature).log_softmax(-1)
-            logits = _logits(*_narrow(teacher_hidden[part], teacher_weight)).to(log_q.dtype)
-            log_p = (logits / temperature).log_softmax(-1)
+            log_q = slices.logits(part).div_(temperature).log_softmax(-1)
+            logits = _logits(teacher_hidden[part], teacher_weight).to(log_q.dtype)
+            log_p = logits.div_(temperature).log_softmax(-1)
             scale = weights[part].to(log_q.dtype)
             p = log_p.exp()
-            total += torch.dot((p * (log_p - log_q)).sum(-1), scale)
+            total += torch.dot(torch.linalg.vecdot(p, log_p.sub_(log_q)), scale)
             if slices.wanted:
                 to_logits = log_q.exp_().sub_(p).mul_((scale / temperature)[:, None])
                 slices.add(part, to_logits)
