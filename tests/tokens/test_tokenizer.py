@@ -174,6 +174,20 @@ def test_transformers_loads_it(tokenizer: Tokenizer, made: Path):
     assert set(SENTINELS) <= set(loaded.all_special_tokens)
 
 
+@pytest.mark.parametrize("family", ["nemotron_h", "starcoder2", "llama", "qwen3"])
+def test_transformers_loads_it_beside_a_models_config(
+    tokenizer: Tokenizer, tmp_path: Path, family: str
+):
+    """transformers prefers a family's own tokenizer to the one that the folder names."""
+    transformers = pytest.importorskip("transformers")
+    tokenizer.save(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("12345\n\n\n  it's é e\u0301 🙂 x ,", CODE):
+        assert loaded(text)["input_ids"] == tokenizer.encode(text)
+        assert loaded.decode(tokenizer.encode(text)) == text
+
+
 def test_a_cut_character_decodes_to_a_mark(tokenizer: Tokenizer):
     ids = tokenizer.encode("🙂")
     assert len(ids) > 1
