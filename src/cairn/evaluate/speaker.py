@@ -99,25 +99,31 @@ class Speaker:
         """
         first = "<file_sep>" if self.tokenizer.has("<file_sep>") else "<|endoftext|>"
         start = self.tokenizer.id(first)
-        pieces = [
-            (number, [start, *document][begin:end], counted)
-            for number, document in enumerate(documents)
-            for begin, end, counted in windows(len(document) + 1, self.context)
-        ]
+        numbers, pieces = [], []
+        for number, document in enumerate(documents):
+            whole = [start, *document]
+            for begin, end, counted in windows(len(whole), self.context):
+                numbers.append(number)
+                pieces.append((whole[begin:end], counted))
         totals = [[0.0] for _ in documents]
-        with progress("bits per byte", total=len(pieces), unit="windows") as bar:
-            for batch in _batches(pieces, max(self.context, 4 * ROWS)):
-                for (number, _, _), bits in zip(batch, self._bits(batch), strict=True):
-                    totals[number].append(bits)
-                bar.advance(len(batch))
+        for number, bits in zip(numbers, self.tails(pieces, "bits per byte"), strict=True):
+            totals[number].append(bits)
         return [math.fsum(parts) for parts in totals]
 
+    def tails(self, pieces: Sequence[tuple[Sequence[int], int]], label: str) -> list[float]:
+        """Bits that the model spends on the last `counted` tokens of each (tokens, counted)."""
+        found: list[float] = []
+        with progress(label, total=len(pieces), unit="windows") as bar:
+            for batch in _batches(pieces, max(self.context, 4 * ROWS)):
+                found += self._tails(batch)
+                bar.advance(len(batch))
+        return found
+
     @torch.inference_mode()
-    def _bits(self, batch: list[tuple[int, list[int], int]]) -> list[float]:
-        """Bits of each piece's last `counted` tokens."""
+    def _tails(self, batch: Sequence[tuple[Sequence[int], int]]) -> list[float]:
         model = self.model
-        flat = torch.tensor([token for _, tokens, _ in batch for token in tokens])
-        hidden = model.hidden(flat, Spans.of([len(tokens) for _, tokens, _ in batch]))
+        flat = torch.tensor([token for tokens, _ in batch for token in tokens])
+        hidden = model.hidden(flat, Spans.of([len(tokens) for tokens, _ in batch]))
         targets = torch.roll(flat, -1).to(hidden.device)
         losses = torch.cat(
             [
@@ -128,7 +134,7 @@ class Speaker:
             ]
         ).tolist()
         found, end = [], 0
-        for _, tokens, counted in batch:
+        for tokens, counted in batch:
             end += len(tokens)
             found.append(math.fsum(losses[end - 1 - counted : end - 1]) / math.log(2))
         return found
@@ -147,14 +153,16 @@ def windows(length: int, size: int) -> list[tuple[int, int, int]]:
     return found
 
 
-def _batches(pieces: list[Any], tokens: int) -> list[list[Any]]:
+def _batches(
+    pieces: Sequence[tuple[Sequence[int], int]], tokens: int
+) -> list[list[tuple[Sequence[int], int]]]:
     """Consecutive pieces, in batches of at most `tokens` tokens (or of one piece)."""
-    found: list[list[Any]] = []
+    found: list[list[tuple[Sequence[int], int]]] = []
     room = 0
     for piece in pieces:
-        if not found or len(piece[1]) > room:
+        if not found or len(piece[0]) > room:
             found.append([])
             room = tokens
         found[-1].append(piece)
-        room -= len(piece[1])
+        room -= len(piece[0])
     return found
