@@ -1,0 +1,187 @@
+"""Checkpoints: what transformers reads and writes, and what is refused."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cairn.base import UserError
+from cairn.model import Cache, Spans, build, checkpoint, load, save
+
+NEAR = {"rtol": 0, "atol": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def ids() -> torch.Tensor:
+    return torch.randint(61, (3, 21), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def theirs(tiny, roughen):
+    """A random nemotron_h of transformers, with a negligible smallest time step."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    made = transformers.NemotronHForCausalLM(transformers.NemotronHConfig(**tiny.to_json()))
+    return roughen(made).eval()
+
+
+@torch.no_grad()
+def steps(model, ids: torch.Tensor) -> torch.Tensor:
+    """Our logits [B, L, V], token by token."""
+    batch, length = ids.shape
+    cache = Cache(model.config, batch, length)
+    each = [model(ids[:, t], Spans.of([1] * batch), cache) for t in range(length)]
+    return torch.stack(each, 1)
+
+
+@torch.no_grad()
+def their_steps(model, ids: torch.Tensor) -> torch.Tensor:
+    """Their logits [B, L, V], token by token with their cache."""
+    past, each = None, []
+    for t in range(ids.shape[1]):
+        out = model(ids[:, t : t + 1], past_key_values=past, use_cache=True)
+        past = out.past_key_values
+        each.append(out.logits[:, 0])
+    return torch.stack(each, 1)
+
+
+@torch.no_grad()
+def test_their_checkpoint_gives_their_logits_here(theirs, ids, tmp_path):
+    theirs.save_pretrained(tmp_path)
+    ours = load(tmp_path)
+    wanted = theirs(ids).logits
+    assert wanted.std() > 0.3  # logits that a mistake could change
+    torch.testing.assert_close(ours.logits(ids), wanted, **NEAR)
+    torch.testing.assert_close(steps(ours, ids), wanted, **NEAR)
+
+
+@torch.no_grad()
+def test_our_checkpoint_gives_our_logits_there(model, ids, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    save(model, tmp_path, eos_token_ids=(2, 7))
+    theirs, found = transformers.NemotronHForCausalLM.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
+    assert not any(found.values())
+    wanted = model.logits(ids)
+    torch.testing.assert_close(theirs(ids).logits, wanted, **NEAR)
+    torch.testing.assert_close(their_steps(theirs, ids), wanted, **NEAR)
+    assert theirs.generation_config.eos_token_id == [2, 7]
+
+
+@torch.no_grad()
+def test_tied_embeddings_travel_both_ways(tiny, roughen, ids, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    tied = roughen(build(dataclasses.replace(tiny, tie_embeddings=True)))
+    save(tied, tmp_path)
+    theirs = transformers.NemotronHForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(theirs(ids).logits, tied.logits(ids), **NEAR)
+    again = load(tmp_path)
+    assert again.lm_head.weight is again.backbone.embeddings.weight
+    torch.testing.assert_close(again.logits(ids), tied.logits(ids), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_save_and_load_give_back_every_bit(tiny, roughen, tmp_path, dtype):
+    model = roughen(build(tiny, seed=2, dtype=dtype))
+    save(model, tmp_path / "one")
+    again = load(tmp_path / "one")
+    assert again.dtype == dtype
+    for name, tensor in model.state_dict().items():
+        assert again.state_dict()[name].dtype == tensor.dtype
+        assert torch.equal(again.state_dict()[name], tensor), name
+    save(again, tmp_path / "two")
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+    assert load(tmp_path / "one", dtype=torch.float32).dtype == torch.float32
+
+
+def test_the_prefix_of_transformers_and_the_singular_name_are_read(model, tmp_path):
+    save(model, tmp_path)
+    stored = load_file(tmp_path / checkpoint.WEIGHTS)
+    renamed = {
+        name.replace("backbone.", "model.").replace("embeddings", "embedding"): tensor
+        for name, tensor in stored.items()
+    }
+    save_file(renamed, tmp_path / checkpoint.WEIGHTS)
+    assert torch.equal(load(tmp_path).lm_head.weight, model.lm_head.weight)
+
+
+@torch.no_grad()
+def test_shards_and_their_index(model, ids, tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    save(model, tmp_path)
+    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 10_000)
+    save(model, tmp_path)
+    assert not (tmp_path / checkpoint.WEIGHTS).exists()
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    torch.testing.assert_close(load(tmp_path).logits(ids), model.logits(ids), rtol=0, atol=0)
+    theirs = transformers.NemotronHForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(theirs(ids).logits, model.logits(ids), **NEAR)
+    next(tmp_path.glob("model-00002-*")).unlink()
+    with pytest.raises(UserError, match=r"model-00002.*not in the folder"):
+        load(tmp_path)
+    monkeypatch.undo()
+    save(model, tmp_path)
+    assert [path.name for path in tmp_path.glob("model*")] == [checkpoint.WEIGHTS]
+
+
+def test_misfits_are_named_in_one_line(model, tmp_path):
+    save(model, tmp_path)
+    stored = load_file(tmp_path / checkpoint.WEIGHTS)
+    del stored["backbone.layers.0.mixer.D"]
+    stored["backbone.layers.99.norm.weight"] = torch.ones(24)
+    stored["backbone.norm_f.weight"] = torch.ones(25)
+    save_file(stored, tmp_path / checkpoint.WEIGHTS)
+    with pytest.raises(UserError) as caught:
+        load(tmp_path)
+    message = str(caught.value)
+    assert "missing: backbone.layers.0.mixer.D" in message
+    assert "not in the model: backbone.layers.99.norm.weight" in message
+    assert "backbone.norm_f.weight [25] instead of [24]" in message
+    assert "\n" not in message
+
+
+def test_truncated_weights_are_refused(model, tmp_path):
+    save(model, tmp_path)
+    path = tmp_path / checkpoint.WEIGHTS
+    whole = path.read_bytes()
+    for keep in (0, 5, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:keep])
+        with pytest.raises(UserError, match=r"model\.safetensors is truncated or damaged"):
+            load(tmp_path)
+
+
+def test_pickles_are_never_opened(model, tmp_path):
+    save(model, tmp_path)
+    (tmp_path / checkpoint.WEIGHTS).rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin.*run any code"):
+        load(tmp_path)
+    (tmp_path / "pytorch_model.bin").unlink()
+    with pytest.raises(UserError, match=r"has no model\.safetensors"):
+        load(tmp_path)
+    with pytest.raises(UserError, match=r"has no config\.json"):
+        load(tmp_path / "nowhere")
+
+
+def test_an_interrupted_save_leaves_the_old_file(model, tiny, tmp_path, monkeypatch):
+    save(model, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(*arguments, **options):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save(build(tiny, seed=9), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_config_tells_transformers_not_to_clamp_the_time_step(model, tmp_path):
+    save(model, tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["time_step_min"] == 1e-12
+    assert written["dtype"] == "float32"
+    assert written["hybrid_override_pattern"] == model.config.pattern
