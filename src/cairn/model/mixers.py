@@ -169,13 +169,13 @@ def residual_std(config: ModelConfig) -> float:
     return config.initializer_range / math.sqrt(config.layers)
 
 
-def fill(parameter: nn.Parameter, drawn: Tensor) -> None:
+def fill(parameter: Tensor, drawn: Tensor) -> None:
     """Set a parameter to values drawn on the host in fp32: the same on every device."""
     with torch.no_grad():
         parameter.copy_(drawn)
 
 
-def normal(parameter: nn.Parameter, std: float, generator: Generator) -> None:
+def normal(parameter: Tensor, std: float, generator: Generator) -> None:
     """Fill with a normal distribution."""
     fill(parameter, torch.randn(parameter.shape, generator=generator) * std)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from cairn.ops.gradient import once
 from cairn.ops.ragged import Chunks
 
 
@@ -53,7 +53,7 @@ class _Conv(torch.autograd.Function):
         return functional.silu(before)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, *grads: Tensor) -> Any:
         rows, weight, before = ctx.saved_tensors
         halo, (K, Q, C) = ctx.chunks.halo, before.shape

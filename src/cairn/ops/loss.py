@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from cairn.ops.gradient import once
 
 # Logits that exist at a time: about a core's share of cache, or enough to fill a GPU.
 _LOGITS = {"cpu": 2**19}
@@ -136,7 +137,7 @@ class _CrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, *grads: Tensor) -> Any:
         return *_scaled(ctx, grads[0]), None, None, None
 
@@ -171,6 +172,6 @@ class _Kl(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, *grads: Tensor) -> Any:
         return *_scaled(ctx, grads[0]), None, None, None, None, None

@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from cairn.ops.gradient import once
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -61,7 +62,7 @@ class _RmsNorm(torch.autograd.Function):
         return (normed.squeeze(-2) * weight).to(x.dtype)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, *grads: Tensor) -> Any:
         normed, scale, weight = ctx.saved_tensors
         grad = grads[0].to(normed.dtype)
@@ -81,7 +82,7 @@ class _GatedRmsNorm(torch.autograd.Function):
         return (normed.flatten(-2) * weight).to(gate.dtype)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, gate, open_, normed, scale, weight = ctx.saved_tensors
         grad = grads[0].to(normed.dtype)
@@ -99,6 +100,6 @@ class _SquaredRelu(torch.autograd.Function):
         return positive * positive
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, *grads: Tensor) -> Any:
         return (grads[0] * ctx.saved_tensors[0]).mul_(2)

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from cairn.ops.gradient import once
 from cairn.ops.ragged import Chunks
 
 
@@ -67,7 +67,7 @@ class _Scan(torch.autograd.Function):
         return y, last
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         x, dt, A, B, C, D, decay, within, before, last, y = ctx.saved_tensors
         gy, g_last = grads
