@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cairn.base.sandbox import kernel, mounts, seccomp
+from cairn.base.sandbox import kernel, landlock, mounts, seccomp
 
 NOBODY = 65534
 WATCH_EVERY = 0.05  # seconds between two looks at the memory of all processes
@@ -36,7 +36,7 @@ def main() -> None:
                 os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 0xFF)
             mounts.build_root(spec)
         _become_nobody(spec)
-        _say(report, {"ready": _probe_filter()})
+        _say(report, {"ready": True, "filtered": _probe_filter(), "landlock": landlock.version()})
         _write_files(spec)
         outcome = _supervise(_start(spec), spec, control)
     except Exception as error:
@@ -129,6 +129,8 @@ def _start(spec: dict[str, Any]) -> int:
         with contextlib.suppress(OSError):  # equal addresses on every run, where it is allowed
             kernel.personality(kernel.ADDR_NO_RANDOMIZE)
         _limit(spec)
+        if spec["backend"] == "rlimits" and landlock.version():
+            landlock.restrict([*spec["binds"], *spec["links"], "/proc"], _writable(spec))
         os.closerange(3, 1 << 16)
         with contextlib.suppress(OSError):  # reported before, by the probe
             seccomp.install(local_sockets=spec["backend"] != "rlimits")
@@ -136,6 +138,12 @@ def _start(spec: dict[str, Any]) -> int:
     except BaseException as error:
         os.write(2, f"cannot run {spec['argv'][0]}: {error}\n".encode())
     os._exit(127)
+
+
+def _writable(spec: dict[str, Any]) -> list[str]:
+    """What a program may write to where it sees the machine's own folders."""
+    devices = [f"/dev/{name}" for name in mounts.DEVICES]
+    return [spec["folder"], "/dev/shm", *devices]  # semaphores of multiprocessing are in shm
 
 
 def _limit(spec: dict[str, Any]) -> None:

@@ -33,6 +33,7 @@ for name, path in (("cairn", {str(PACKAGE.parent.parent)!r}), ("cairn.base", {st
 from cairn.base.sandbox.jail import main
 main()
 """  # noqa: E501
+SCOPES_SIGNALS = 6  # the first version of Landlock that does
 SHARED_KERNEL = "faults of the kernel, and the load it puts on the machine"
 
 
@@ -58,7 +59,7 @@ class Sandbox:
         self.limits = limits or Limits()
         self._readable = [*_interpreter(), *(str(Path(path).resolve()) for path in readable)]
         self._keep_reading = False
-        self.filtered = False
+        self.filtered, self.landlock = False, 0
         failures = []
         for choice in BACKENDS if backend == "auto" else (backend,):
             self.backend: Backend = choice
@@ -78,10 +79,11 @@ class Sandbox:
         failure = None
         for self._keep_reading in attempts:
             try:
-                outcome, self.filtered = self._run(program, Limits(seconds=60, memory=1 << 30))
+                outcome, child = self._run(program, Limits(seconds=60, memory=1 << 30))
             except (SandboxError, OSError) as error:
                 failure = str(error)
                 continue
+            self.filtered, self.landlock = child.filtered, child.landlock
             if outcome.status == "ok" and outcome.stdout == b"in\n":
                 return None
             failure = f"{outcome.status}: {outcome.stderr.decode(errors='replace').strip()}"
@@ -94,12 +96,16 @@ class Sandbox:
             open_ends = [SHARED_KERNEL, "reading /usr and the folders of the Python installation"]
             return tuple(open_ends + ([] if self.filtered else ["rare system calls (no filter)"]))
         open_ends = [SHARED_KERNEL, "seeing the machine's processes", "filling the disk with files"]
-        if os.geteuid() == 0:
-            open_ends.append("writing where any user may")
+        root = os.geteuid() == 0
+        if self.landlock:
+            open_ends.append("names and sizes of files")
+            open_ends.append("reading /usr and the folders of the Python installation")
+        elif root:
             reading = "any file of the machine" if self._keep_reading else "what any user may read"
-            open_ends.append(f"reading {reading}")
+            open_ends += [f"reading {reading}", "writing where any user may"]
         else:
             open_ends.append("reading and writing all files of the user who runs cairn")
+        if not root and self.landlock < SCOPES_SIGNALS:
             open_ends.append("signals to that user's processes, this one's among them")
         return tuple(open_ends + ([] if self.filtered else ["network connections"]))
 
@@ -113,7 +119,7 @@ class Sandbox:
         with ThreadPoolExecutor(max_workers=workers) as pool:
             return list(pool.map(self.run, programs))
 
-    def _run(self, program: Program, limits: Limits) -> tuple[Outcome, bool]:
+    def _run(self, program: Program, limits: Limits) -> tuple[Outcome, "_Child"]:
         begin = time.monotonic()
         outside = Path(tempfile.mkdtemp(prefix="cairn-sandbox-"))
         try:
@@ -134,7 +140,7 @@ class Sandbox:
             seconds=time.monotonic() - begin,
             backend=self.backend,
         )
-        return outcome, child.filtered
+        return outcome, child
 
     def _spec(self, program: Program, limits: Limits, outside: Path) -> dict[str, Any]:
         inside = [str(PACKAGE)] if self.backend == "bubblewrap" else []  # its child starts inside
@@ -235,7 +241,8 @@ class _Child:
     ) -> None:
         self.limits = limits
         self.stdout, self.stderr, self.report = bytearray(), bytearray(), bytearray()
-        self.overflow, self.failure, self.filtered = False, "", False
+        self.overflow, self.failure = False, ""
+        self.filtered, self.landlock = False, 0
         self.code: int | None = None
         self.reason: str | None = None
         self._left = memoryview(stdin)
@@ -336,7 +343,7 @@ class _Child:
         known: dict[str, Any] = {}
         for message in messages:
             known.update(message)
-        self.filtered = bool(known.get("ready"))
+        self.filtered, self.landlock = bool(known.get("filtered")), known.get("landlock", 0)
         if "failure" in known or "ready" not in known:
             said = self.stderr.decode(errors="replace").strip()[-500:]
             self.failure = known.get("failure") or f"the child ended without a report: {said}"
