@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from cairn.engine import Completion, Delta, SamplingParams, Sequence
 from cairn.engine.engine import Engine
-from cairn.serve.errors import ApiError
+from cairn.serve.errors import ApiError, as_api_error
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Ticket:
     """The engine's id of each completion, and its place in the request."""
     loop: asyncio.AbstractEventLoop
     _close: Callable[["Ticket"], None]
-    _news: asyncio.Queue[tuple[int, Delta] | Exception] = field(default_factory=asyncio.Queue)
+    _news: asyncio.Queue[tuple[int, Delta] | ApiError] = field(default_factory=asyncio.Queue)
     _closed: bool = False
 
     @property
@@ -44,7 +44,7 @@ class Ticket:
         left = self.count
         while left:
             found = await self._news.get()
-            if isinstance(found, Exception):
+            if isinstance(found, ApiError):
                 raise found
             left -= found[1].completion is not None
             yield found
@@ -63,7 +63,7 @@ class Ticket:
             self._closed = True
             self._close(self)
 
-    def put(self, item: tuple[int, Delta] | Exception) -> None:
+    def put(self, item: tuple[int, Delta] | ApiError) -> None:
         """Hand over news, in the event loop."""
         self._news.put_nowait(item)
 
@@ -131,7 +131,7 @@ class Worker:
                     deltas = self.engine.step()
                 except Exception as error:
                     log.exception("the engine failed in a step")
-                    self._fail_all(error)
+                    self._fail_all(as_api_error(error))
                     continue
                 self._route(deltas)
         finally:
@@ -173,13 +173,13 @@ class Worker:
         for loop, found in news.items():
             _tell(loop, found)
 
-    def _fail_all(self, error: Exception) -> None:
+    def _fail_all(self, error: ApiError) -> None:
         for ticket in dict.fromkeys(self._tickets.values()):
             self._drop(ticket)
             _tell(ticket.loop, [(ticket, error)])
 
 
-News = tuple[Ticket, tuple[int, Delta] | Exception]
+News = tuple[Ticket, tuple[int, Delta] | ApiError]
 
 
 def _tell(loop: asyncio.AbstractEventLoop, news: list[News]) -> None:
