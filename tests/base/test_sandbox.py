@@ -283,8 +283,8 @@ def test_home_and_secrets_are_out_of_reach(hiding, tmp_path):
     for path in (secret, Path("/etc/shadow"), Path("/etc/passwd"), Path.home() / ".bashrc"):
         outcome = run(hiding, f"print(open({str(path)!r}).read())")
         assert outcome.status == "error", path
-        denied = b"PermissionError" if hiding.backend == "rlimits" else b"FileNotFoundError"
-        assert denied in outcome.stderr
+        assert b"PermissionError" in outcome.stderr or b"FileNotFoundError" in outcome.stderr
+        assert hiding.backend == "rlimits" or b"FileNotFoundError" in outcome.stderr
     for process in (1, "os.getppid()"):
         source = f"import os; print(open(f'/proc/{{{process}}}/environ', 'rb').read())"
         assert run(hiding, source).status == "error"
