@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cairn.align.limits import PairLimits
 from cairn.align.pairs import (
     PAIR_SCHEMA,
-    PairLimits,
     Source,
     find_pairs,
     functions_of,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from cairn.align.limits import PairLimits
+
 ASKS = (
     "Write the Python function `{name}`.\n\nSignature: {signature}\n\n{purpose}",
     "Implement this function in Python.\n\n{signature}\n\n{purpose}",
@@ -63,22 +65,6 @@ class Pair:
             {"role": "user", "content": self.prompt},
             {"role": "assistant", "content": self.response},
         ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairLimits:
-    """Which functions are fit to learn from."""
-
-    least_purpose: int = 20
-    """Characters of the docstring."""
-    most_purpose: int = 600
-    """Characters of the docstring; a longer one is cut to its first paragraph, or left out."""
-    least_body: int = 20
-    """Characters of the body without the docstring."""
-    most_body: int = 1200
-    """Characters of the body without the docstring."""
-    most_per_file: int = 16
-    """Pairs of one file, so that no large module outweighs the others."""
 
 
 def find_pairs(
