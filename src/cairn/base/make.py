@@ -165,7 +165,8 @@ def _make_one(
         try:
             facts = recipe.run(work)
         except UserError:
-            if begun is None:  # a person's mistake leaves nothing half-written behind
+            # A person's mistake leaves nothing half-written behind; hours of training stay.
+            if begun is None and not (out / "resume").exists():
                 remove(out)
             raise
         seconds = time.monotonic() - begin

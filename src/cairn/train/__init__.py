@@ -1,0 +1,115 @@
+"""Training: the one loop, its settings, and pre-training. Other stages bring other objectives."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from cairn.base import Recipe, Ref, UserError, Work
+from cairn.model.config import ModelConfig
+from cairn.tokens.contexts import Formats
+
+if TYPE_CHECKING:
+    from cairn.train.loop import train
+    from cairn.train.objective import Loss, NextToken
+
+_HOMES = {"Loss": "objective", "NextToken": "objective", "train": "loop"}
+
+__all__ = ["Loss", "NextToken", "Pretrain", "TrainSettings", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How long, how fast and how much at a time: the same for every objective."""
+
+    steps: int
+    """Optimizer steps."""
+    sequences: int = 16
+    """Sequences in a micro-batch."""
+    sequence_length: int = 256
+    """Tokens in a sequence."""
+    accumulate: int = 1
+    """Micro-batches in a step; the loss is divided once, by all tokens that count in the step."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+    min_lr_ratio: float = 0.01
+    """Learning rate of the last step, as a share of the peak."""
+    warmup: int = 20
+    """Steps over which the learning rate rises from 0."""
+    decay: float = 0.2
+    """Share of the steps, at the end, over which it falls (warmup-stable-decay)."""
+    betas: tuple[float, ...] = (0.9, 0.95)
+    """Decay of AdamW's two moments."""
+    eps: float = 1e-8
+    """Added to the root of AdamW's second moment."""
+    weight_decay: float = 0.1
+    """Of matrices; norms, biases, A_log, D and dt_bias have none."""
+    clip: float = 1.0
+    """Largest norm of the gradient of a step; 0 turns clipping off."""
+    seed: int = 0
+    """Of initialisation and data order."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the matrix products: auto takes bf16 where it is faster; parameters stay fp32."""
+    device: str = "auto"
+    """Where to compute: auto takes a GPU when there is one."""
+    save_every: int = 50
+    """Steps between saves from which a killed run continues."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "sequences", "accumulate", "save_every"):
+            if getattr(self, name) < 1:
+                raise UserError(name, getattr(self, name), "is less than one", "take 1 or more")
+        if not self.lr > 0:
+            raise UserError("lr", self.lr, "is not positive", "1e-3 is usual for small models")
+        if self.warmup < 0:
+            raise UserError("warmup", self.warmup, "is negative", "take 0 or more")
+        for name in ("decay", "min_lr_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                value = getattr(self, name)
+                raise UserError(name, value, "is no share", "take a number from 0 to 1")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError("betas", self.betas, "are not two numbers below 1", "e.g. 0.9,0.95")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(Recipe):
+    """Train a model from nothing on token shards, to predict the next token."""
+
+    shards: Ref
+    """The shards to learn from; their held-out part measures bits per byte."""
+    model: ModelConfig | None = None
+    """The model's shape; vocab_size=0 takes the tokenizer's."""
+    like: Ref | None = None
+    """Instead of `model`: take the shape of this checkpoint, and none of its weights."""
+    settings: TrainSettings
+    """Length, speed and size of training."""
+    formats: Formats = field(default_factory=Formats)
+    """How files are told: repository context and fill-in-the-middle."""
+    heldout_files: int = 100
+    """Held-out files that are measured, before and after."""
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.like is None):
+            raise UserError("give one of model= and like=: the shape, or a checkpoint that has it")
+
+    def run(self, work: Work) -> dict[str, Any]:
+        from cairn.train.pretrain import pretrain
+
+        return pretrain(self, work)
+
+    def headline(self, facts: dict[str, Any]) -> str:
+        return training_headline(facts)
+
+
+def training_headline(facts: dict[str, Any]) -> str:
+    """Size, tokens and held-out bits per byte of a trained checkpoint."""
+    return (
+        f"{facts['parameters']:,} parameters, {facts['tokens']:,} tokens, "
+        f"{facts['bits_per_byte_before']:.3f} -> {facts['bits_per_byte']:.3f} bits per byte"
+    )

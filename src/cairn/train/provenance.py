@@ -1,0 +1,52 @@
+"""Which files a training step saw: the batch rebuilt from the stream's state in metrics.jsonl."""
+
+from pathlib import Path
+from typing import Any
+
+from cairn.base import Manifest, Metrics, UserError, read_manifest
+from cairn.tokens.contexts import Formats
+from cairn.tokens.provenance import files_in_batch
+from cairn.tokens.shards import TokenShards
+from cairn.tokens.stream import PretrainingStream, StreamState
+from cairn.tokens.tokenizer import Tokenizer
+
+STREAMED = ("Pretrain", "Distill")  # recipes that read shards through a PretrainingStream
+
+
+def files_of_step(folder: Path, step: int) -> list[dict[str, Any]]:
+    """The files in the batches of a step of a checkpoint, with tokens, SWHIDs and licences.
+
+    UserError for a step that was not trained, or an artifact that read no shards.
+    """
+    manifest = read_manifest(folder)
+    if manifest.kind not in STREAMED:
+        raise UserError(
+            f"{folder} is made by {manifest.kind}, which reads no shards step by step: "
+            f"give a checkpoint of {' or '.join(STREAMED)}"
+        )
+    rows = {row["step"]: row for row in Metrics(folder / "metrics.jsonl").read() if "step" in row}
+    if step not in rows:
+        mend = f"give one from 1 to {max(rows, default=0)}"
+        raise UserError("step", step, f"was not trained in {folder}", mend)
+    settings = manifest.recipe["settings"]
+    shards = folder.parent / manifest.recipe["shards"]["ref"]
+    training = TokenShards.open(shards / "train")
+    stream = PretrainingStream(
+        training,
+        Tokenizer.load(shards),
+        settings["sequence_length"],
+        settings["sequences"],
+        settings["seed"],
+        _formats(manifest),
+    )
+    state, found = StreamState(**rows[step]["stream"]), []
+    for number in range(settings["accumulate"]):
+        batch, state = stream.batch(state)
+        found += [{"micro_batch": number, **file} for file in files_in_batch(batch, training)]
+    return found
+
+
+def _formats(manifest: Manifest) -> Formats:
+    plain = dict(manifest.recipe["formats"])
+    plain.pop("kind")
+    return Formats(**plain)

@@ -1,0 +1,212 @@
+"""The one loop: divided once, resumed bit for bit, stopped when it diverges."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cairn.base import UserError
+from cairn.model import Decoder, build
+from cairn.tokens import PretrainingStream, Tokenizer, TokenShards
+from cairn.tokens.batch import Batch
+from cairn.train import Loss, NextToken, TrainSettings, train
+from cairn.train.objective import Tokens
+
+from .conftest import SMALL
+
+SETTINGS = TrainSettings(steps=8, sequences=2, sequence_length=48, lr=3e-3, warmup=2, save_every=3)
+
+
+def fresh(tokenizer: Tokenizer) -> Decoder:
+    return build(dataclasses.replace(SMALL, vocab_size=tokenizer.vocab_size), seed=1)
+
+
+def stream_of(training: TokenShards, tokenizer: Tokenizer, sequences: int = 2) -> PretrainingStream:
+    return PretrainingStream(training, tokenizer, SETTINGS.sequence_length, sequences, seed=5)
+
+
+def parameters(model: Decoder) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class StopError(Exception):
+    pass
+
+
+class StopAfter(NextToken):
+    """Breaks off in the middle of a step, as a kill would."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def __call__(self, model: Decoder, batch: Tokens) -> Loss:
+        self.left -= 1
+        if self.left < 0:
+            raise StopError
+        return super().__call__(model, batch)
+
+
+def losses(folder: Path) -> list[float]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 7])
+def test_resumed_training_is_bit_for_bit_the_same(tmp_path, training, tokenizer, cut):
+    whole, broken = fresh(tokenizer), fresh(tokenizer)
+    stream = stream_of(training, tokenizer)
+    facts = train(whole, NextToken(), stream, SETTINGS, tmp_path / "a")
+    with pytest.raises(StopError):
+        train(broken, StopAfter(cut), stream, SETTINGS, tmp_path / "b")
+    again = fresh(tokenizer)
+    found = train(again, NextToken(), stream_of(training, tokenizer), SETTINGS, tmp_path / "b")
+    assert found == facts
+    assert same(parameters(again), parameters(whole))
+    assert losses(tmp_path / "b") == losses(tmp_path / "a")
+
+
+def _train_in_child(run: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    tokenizer = Tokenizer.load(run / "shards")
+    training = TokenShards.open(run / "shards" / "train")
+    settings = dataclasses.replace(SETTINGS, steps=40, save_every=2)
+    model = fresh(tokenizer)
+    train(model, NextToken(), stream_of(training, tokenizer), settings, out)
+    save_file(parameters(model), out / "final.safetensors")
+
+
+def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path, run: Path):
+    context = multiprocessing.get_context("spawn")
+
+    def life(out: Path, seconds: float | None) -> None:
+        out.mkdir(exist_ok=True)
+        child = context.Process(target=_train_in_child, args=(run, out))
+        child.start()
+        if seconds is None:
+            child.join()
+            assert child.exitcode == 0
+            return
+        deadline = time.monotonic() + 60
+        while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(seconds)
+        assert child.pid
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+
+    life(tmp_path / "whole", None)
+    for seconds in (0.05, 0.11, 0.02):
+        life(tmp_path / "cut", seconds)
+    life(tmp_path / "cut", None)
+    finals = [load_file(tmp_path / name / "final.safetensors") for name in ("whole", "cut")]
+    assert same(*finals)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+def test_a_damaged_save_falls_back_to_the_one_before(tmp_path, training, tokenizer):
+    whole, stream = fresh(tokenizer), stream_of(training, tokenizer)
+    train(whole, NextToken(), stream, SETTINGS, tmp_path / "a")
+    with pytest.raises(StopError):
+        train(fresh(tokenizer), StopAfter(7), stream, SETTINGS, tmp_path / "b")
+    saves = sorted((tmp_path / "b" / "resume").glob("step-*"))
+    assert [save.name for save in saves] == ["step-000000003", "step-000000006"]
+    victim = saves[-1] / "tensors.safetensors"
+    victim.write_bytes(victim.read_bytes()[:-50])
+    again = fresh(tokenizer)
+    train(again, NextToken(), stream, SETTINGS, tmp_path / "b")
+    assert same(parameters(again), parameters(whole))
+    assert losses(tmp_path / "b") == losses(tmp_path / "a")
+
+
+def test_accumulated_micro_batches_equal_one_big_batch(tmp_path, training, tokenizer):
+    one, many = fresh(tokenizer), fresh(tokenizer)
+    big = dataclasses.replace(SETTINGS, sequences=4, steps=3)
+    small = dataclasses.replace(SETTINGS, sequences=1, accumulate=4, steps=3)
+    train(one, NextToken(), stream_of(training, tokenizer, 4), big, tmp_path / "a")
+    train(many, NextToken(), stream_of(training, tokenizer, 1), small, tmp_path / "b")
+    assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"), rel=1e-5)
+    for name, value in parameters(one).items():
+        assert torch.allclose(value, parameters(many)[name], atol=2e-5), name
+
+
+class Half:
+    """A stream whose second micro-batch counts a single token."""
+
+    def __init__(self, stream: PretrainingStream) -> None:
+        self.stream, self.start = stream, stream.start
+
+    def batch(self, state):
+        batch, after = self.stream.batch(state)
+        if state.window % 2:
+            weights = batch.weights * 0
+            weights[3] = 1.0
+            batch = Batch(batch.tokens, batch.targets, weights, batch.bounds, batch.rows)
+        return batch, after
+
+
+def test_the_loss_is_divided_once_by_all_that_counts(tmp_path, training, tokenizer):
+    model = fresh(tokenizer)
+    stream = Half(stream_of(training, tokenizer, 1))
+    state, total, count = stream.start(), 0.0, 0.0
+    for _ in range(2):
+        batch, state = stream.batch(state)
+        given = Tokens.of(batch, model.device)
+        total += NextToken()(model, given).total.item()
+        count += given.count
+    settings = dataclasses.replace(SETTINGS, sequences=1, accumulate=2, steps=1)
+    train(model, NextToken(), stream, settings, tmp_path)
+    assert losses(tmp_path) == pytest.approx([total / count], rel=1e-6)
+
+
+class Nothing:
+    """A stream in which nothing counts."""
+
+    def __init__(self, stream: PretrainingStream) -> None:
+        self.stream, self.start = stream, stream.start
+
+    def batch(self, state):
+        batch, after = self.stream.batch(state)
+        return Batch(
+            batch.tokens, batch.targets, batch.weights * 0, batch.bounds, batch.rows
+        ), after
+
+
+def test_a_step_in_which_nothing_counts_is_no_nan(tmp_path, training, tokenizer):
+    settings = dataclasses.replace(SETTINGS, steps=1, weight_decay=0.0)
+    model = fresh(tokenizer)
+    before = parameters(model)
+    facts = train(model, NextToken(), Nothing(stream_of(training, tokenizer)), settings, tmp_path)
+    assert facts["loss"] == 0.0
+    assert same(parameters(model), before)
+
+
+def test_divergence_is_told_and_keeps_the_last_save(tmp_path, training, tokenizer):
+    class Explode(NextToken):
+        calls = 0
+
+        def __call__(self, model: Decoder, batch: Tokens) -> Loss:
+            self.calls += 1
+            loss = super().__call__(model, batch)
+            return Loss(loss.total * float("inf") if self.calls > 4 else loss.total, loss.count)
+
+    with pytest.raises(UserError, match=r"step 5: loss .*diverged; the last save is kept"):
+        train(fresh(tokenizer), Explode(), stream_of(training, tokenizer), SETTINGS, tmp_path)
+    assert [p.name for p in (tmp_path / "resume").iterdir()] == ["step-000000003"]
+
+
+def test_training_learns(tmp_path, training, tokenizer):
+    settings = dataclasses.replace(SETTINGS, steps=40, sequences=4, lr=1e-2)
+    train(fresh(tokenizer), NextToken(), stream_of(training, tokenizer, 4), settings, tmp_path)
+    found = losses(tmp_path)
+    assert sum(found[-5:]) / 5 < found[0] - 1.0

@@ -1,0 +1,159 @@
+"""Schedule, groups, settings, precision, held-out bits, the recipe and its provenance."""
+
+import dataclasses
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cairn.base import Ref, UserError, read_manifest
+from cairn.base.make import make
+from cairn.model import Spans, build
+from cairn.tokens import PretrainingStream, Tokenize, TokenShards
+from cairn.tokens.batch import Batch
+from cairn.train import NextToken, Pretrain, TrainSettings
+from cairn.train.heldout import bits_per_byte
+from cairn.train.objective import Tokens
+from cairn.train.optimizer import decays, make_optimizer
+from cairn.train.precision import pick_device, pick_precision
+from cairn.train.provenance import files_of_step
+from cairn.train.schedule import learning_rate
+
+from .conftest import SMALL, FewFiles
+
+SETTINGS = TrainSettings(steps=4, sequences=2, sequence_length=48, lr=3e-3, warmup=1, save_every=2)
+
+
+def test_the_schedule_warms_up_stays_and_decays():
+    settings = TrainSettings(steps=100, lr=1.0, warmup=10, decay=0.2, min_lr_ratio=0.1)
+    rates = [learning_rate(settings, step) for step in range(1, 101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9:80] == [1.0] * 71
+    assert rates[89] == pytest.approx(0.55)
+    assert rates[99] == pytest.approx(0.1)
+    assert all(a >= b for a, b in itertools.pairwise(rates[80:]))
+    assert learning_rate(dataclasses.replace(settings, warmup=0, decay=0.0), 100) == 1.0
+
+
+def test_only_matrices_decay():
+    model = build(dataclasses.replace(SMALL, vocab_size=64), seed=0)
+    groups = make_optimizer(model, SETTINGS).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+    spared = {name for name, p in model.named_parameters() if not decays(name, p)}
+    leaves = {name.rsplit(".", 1)[-1] for name in spared}
+    assert {"A_log", "D", "dt_bias", "bias"} <= leaves
+    assert all(
+        "norm" in n or n.endswith((".A_log", ".D", ".dt_bias")) or "conv1d" in n for n in spared
+    )
+    counted = sum(len(group["params"]) for group in groups)
+    assert counted == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("steps", 0),
+        ("lr", 0.0),
+        ("decay", 1.5),
+        ("betas", (0.9,)),
+        ("accumulate", 0),
+        ("warmup", -1),
+    ],
+)
+def test_settings_refuse_what_cannot_be(field, value):
+    with pytest.raises(UserError, match=field):
+        dataclasses.replace(SETTINGS, **{field: value})
+
+
+def test_precision_and_device_are_picked_or_refused():
+    cpu = torch.device("cpu")
+    assert pick_precision("bf16", cpu) == "bf16"
+    assert pick_precision("auto", cpu) in {"fp32", "bf16"}
+    with pytest.raises(UserError, match="device='gpu'"):
+        pick_device("gpu")
+
+
+def test_masked_tokens_have_no_gradient(tokenizer):
+    model = build(dataclasses.replace(SMALL, vocab_size=tokenizer.vocab_size), seed=0)
+    ids = np.arange(10, dtype=np.int64)
+    weights = np.zeros(10, np.float32)
+    weights[[2, 5]] = (1.0, 0.5)
+    batch = Batch(ids, np.roll(ids, -1), weights, np.array([0, 10], np.int32), [])
+    loss = NextToken()(model, Tokens.of(batch, model.device))
+    log_p = model(torch.from_numpy(ids), Spans.of([10])).log_softmax(-1)
+    expected = -(log_p[2, 3] + 0.5 * log_p[5, 6])
+    assert loss.count == 1.5
+    assert loss.total.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_bits_per_byte_of_a_uniform_model_is_the_size_of_its_tokens(run, tokenizer):
+    model = build(dataclasses.replace(SMALL, vocab_size=tokenizer.vocab_size), seed=0)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    held = TokenShards.open(run / "shards" / "heldout")
+    size = sum(held.documents["bytes"].to_pylist())
+    expected = len(held.tokens) * math.log2(tokenizer.vocab_size) / size
+    assert bits_per_byte(model, held, tokenizer) == pytest.approx(expected, rel=1e-6)
+
+
+def test_pretrain_makes_a_checkpoint_and_like_takes_its_shape(run, tmp_path):
+    shards = Tokenize(corpus=Ref("corpus"), tokenizer=Ref("words"), heldout=0.3)
+    words = json.loads((run / "words" / "manifest.json").read_text())["recipe"]
+    from cairn.tokens import LearnTokenizer
+
+    plan = {
+        "corpus": FewFiles(),
+        "words": LearnTokenizer(corpus=Ref("corpus"), vocab_size=words["vocab_size"]),
+        "shards": shards,
+        "base": Pretrain(model=SMALL, shards=Ref("shards"), settings=SETTINGS),
+        "twin": Pretrain(like=Ref("base"), shards=Ref("shards"), settings=SETTINGS),
+    }
+    made = {one.name: one.manifest for one in make(plan, tmp_path)}
+    facts = made["base"].facts
+    assert facts["bits_per_byte"] < facts["bits_per_byte_before"]
+    assert made["twin"].facts == facts, "the same shape, seed and data give the same model"
+    assert "model.safetensors" in made["base"].files
+    assert not (tmp_path / "base" / "resume").exists()
+    again = make(
+        {name: plan[name] for name in ("corpus", "words", "shards", "base")}, tmp_path / "2"
+    )
+    assert again[-1].manifest.digest == made["base"].digest
+
+    _check_step(tmp_path)
+
+
+def _check_step(folder):
+    found = files_of_step(folder / "base", 3)
+    settings = read_manifest(folder / "base").recipe["settings"]
+    from cairn.tokens import Tokenizer
+
+    training = TokenShards.open(folder / "shards" / "train")
+    stream = PretrainingStream(
+        training, Tokenizer.load(folder / "shards"), settings["sequence_length"], 2, 0
+    )
+    state = stream.start()
+    for _ in range(2):
+        _, state = stream.batch(state)
+    batch, _ = stream.batch(state)
+    assert {file["ledger_row"] for file in found} == {row for row, _, _ in batch.rows}
+    assert all(file["swhid"].startswith("swh:1:cnt:") for file in found)
+    with pytest.raises(UserError, match="give one from 1 to 4"):
+        files_of_step(folder / "base", 5)
+    with pytest.raises(UserError, match="reads no shards step by step"):
+        files_of_step(folder / "shards", 1)
+
+
+def test_a_vocabulary_that_is_not_the_tokenizers_is_refused(run, tmp_path):
+    wrong = dataclasses.replace(SMALL, vocab_size=100)
+    recipe = Pretrain(model=wrong, shards=Ref("shards"), settings=SETTINGS)
+    from cairn.base import Work
+    from cairn.base.artifact import find_manifest
+
+    manifest = find_manifest(run / "shards")
+    assert manifest
+    with pytest.raises(UserError, match="vocab_size=100"):
+        recipe.run(Work(tmp_path, {"shards": (run / "shards", manifest)}))
+    with pytest.raises(UserError, match="give one of model= and like="):
+        Pretrain(shards=Ref("shards"), settings=SETTINGS)
