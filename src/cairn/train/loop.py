@@ -57,6 +57,7 @@ def train(
     are taken before the first step (name + `_before`) and after the last. UserError where the loss
     or the gradient stops being finite: the last save is kept.
     """
+    out.mkdir(parents=True, exist_ok=True)
     optimizer = make_optimizer(model, settings)
     metrics = Metrics(out / "metrics.jsonl")
     saved = resume.load(out / "resume", model, optimizer)
