@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cairn.ops.gradient import once
+from cairn.ops.gradient import once, run
 
 # Logits that exist at a time: about a core's share of cache, or enough to fill a GPU.
 _LOGITS = {"cpu": 2**19}
@@ -30,7 +30,7 @@ def linear_cross_entropy(
     Returns a scalar in fp32 (fp64 for fp64 inputs). Differentiable in hidden and weight, once.
     """
     size = slice_size or _slice_size(hidden, weight)
-    return _CrossEntropy.apply(hidden, weight, targets, weights, size)
+    return run(_CrossEntropy, hidden, weight, targets, weights, size)
 
 
 def linear_kl(
@@ -50,7 +50,7 @@ def linear_kl(
     """
     teacher = (teacher_hidden.detach(), teacher_weight.detach())
     size = slice_size or _slice_size(hidden, weight)
-    return _Kl.apply(hidden, weight, *teacher, weights, temperature, size)
+    return run(_Kl, hidden, weight, *teacher, weights, temperature, size)
 
 
 def _slice_size(hidden: Tensor, weight: Tensor) -> int:

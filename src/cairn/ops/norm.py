@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cairn.ops.gradient import once
+from cairn.ops.gradient import once, run
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -14,7 +14,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
     x [..., D]; weight [D]. Differentiable once.
     """
-    return _RmsNorm.apply(x, weight, eps)
+    return run(_RmsNorm, x, weight, eps)
 
 
 def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: float) -> Tensor:
@@ -23,12 +23,12 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: fl
     x, gate [..., D]; weight [D]; in at least fp32, returned in the gate's dtype.
     Differentiable once.
     """
-    return _GatedRmsNorm.apply(x, gate, weight, groups, eps)
+    return run(_GatedRmsNorm, x, gate, weight, groups, eps)
 
 
 def squared_relu(x: Tensor) -> Tensor:
     """max(x, 0) squared. Differentiable once."""
-    return _SquaredRelu.apply(x)
+    return run(_SquaredRelu, x)
 
 
 def _wide(x: Tensor) -> Tensor:

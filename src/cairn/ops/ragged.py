@@ -5,11 +5,14 @@ Legend: T tokens, S spans, K chunks, Q chunk size, W window, E places (padding i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from cairn.ops.gradient import once, run
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,13 @@ class Places:
         """[T, ...] to [E, ...]; what padding holds is finite where x is, and has no gradient."""
         if self.identity:
             return x
-        return _Rows.apply(x, self.index, self.place, None)
+        return run(_Rows, x, self.index, self.place, None)
 
     def unpad(self, y: Tensor) -> Tensor:
         """[E, ...] to [T, ...]; padding is dropped."""
         if self.identity:
             return y
-        return _Rows.apply(y, self.place, self.index, self.pads)
+        return run(_Rows, y, self.place, self.index, self.pads)
 
 
 class _Rows(torch.autograd.Function):
@@ -67,6 +70,7 @@ class _Rows(torch.autograd.Function):
         return x.index_select(0, there)
 
     @staticmethod
+    @once
     def backward(ctx: Any, *grads: Tensor) -> Any:
         back, pads = ctx.saved_tensors
         grad = grads[0].index_select(0, back)
@@ -108,7 +112,12 @@ class Chunks:
         cls, lengths: Sequence[int], size: int, window: int, device: torch.device | str
     ) -> "Chunks":
         """Cut spans of these lengths (0 allowed) into chunks of at most `size` tokens."""
-        device = torch.device(device)
+        return _chunks(tuple(lengths), size, window, torch.device(device))
+
+    @classmethod
+    def _of(
+        cls, lengths: tuple[int, ...], size: int, window: int, device: torch.device
+    ) -> "Chunks":
         length = np.asarray(lengths, np.int64)
         size = max(1, min(size, int(length.max(initial=1))))
         counts = -(-length // size)
@@ -133,6 +142,12 @@ class Chunks:
             rank=None if in_order else _to(rank, device),
             halo=Halo.of(length, start, span, first, size, window, device),
         )
+
+
+@lru_cache(maxsize=8)
+def _chunks(lengths: tuple[int, ...], size: int, window: int, device: torch.device) -> Chunks:
+    """Decoding cuts the same lengths at every step: planning them takes a quarter of a step."""
+    return Chunks._of(lengths, size, window, device)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cairn.ops.gradient import once
+from cairn.ops.gradient import once, run
 from cairn.ops.ragged import Chunks
 
 
@@ -31,7 +31,7 @@ def ssd_scan(
     Returns y [K, Q, H, P] and the last states [S, H, P, N]; differentiable once in all.
     """
     with torch.autocast(x.device.type, enabled=False):  # decays do not bear 8 bits of mantissa
-        return _Scan.apply(x, dt, A, B, C, D, state, chunks)
+        return run(_Scan, x, dt, A, B, C, D, state, chunks)
 
 
 class _Scan(torch.autograd.Function):
