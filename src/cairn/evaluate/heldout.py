@@ -1,6 +1,5 @@
 """Held-out files: what the model was not trained on, byte for byte."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +27,12 @@ class File:
 class HeldOut:
     """The files of a shards artifact's `heldout/`, in an order that no name decides.
 
-    They are sorted by a hash of the content, so that the first k are a sample of all of them:
+    They are sorted by content id, which is a hash, so that the first k are a sample of all of them:
     `take(k)` gives the same files for every model and every tokenizer.
     """
 
     def __init__(self, files: Sequence[File]) -> None:
-        self.files = sorted(files, key=lambda file: (_spread(file), file.repo_name, file.path))
+        self.files = sorted(files, key=lambda file: (file.content_id, file.repo_name, file.path))
 
     @classmethod
     def open(cls, shards: Path) -> "HeldOut":
@@ -57,7 +56,3 @@ class HeldOut:
     def take(self, limit: int | None) -> list[File]:
         """The first `limit` files, or all."""
         return self.files[:limit]
-
-
-def _spread(file: File) -> str:
-    return hashlib.sha256(file.content).hexdigest()

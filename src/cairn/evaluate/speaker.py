@@ -1,6 +1,5 @@
 """The model under test: asked for text, or for the bits that it spends on given text."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +10,13 @@ import torch
 from cairn.base import progress
 from cairn.engine import Engine, SamplingParams
 from cairn.evaluate.task import Example, Sampling
-from cairn.model import Spans
+from cairn.model.likelihood import document_bits, tail_bits
 from cairn.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from cairn.model import Decoder
 
 LONGEST = 2048  # tokens of a window, or of a sequence in the engine, where the model allows more
-ROWS = 512  # rows of logits that exist at a time
 SLOTS = 16
 ASKED_AT_ONCE = 128
 
@@ -99,70 +97,10 @@ class Speaker:
         """
         first = "<file_sep>" if self.tokenizer.has("<file_sep>") else "<|endoftext|>"
         start = self.tokenizer.id(first)
-        numbers, pieces = [], []
-        for number, document in enumerate(documents):
-            whole = [start, *document]
-            for begin, end, counted in windows(len(whole), self.context):
-                numbers.append(number)
-                pieces.append((whole[begin:end], counted))
-        totals = [[0.0] for _ in documents]
-        for number, bits in zip(numbers, self.tails(pieces, "bits per byte"), strict=True):
-            totals[number].append(bits)
-        return [math.fsum(parts) for parts in totals]
+        with progress("bits per byte", unit="windows") as bar:
+            return document_bits(self.model, documents, start, self.context, bar.advance)
 
     def tails(self, pieces: Sequence[tuple[Sequence[int], int]], label: str) -> list[float]:
         """Bits that the model spends on the last `counted` tokens of each (tokens, counted)."""
-        found: list[float] = []
         with progress(label, total=len(pieces), unit="windows") as bar:
-            for batch in _batches(pieces, max(self.context, 4 * ROWS)):
-                found += self._tails(batch)
-                bar.advance(len(batch))
-        return found
-
-    @torch.inference_mode()
-    def _tails(self, batch: Sequence[tuple[Sequence[int], int]]) -> list[float]:
-        model = self.model
-        flat = torch.tensor([token for tokens, _ in batch for token in tokens])
-        hidden = model.hidden(flat, Spans.of([len(tokens) for tokens, _ in batch]))
-        targets = torch.roll(flat, -1).to(hidden.device)
-        losses = torch.cat(
-            [
-                torch.nn.functional.cross_entropy(
-                    model.head(rows), wanted, reduction="none"
-                ).double()
-                for rows, wanted in zip(hidden.split(ROWS), targets.split(ROWS), strict=True)
-            ]
-        ).tolist()
-        found, end = [], 0
-        for tokens, counted in batch:
-            end += len(tokens)
-            found.append(math.fsum(losses[end - 1 - counted : end - 1]) / math.log(2))
-        return found
-
-
-def windows(length: int, size: int) -> list[tuple[int, int, int]]:
-    """(begin, end, counted) over `length` tokens of which the first is given.
-
-    Together the windows count each of the others once, at its only or at its better place.
-    """
-    found = [(0, min(length, size), min(length, size) - 1)]
-    while found[-1][1] < length:
-        done = found[-1][1]
-        end = min(length, done + size // 2)
-        found.append((max(0, end - size), end, end - done))
-    return found
-
-
-def _batches(
-    pieces: Sequence[tuple[Sequence[int], int]], tokens: int
-) -> list[list[tuple[Sequence[int], int]]]:
-    """Consecutive pieces, in batches of at most `tokens` tokens (or of one piece)."""
-    found: list[list[tuple[Sequence[int], int]]] = []
-    room = 0
-    for piece in pieces:
-        if not found or len(piece[0]) > room:
-            found.append([])
-            room = tokens
-        found[-1].append(piece)
-        room -= len(piece[0])
-    return found
+            return tail_bits(self.model, pieces, self.context, bar.advance)
