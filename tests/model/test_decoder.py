@@ -242,3 +242,25 @@ def test_mistakes_are_named(model, tiny):
     undecided = dataclasses.replace(tiny, vocab_size=0)
     with pytest.raises(UserError, match="vocab_size"):
         build(undecided)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_gpu_computes_what_the_cpu_computes(tiny):
+    host, there = build(tiny, seed=3), build(tiny, seed=3, device="cuda")
+    tokens, lengths = some_tokens(tiny, 30), [17, 0, 1, 12]
+    hidden = [m.hidden(tokens.to(m.device), Spans.of(lengths)) for m in (host, there)]
+    torch.testing.assert_close(hidden[1].cpu(), hidden[0], rtol=0, atol=1e-3)
+    for m, h in zip((host, there), hidden, strict=True):
+        weights = torch.ones(30, device=m.device)
+        linear_cross_entropy(h, m.lm_head.weight, tokens.to(m.device), weights).backward()
+    for (name, p), q in zip(host.named_parameters(), there.parameters(), strict=True):
+        assert p.grad is not None
+        assert q.grad is not None
+        torch.testing.assert_close(q.grad.cpu(), p.grad, rtol=1e-2, atol=1e-3, msg=name)
+    cache = Cache(tiny, 2, 32, "cuda")
+    with torch.no_grad():
+        parts = [
+            there(part, Spans.of([len(part)], [1]), cache) for part in tokens.split([9, 1, 20])
+        ]
+        torch.testing.assert_close(torch.cat(parts).cpu(), alone(host, tokens), rtol=0, atol=1e-3)
