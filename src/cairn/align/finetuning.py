@@ -1,0 +1,121 @@
+"""Supervised fine-tuning of a checkpoint on pairs from its own corpus: the worker of `FineTune`."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+import torch
+
+from cairn.align.pairs import Pair, Source, find_pairs, pair_table, sample
+from cairn.align.sft import Conversation, ConversationStream
+from cairn.base import UserError, Work, note
+from cairn.evaluate.speaker import Speaker
+from cairn.model import Decoder, load
+from cairn.tokens import Tokenizer, TokenShards, conversation
+from cairn.tokens.sentinels import END_OF_TEXT
+from cairn.train.checkpoint import write_checkpoint
+from cairn.train.loop import train
+from cairn.train.objective import NextToken
+from cairn.train.precision import pick_device
+
+if TYPE_CHECKING:
+    from cairn.align import FineTune
+
+PAIRS = "pairs"
+COLUMNS = ["ledger_row", "content_id", "repo_name", "path", "language", "content"]
+
+
+def fine_tune(recipe: "FineTune", work: Work) -> dict[str, Any]:
+    """Make the checkpoint in `work.out`; returns the facts."""
+    start, shards = work.input(recipe.start), work.input(recipe.shards)
+    tokenizer = Tokenizer.load(start)
+    if not work.has(PAIRS):
+        learned, held = split_pairs(recipe, work.input(recipe.corpus), shards)
+        with work.part(PAIRS) as folder:
+            folder.mkdir()
+            pq.write_table(pair_table(learned), folder / "train.parquet")
+            pq.write_table(pair_table(held), folder / "heldout.parquet")
+    learned, held = (read_pairs(work.out / PAIRS / f"{n}.parquet") for n in ("train", "heldout"))
+    settings = recipe.settings
+    stream = ConversationStream(
+        [as_conversation(pair, tokenizer) for pair in learned],
+        settings.sequence_length,
+        settings.sequences,
+        settings.seed,
+        tokenizer.id(END_OF_TEXT),
+    )
+    asked = [as_conversation(pair, tokenizer) for pair in held]
+    asked = [one for one in asked if len(one.ids) <= settings.sequence_length]
+
+    def measure(model: Decoder) -> dict[str, float]:
+        return {"response_loss": response_loss(model, tokenizer, asked)} if asked else {}
+
+    model = load(start, pick_device(settings.device), torch.float32)
+    name = work.out.name
+    facts = train(model, NextToken(), stream, settings, work.out, evaluate=measure, label=name)
+    write_checkpoint(model, tokenizer, work.out)
+    own = {
+        "parameters": model.config.parameters,
+        "pairs": len(stream.conversations),
+        "pairs_left_out": stream.left_out,
+        "heldout_pairs": len(asked),
+    }
+    return own | facts
+
+
+def split_pairs(recipe: "FineTune", corpus: Path, shards: Path) -> tuple[list[Pair], list[Pair]]:
+    """Pairs of the training files, and pairs of held-out files that are not among them."""
+    rows = {name: _ledger_rows(shards / name) for name in ("train", "heldout")}
+    learned, known = find_pairs(sources(corpus, rows["train"]), recipe.limits)
+    held, _ = find_pairs(sources(corpus, rows["heldout"]), recipe.limits, known)
+    if not learned:
+        raise UserError(
+            f"corpus {recipe.corpus.name}: its training files hold no Python function with a "
+            "docstring that is fit for a pair; add such sources or widen `limits`"
+        )
+    note(f"{len(learned):,} pairs from training files, {len(held):,} from held-out files")
+    return sample(learned, recipe.most_pairs), sample(held, recipe.heldout_pairs)
+
+
+def _ledger_rows(split: Path) -> frozenset[int]:
+    return frozenset(TokenShards.open(split).documents["ledger_row"].to_pylist())
+
+
+def sources(corpus: Path, rows: frozenset[int]) -> Iterator[Source]:
+    """The corpus's Python files of these ledger rows, in the corpus's order."""
+    from cairn.curate.corpus import read_files
+
+    for batch in read_files(corpus, columns=COLUMNS):
+        for row in batch.to_pylist():
+            if row["ledger_row"] in rows and row["language"] == "Python" and row["content"]:
+                yield Source(**{name: row[name] for name in COLUMNS if name != "language"})
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Pairs as `pair_table` wrote them."""
+    return [Pair(**row) for row in pq.read_table(path).to_pylist()]
+
+
+def as_conversation(pair: Pair, tokenizer: Tokenizer) -> Conversation:
+    """The pair in the tokenizer's chat layout, without reasoning."""
+    ids, weights = conversation(pair.messages, tokenizer, thinking=False)
+    return Conversation(ids, weights, pair.ledger_row)
+
+
+def response_loss(
+    model: Decoder, tokenizer: Tokenizer, conversations: Sequence[Conversation]
+) -> float:
+    """Nats for each token that the assistant says, over all conversations."""
+    pieces = list(_tails(conversations))
+    bits = Speaker(model, tokenizer).tails(pieces, "response loss")
+    nats = math.fsum(bits) * math.log(2)
+    return round(nats / sum(counted for _, counted in pieces), 6)
+
+
+def _tails(conversations: Iterable[Conversation]) -> Iterator[tuple[Sequence[int], int]]:
+    """Each conversation up to the last token that the assistant says, and how many it says."""
+    for one in conversations:
+        last = max(place for place, weight in enumerate(one.weights) if weight)
+        yield one.ids[: last + 1], int(sum(one.weights))
