@@ -11,6 +11,7 @@ from cairn.evaluate.heldout import File, HeldOut
 from cairn.evaluate.likelihood import BitsPerByte, concatenated_bits, likelihood_scores
 from cairn.evaluate.speaker import Speaker
 from cairn.evaluate.task import Setting, mean, ratio
+from cairn.model.likelihood import windows
 from cairn.tokens import TokenShards
 
 
@@ -52,6 +53,18 @@ def test_long_documents_do_not_depend_on_the_batch(speaker):
     alone = speaker.bits([ids])
     among = speaker.bits([ids[:50], ids, ids[:700]])
     assert among[1] == pytest.approx(alone[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 12, 13, 100])
+def test_windows_count_each_token_once_with_enough_before_it(length):
+    counted = []
+    for begin, end, count in windows(length, 8):
+        assert 0 <= begin <= end - count
+        assert end - begin <= 8
+        for place in range(end - count, end):
+            counted.append(place)
+            assert place - begin >= min(place, 4)
+    assert counted == list(range(1, length))
 
 
 def test_heldout_files_are_whole_and_in_an_order_of_their_own(made, heldout):
