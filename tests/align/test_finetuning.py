@@ -9,6 +9,7 @@ import pytest
 from cairn.align import FineTune, PairLimits
 from cairn.align import finetuning as worker
 from cairn.align.finetuning import as_conversation, read_pairs, response_loss
+from cairn.align.provenance import files_of_step
 from cairn.align.sft import ConversationStream
 from cairn.base import Ref, UserError
 from cairn.base.make import make
@@ -137,6 +138,21 @@ def test_again_and_after_interruptions_the_bytes_are_the_same(made, runs, tmp_pa
     one, two = ((f / "chat" / "manifest.json").read_text() for f in (folder, runs))
     assert json.loads(one)["digest"] == json.loads(two)["digest"]
     assert json.loads(one)["facts"] == json.loads(two)["facts"]
+
+
+def test_a_step_is_traced_to_its_files(runs):
+    pairs = read_pairs(runs / "chat" / "pairs" / "train.parquet")
+    seen = set()
+    for step in range(1, 13):
+        files = files_of_step(runs / "chat", step)
+        assert files
+        assert all(file["swhid"].startswith("swh:1:cnt:") for file in files)
+        seen |= {file["path"] for file in files}
+    assert seen == {pair.path for pair in pairs}
+    with pytest.raises(UserError, match="from 1 to 12"):
+        files_of_step(runs / "chat", 13)
+    with pytest.raises(UserError, match="made by Pretrain"):
+        files_of_step(runs / "base", 1)
 
 
 def test_fewer_pairs_on_request(made, tmp_path):

@@ -39,13 +39,8 @@ def fine_tune(recipe: "FineTune", work: Work) -> dict[str, Any]:
             pq.write_table(pair_table(held), folder / "heldout.parquet")
     learned, held = (read_pairs(work.out / PAIRS / f"{n}.parquet") for n in ("train", "heldout"))
     settings = recipe.settings
-    stream = ConversationStream(
-        [as_conversation(pair, tokenizer) for pair in learned],
-        settings.sequence_length,
-        settings.sequences,
-        settings.seed,
-        tokenizer.id(END_OF_TEXT),
-    )
+    size, number, seed = settings.sequence_length, settings.sequences, settings.seed
+    stream = stream_of(learned, tokenizer, size, number, seed)
     asked = [as_conversation(pair, tokenizer) for pair in held]
     asked = [one for one in asked if len(one.ids) <= settings.sequence_length]
 
@@ -96,6 +91,15 @@ def sources(corpus: Path, rows: frozenset[int]) -> Iterator[Source]:
 def read_pairs(path: Path) -> list[Pair]:
     """Pairs as `pair_table` wrote them."""
     return [Pair(**row) for row in pq.read_table(path).to_pylist()]
+
+
+def stream_of(
+    pairs: Sequence[Pair], tokenizer: Tokenizer, sequence_length: int, sequences: int, seed: int
+) -> ConversationStream:
+    """The batches that a fine-tuning on these pairs sees."""
+    talks = [as_conversation(pair, tokenizer) for pair in pairs]
+    end = tokenizer.id(END_OF_TEXT)
+    return ConversationStream(talks, sequence_length, sequences, seed, end)
 
 
 def as_conversation(pair: Pair, tokenizer: Tokenizer) -> Conversation:

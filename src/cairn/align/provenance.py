@@ -1,0 +1,38 @@
+"""Which files the conversations of a fine-tuning step came from."""
+
+from pathlib import Path
+from typing import Any
+
+from cairn.align.finetuning import PAIRS, read_pairs, stream_of
+from cairn.align.sft import SftState
+from cairn.base import Metrics, UserError, read_manifest
+from cairn.tokens import Tokenizer, TokenShards
+from cairn.tokens.provenance import files_in_batch
+
+
+def files_of_step(folder: Path, step: int) -> list[dict[str, Any]]:
+    """The files in the batches of a step of a `FineTune` checkpoint, as `files_in_batch` tells.
+
+    UserError for a step that was not trained, or an artifact of another kind.
+    """
+    manifest = read_manifest(folder)
+    if manifest.kind != "FineTune":
+        raise UserError(f"{folder} is made by {manifest.kind}: give a checkpoint of FineTune")
+    rows = {row["step"]: row for row in Metrics(folder / "metrics.jsonl").read() if "step" in row}
+    if step not in rows:
+        mend = f"give one from 1 to {max(rows, default=0)}"
+        raise UserError("step", step, f"was not trained in {folder}", mend)
+    settings = manifest.recipe["settings"]
+    stream = stream_of(
+        read_pairs(folder / PAIRS / "train.parquet"),
+        Tokenizer.load(folder),
+        settings["sequence_length"],
+        settings["sequences"],
+        settings["seed"],
+    )
+    shards = TokenShards.open(folder.parent / manifest.recipe["shards"]["ref"] / "train")
+    state, found = SftState(**rows[step]["stream"]), []
+    for number in range(settings["accumulate"]):
+        batch, state = stream.batch(state)
+        found += [{"micro_batch": number, **file} for file in files_in_batch(batch, shards)]
+    return found
