@@ -1,66 +1,11 @@
-"""Shards of a few standard-library files, and a model small enough to train in a test."""
+"""Shards of a few standard-library files; one thread, so that tests do not wait for each other."""
 
-import hashlib
-import sysconfig
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cairn.base import Recipe, Ref, Work
-from cairn.base.make import make
-from cairn.model import ModelConfig
-from cairn.tokens import LearnTokenizer, Tokenize, Tokenizer, TokenShards
-
-FILES = "abc.py bisect.py copy.py csv.py heapq.py keyword.py queue.py sched.py string.py types.py"
-
-SMALL = ModelConfig(
-    pattern="M*-",
-    vocab_size=0,
-    hidden_size=32,
-    intermediate_size=64,
-    attention_heads=2,
-    key_value_heads=1,
-    head_dim=16,
-    mamba_heads=4,
-    mamba_head_dim=16,
-    state_size=16,
-    groups=2,
-    chunk_size=32,
-    max_positions=256,
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FewFiles(Recipe):
-    """Stands for Curate: a corpus of ten files."""
-
-    def run(self, work: Work) -> dict[str, Any]:
-        library = Path(sysconfig.get_paths()["stdlib"])
-        rows = []
-        for number, name in enumerate(FILES.split()):
-            raw = (library / name).read_bytes()
-            blob = hashlib.sha1(b"blob %d\0" % len(raw) + raw, usedforsecurity=False).hexdigest()
-            rows.append(
-                {
-                    "ledger_row": number,
-                    "content_id": blob,
-                    "repo_name": "python/cpython",
-                    "path": name,
-                    "language": "Python",
-                    "license_type": "permissive",
-                    "detected_licenses": ["PSF-2.0"],
-                    "length_bytes": len(raw),
-                    "content": raw.decode(),
-                }
-            )
-        (work.out / "files").mkdir()
-        pq.write_table(pa.Table.from_pylist(rows), work.out / "files" / "part-00000.parquet")
-        return {}
+from cairn.tokens import Tokenizer, TokenShards
 
 
 @pytest.fixture(autouse=True)
@@ -72,16 +17,8 @@ def _one_thread():
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with the artifacts corpus, words and shards."""
-    plan = {
-        "corpus": FewFiles(),
-        "words": LearnTokenizer(corpus=Ref("corpus"), vocab_size=512),
-        "shards": Tokenize(corpus=Ref("corpus"), tokenizer=Ref("words"), heldout=0.3),
-    }
-    folder = tmp_path_factory.mktemp("run")
-    make(plan, folder)
-    return folder
+def run(tiny_run: Path) -> Path:
+    return tiny_run
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,10 @@
 """The one loop: divided once, resumed bit for bit, stopped when it diverges."""
 
-import dataclasses
 import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,13 +17,13 @@ from cairn.tokens.batch import Batch
 from cairn.train import Loss, NextToken, TrainSettings, train
 from cairn.train.objective import Tokens
 
-from .conftest import SMALL
-
 SETTINGS = TrainSettings(steps=8, sequences=2, sequence_length=48, lr=3e-3, warmup=2, save_every=3)
 
 
-def fresh(tokenizer: Tokenizer) -> Decoder:
-    return build(dataclasses.replace(SMALL, vocab_size=tokenizer.vocab_size), seed=1)
+@pytest.fixture
+def fresh(small_model, tokenizer):
+    """Makes the same new model at each call."""
+    return lambda: build(replace(small_model, vocab_size=tokenizer.vocab_size), seed=1)
 
 
 def stream_of(training: TokenShards, tokenizer: Tokenizer, sequences: int = 2) -> PretrainingStream:
@@ -61,13 +61,13 @@ def losses(folder: Path) -> list[float]:
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4, 7])
-def test_resumed_training_is_bit_for_bit_the_same(tmp_path, training, tokenizer, cut):
-    whole, broken = fresh(tokenizer), fresh(tokenizer)
+def test_resumed_training_is_bit_for_bit_the_same(tmp_path, training, tokenizer, fresh, cut):
+    whole, broken = fresh(), fresh()
     stream = stream_of(training, tokenizer)
     facts = train(whole, NextToken(), stream, SETTINGS, tmp_path / "a")
     with pytest.raises(StopError):
         train(broken, StopAfter(cut), stream, SETTINGS, tmp_path / "b")
-    again = fresh(tokenizer)
+    again = fresh()
     found = train(again, NextToken(), stream_of(training, tokenizer), SETTINGS, tmp_path / "b")
     assert found == facts
     assert same(parameters(again), parameters(whole))
@@ -75,7 +75,8 @@ def test_resumed_training_is_bit_for_bit_the_same(tmp_path, training, tokenizer,
 
 
 CHILD = """
-import dataclasses, sys
+import sys
+from dataclasses import replace
 from pathlib import Path
 import torch
 from cairn.model import ModelConfig, build, save
@@ -85,16 +86,16 @@ from cairn.train import NextToken, TrainSettings, train
 torch.set_num_threads(1)
 shards, out = map(Path, sys.argv[1:])
 tokenizer = Tokenizer.load(shards)
-settings = dataclasses.replace({settings!r}, steps=40, save_every=2)
+settings = replace({settings!r}, steps=40, save_every=2)
 stream = PretrainingStream(TokenShards.open(shards / "train"), tokenizer, 48, 2, seed=5)
-model = build(dataclasses.replace({model!r}, vocab_size=tokenizer.vocab_size), seed=1)
+model = build(replace({model!r}, vocab_size=tokenizer.vocab_size), seed=1)
 train(model, NextToken(), stream, settings, out)
 save(model, out)
 """
 
 
-def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path, run: Path):
-    code = CHILD.format(settings=SETTINGS, model=SMALL)
+def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path, run: Path, small_model):
+    code = CHILD.format(settings=SETTINGS, model=small_model)
 
     def life(out: Path, seconds: float | None) -> None:
         out.mkdir(exist_ok=True)
@@ -118,25 +119,25 @@ def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path, run: Path):
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
-def test_a_damaged_save_falls_back_to_the_one_before(tmp_path, training, tokenizer):
-    whole, stream = fresh(tokenizer), stream_of(training, tokenizer)
+def test_a_damaged_save_falls_back_to_the_one_before(tmp_path, training, tokenizer, fresh):
+    whole, stream = fresh(), stream_of(training, tokenizer)
     train(whole, NextToken(), stream, SETTINGS, tmp_path / "a")
     with pytest.raises(StopError):
-        train(fresh(tokenizer), StopAfter(7), stream, SETTINGS, tmp_path / "b")
+        train(fresh(), StopAfter(7), stream, SETTINGS, tmp_path / "b")
     saves = sorted((tmp_path / "b" / "resume").glob("step-*"))
     assert [save.name for save in saves] == ["step-000000003", "step-000000006"]
     victim = saves[-1] / "tensors.safetensors"
     victim.write_bytes(victim.read_bytes()[:-50])
-    again = fresh(tokenizer)
+    again = fresh()
     train(again, NextToken(), stream, SETTINGS, tmp_path / "b")
     assert same(parameters(again), parameters(whole))
     assert losses(tmp_path / "b") == losses(tmp_path / "a")
 
 
-def test_accumulated_micro_batches_equal_one_big_batch(tmp_path, training, tokenizer):
-    one, many = fresh(tokenizer), fresh(tokenizer)
-    big = dataclasses.replace(SETTINGS, sequences=4, steps=3)
-    small = dataclasses.replace(SETTINGS, sequences=1, accumulate=4, steps=3)
+def test_accumulated_micro_batches_equal_one_big_batch(tmp_path, training, tokenizer, fresh):
+    one, many = fresh(), fresh()
+    big = replace(SETTINGS, sequences=4, steps=3)
+    small = replace(SETTINGS, sequences=1, accumulate=4, steps=3)
     train(one, NextToken(), stream_of(training, tokenizer, 4), big, tmp_path / "a")
     train(many, NextToken(), stream_of(training, tokenizer, 1), small, tmp_path / "b")
     assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"), rel=1e-5)
@@ -159,8 +160,8 @@ class Half:
         return batch, after
 
 
-def test_the_loss_is_divided_once_by_all_that_counts(tmp_path, training, tokenizer):
-    model = fresh(tokenizer)
+def test_the_loss_is_divided_once_by_all_that_counts(tmp_path, training, tokenizer, fresh):
+    model = fresh()
     stream = Half(stream_of(training, tokenizer, 1))
     state, total, count = stream.start(), 0.0, 0.0
     for _ in range(2):
@@ -168,7 +169,7 @@ def test_the_loss_is_divided_once_by_all_that_counts(tmp_path, training, tokeniz
         given = Tokens.of(batch, model.device)
         total += NextToken()(model, given).total.item()
         count += given.count
-    settings = dataclasses.replace(SETTINGS, sequences=1, accumulate=2, steps=1)
+    settings = replace(SETTINGS, sequences=1, accumulate=2, steps=1)
     train(model, NextToken(), stream, settings, tmp_path)
     assert losses(tmp_path) == pytest.approx([total / count], rel=1e-6)
 
@@ -186,16 +187,16 @@ class Nothing:
         ), after
 
 
-def test_a_step_in_which_nothing_counts_is_no_nan(tmp_path, training, tokenizer):
-    settings = dataclasses.replace(SETTINGS, steps=1, weight_decay=0.0)
-    model = fresh(tokenizer)
+def test_a_step_in_which_nothing_counts_is_no_nan(tmp_path, training, tokenizer, fresh):
+    settings = replace(SETTINGS, steps=1, weight_decay=0.0)
+    model = fresh()
     before = parameters(model)
     facts = train(model, NextToken(), Nothing(stream_of(training, tokenizer)), settings, tmp_path)
     assert facts["loss"] == 0.0
     assert same(parameters(model), before)
 
 
-def test_divergence_is_told_and_keeps_the_last_save(tmp_path, training, tokenizer):
+def test_divergence_is_told_and_keeps_the_last_save(tmp_path, training, tokenizer, fresh):
     class Explode(NextToken):
         calls = 0
 
@@ -205,12 +206,12 @@ def test_divergence_is_told_and_keeps_the_last_save(tmp_path, training, tokenize
             return Loss(loss.total * float("inf") if self.calls > 4 else loss.total, loss.count)
 
     with pytest.raises(UserError, match=r"step 5: loss .*diverged; the last save is kept"):
-        train(fresh(tokenizer), Explode(), stream_of(training, tokenizer), SETTINGS, tmp_path)
+        train(fresh(), Explode(), stream_of(training, tokenizer), SETTINGS, tmp_path)
     assert [p.name for p in (tmp_path / "resume").iterdir()] == ["step-000000003"]
 
 
-def test_training_learns(tmp_path, training, tokenizer):
-    settings = dataclasses.replace(SETTINGS, steps=40, sequences=4, lr=1e-2)
-    train(fresh(tokenizer), NextToken(), stream_of(training, tokenizer, 4), settings, tmp_path)
+def test_training_learns(tmp_path, training, tokenizer, fresh):
+    settings = replace(SETTINGS, steps=40, sequences=4, lr=1e-2)
+    train(fresh(), NextToken(), stream_of(training, tokenizer, 4), settings, tmp_path)
     found = losses(tmp_path)
     assert sum(found[-5:]) / 5 < found[0] - 1.0

@@ -22,8 +22,6 @@ from cairn.train.precision import pick_device, pick_precision
 from cairn.train.provenance import files_of_step
 from cairn.train.schedule import learning_rate
 
-from .conftest import SMALL, FewFiles
-
 SETTINGS = TrainSettings(steps=4, sequences=2, sequence_length=48, lr=3e-3, warmup=1, save_every=2)
 
 
@@ -38,8 +36,8 @@ def test_the_schedule_warms_up_stays_and_decays():
     assert learning_rate(dataclasses.replace(settings, warmup=0, decay=0.0), 100) == 1.0
 
 
-def test_only_matrices_decay():
-    model = build(dataclasses.replace(SMALL, vocab_size=64), seed=0)
+def test_only_matrices_decay(small_model):
+    model = build(dataclasses.replace(small_model, vocab_size=64), seed=0)
     groups = make_optimizer(model, SETTINGS).param_groups
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
     spared = {name for name, p in model.named_parameters() if not decays(name, p)}
@@ -76,8 +74,8 @@ def test_precision_and_device_are_picked_or_refused():
         pick_device("gpu")
 
 
-def test_masked_tokens_have_no_gradient(tokenizer):
-    model = build(dataclasses.replace(SMALL, vocab_size=tokenizer.vocab_size), seed=0)
+def test_masked_tokens_have_no_gradient(tokenizer, small_model):
+    model = build(dataclasses.replace(small_model, vocab_size=tokenizer.vocab_size), seed=0)
     ids = np.arange(10, dtype=np.int64)
     weights = np.zeros(10, np.float32)
     weights[[2, 5]] = (1.0, 0.5)
@@ -89,8 +87,8 @@ def test_masked_tokens_have_no_gradient(tokenizer):
     assert loss.total.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_bits_per_byte_of_a_uniform_model_is_the_size_of_its_tokens(run, tokenizer):
-    model = build(dataclasses.replace(SMALL, vocab_size=tokenizer.vocab_size), seed=0)
+def test_bits_per_byte_of_a_uniform_model_is_the_size_of_its_tokens(run, tokenizer, small_model):
+    model = build(dataclasses.replace(small_model, vocab_size=tokenizer.vocab_size), seed=0)
     torch.nn.init.zeros_(model.lm_head.weight)
     held = TokenShards.open(run / "shards" / "heldout")
     size = sum(held.documents["bytes"].to_pylist())
@@ -98,16 +96,18 @@ def test_bits_per_byte_of_a_uniform_model_is_the_size_of_its_tokens(run, tokeniz
     assert bits_per_byte(model, held, tokenizer) == pytest.approx(expected, rel=1e-6)
 
 
-def test_pretrain_makes_a_checkpoint_and_like_takes_its_shape(run, tmp_path):
+def test_pretrain_makes_a_checkpoint_and_like_takes_its_shape(
+    run, tmp_path, small_model, few_files
+):
     shards = Tokenize(corpus=Ref("corpus"), tokenizer=Ref("words"), heldout=0.3)
     words = json.loads((run / "words" / "manifest.json").read_text())["recipe"]
     from cairn.tokens import LearnTokenizer
 
     plan = {
-        "corpus": FewFiles(),
+        "corpus": few_files,
         "words": LearnTokenizer(corpus=Ref("corpus"), vocab_size=words["vocab_size"]),
         "shards": shards,
-        "base": Pretrain(model=SMALL, shards=Ref("shards"), settings=SETTINGS),
+        "base": Pretrain(model=small_model, shards=Ref("shards"), settings=SETTINGS),
         "twin": Pretrain(like=Ref("base"), shards=Ref("shards"), settings=SETTINGS),
     }
     made = {one.name: one.manifest for one in make(plan, tmp_path)}
@@ -145,8 +145,8 @@ def _check_step(folder):
         files_of_step(folder / "shards", 1)
 
 
-def test_a_vocabulary_that_is_not_the_tokenizers_is_refused(run, tmp_path):
-    wrong = dataclasses.replace(SMALL, vocab_size=100)
+def test_a_vocabulary_that_is_not_the_tokenizers_is_refused(run, tmp_path, small_model):
+    wrong = dataclasses.replace(small_model, vocab_size=100)
     recipe = Pretrain(model=wrong, shards=Ref("shards"), settings=SETTINGS)
     from cairn.base import Work
     from cairn.base.artifact import find_manifest
