@@ -54,6 +54,7 @@ def test_report_says_what_was_measured_and_how(runs):
     page = (runs / "scores" / "report.md").read_text()
     assert "| bits_per_byte v1 | bits_per_byte |" in page
     assert base["digest"] in page
+    assert "containers included" in page
 
 
 def test_every_example_has_a_record(runs):

@@ -101,4 +101,5 @@ def _brief(value: Any) -> str:
     if isinstance(value, dict):
         return "(" + ", ".join(f"{key} {_brief(item)}" for key, item in value.items()) + ")"
     text = str(value)
-    return f"`{text[:12]}`" if len(text) == 64 else text
+    is_digest = len(text) == 64 and set(text) <= set("0123456789abcdef")
+    return f"`{text[:12]}`" if is_digest else text
