@@ -53,6 +53,13 @@ def test_short_files_and_files_without_letters_have_no_gaps():
     assert gaps([file(" \n" * 400)]) == []
 
 
+def test_a_limit_counts_files_with_gaps():
+    files = [File(f"{n:02d}", "r", "p", "Python", b"x = 1\n") for n in range(5)]
+    files += [File(f"{n + 5:02d}", "r", "p", "Python", (TEXT + str(n)).encode()) for n in range(3)]
+    setting = Setting(heldout=HeldOut(files), limit=2)
+    assert len(Infilling().examples(setting)) == 4
+
+
 def test_what_does_not_fit_is_cut_at_the_far_ends():
     example = Example(id="x", prompt="a" * 900 + "near", suffix="close" + "b" * 900, reference="r")
     cut = fitted(example, lambda text: list(text.encode()), room=90)

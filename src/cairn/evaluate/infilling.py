@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from cairn.evaluate.heldout import File
 from cairn.evaluate.programs import before
@@ -40,12 +41,17 @@ class Infilling:
     name: str = "infilling"
     version: int = 1
 
+    def examples(self, setting: Setting) -> list[Example]:
+        """Gaps of the first held-out files that have any."""
+        most = setting.limit or DEFAULT_LIMIT
+        found = (gaps([file]) for file in setting.heldout.files)
+        return [gap for of_file in islice(filter(None, found), most) for gap in of_file]
+
     def run(self, setting: Setting) -> Result:
         """See `Task.run`."""
-        files = setting.heldout.take(setting.limit or DEFAULT_LIMIT)
         speaker = setting.speaker
         room = speaker.room(max(MAX_TOKENS.values()))
-        examples = [fitted(e, speaker.tokenizer.encode, room) for e in gaps(files)]
+        examples = [fitted(e, speaker.tokenizer.encode, room) for e in self.examples(setting)]
         refuse_empty(self, examples)
         answers: list[str] = []
         for kind in (SINGLE_LINE, RANDOM_SPAN):
