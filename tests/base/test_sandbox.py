@@ -429,7 +429,7 @@ def test_same_outcomes_eight_at_a_time(sandbox):
     assert [o.status for o in alone[6:]] == ["killed", "error"]
 
 
-def test_death_of_the_caller_ends_the_program(sandbox):
+def test_death_of_the_caller_ends_the_program(sandbox, tmp_path):
     marker = f"abandoned-{os.getpid()}-{sandbox.backend}"
     code = f"""
 from cairn.base.sandbox import *
@@ -437,7 +437,10 @@ import sys
 argv = (sys.executable, "-c", "import time; time.sleep(300)", {marker!r})
 Sandbox({sandbox.backend!r}).run(Program(argv=argv), Limits(seconds=200))
 """
-    caller = subprocess.Popen([sys.executable, "-c", code])
+    # a killed caller cannot tidy up: its folder is this test's
+    tmp_path.chmod(0o755)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    caller = subprocess.Popen([sys.executable, "-c", code], env=environment)
     waited = time.monotonic() + 15
     while not any(b"sleep" in p for p in processes_with(marker) if b"Sandbox" not in p):
         assert time.monotonic() < waited
