@@ -1,0 +1,188 @@
+"""Archives that lie, archives that are whole, installed Python, and what cannot be read."""
+
+import io
+import os
+import stat
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from cairn.base import UserError
+from cairn.sources import SOURCE_SCHEMA, read_batches, read_origin
+from cairn.sources import archive as archives
+
+FILES = {"top/a.py": b"print(1)\n", "top/b/c.txt": b"", "top/run": b"#!/bin/sh\n"}
+
+
+def write_tar(path: Path, members: list[tuple[str, dict[str, object], bytes]], mode: str = "w:gz"):
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for name, fields, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            for key, value in fields.items():
+                setattr(info, key, value)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def write_zip(path: Path, members: dict[str, bytes], links: dict[str, str] | None = None) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (0o100755 if name.endswith("run") else 0o100644) << 16
+            archive.writestr(info, content, zipfile.ZIP_DEFLATED)
+        for name, target in (links or {}).items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (stat.S_IFLNK | 0o777) << 16
+            archive.writestr(info, target)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz", "tar.bz2", "tar.xz", "zip", "whl"])
+def test_every_kind_of_archive_gives_the_tree_that_was_packed(tmp_path: Path, ending: str):
+    path = tmp_path / f"x-1.0.{ending}"
+    if ending in {"zip", "whl"}:
+        write_zip(path, FILES, {"top/link": "a.py"})
+    else:
+        run = {"mode": 0o755}
+        members = [(f"./{n}", run if n.endswith("run") else {}, c) for n, c in FILES.items()]
+        members.append(("top/link", {"type": tarfile.SYMTYPE, "linkname": "a.py"}, b""))
+        write_tar(path, members, "w:" + ending.removeprefix("tar").removeprefix("."))
+    found = {file.path: file for file in read_origin(str(path))}
+    root = tmp_path / "unpacked"
+    for name, content in FILES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    (root / "top/run").chmod(0o755)
+    (root / "top/link").symlink_to("a.py")
+    expected = {file.path: file for file in read_origin(str(root))}
+    assert {n: (f.content_id, f.mode, f.raw) for n, f in found.items()} == {
+        n: (f.content_id, f.mode, f.raw) for n, f in expected.items()
+    }
+    assert found["top/a.py"].origin.directory_id == expected["top/a.py"].origin.directory_id
+    assert found["top/a.py"].origin.repo_name == "x-1.0"
+
+
+def test_hard_links_are_read_as_what_they_point_to(tmp_path: Path):
+    hard = {"type": tarfile.LNKTYPE, "linkname": "a"}
+    path = write_tar(tmp_path / "x.tar", [("a", {}, b"content"), ("b", hard, b"")], "w")
+    assert [file.raw for file in read_origin(str(path))] == [b"content", b"content"]
+
+
+HOSTILE_TARS = {
+    "climbs": ("../x", {}, b"x"),
+    "climbs inside": ("a/../../x", {}, b"x"),
+    "absolute": ("/etc/x", {}, b"x"),
+    "absolute link": ("l", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}, b""),
+    "climbing link": ("a/l", {"type": tarfile.SYMTYPE, "linkname": "../../x"}, b""),
+    "climbing hard link": ("a", {"type": tarfile.LNKTYPE, "linkname": "../x"}, b""),
+    "hard link to nothing": ("a", {"type": tarfile.LNKTYPE, "linkname": "b"}, b""),
+    "device": ("d", {"type": tarfile.CHRTYPE}, b""),
+    "pipe": ("p", {"type": tarfile.FIFOTYPE}, b""),
+}
+
+
+@pytest.mark.parametrize("attack", HOSTILE_TARS, ids=str)
+def test_hostile_tars_are_refused_before_anything_is_read(tmp_path: Path, attack: str):
+    path = write_tar(tmp_path / "evil.tar.gz", [("fine.py", {}, b"1"), HOSTILE_TARS[attack]])
+    with pytest.raises(UserError, match=r"evil\.tar\.gz"):
+        next(read_origin(str(path)))
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "C:\\x", "..\\x"])
+def test_hostile_zips_are_refused(tmp_path: Path, name: str):
+    path = write_zip(tmp_path / "evil.zip", {"fine.py": b"1", name: b"2"})
+    with pytest.raises(UserError, match=r"evil\.zip"):
+        next(read_origin(str(path)))
+
+
+def test_a_zip_with_a_climbing_link_is_refused(tmp_path: Path):
+    path = write_zip(tmp_path / "evil.zip", {"fine.py": b"1"}, {"a/link": "../../etc"})
+    with pytest.raises(UserError, match="is a link out of the archive"):
+        next(read_origin(str(path)))
+
+
+def test_names_that_come_twice_or_clash_are_refused(tmp_path: Path):
+    twice = write_tar(tmp_path / "twice.tar", [("a", {}, b"1"), ("./a", {}, b"2")], "w")
+    with pytest.raises(UserError, match="is in it twice"):
+        next(read_origin(str(twice)))
+    clash = write_tar(tmp_path / "clash.tar", [("a", {}, b"1"), ("a/b", {}, b"2")], "w")
+    with pytest.raises(UserError, match="is a file and a folder"):
+        next(read_origin(str(clash)))
+
+
+def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = write_zip(tmp_path / "bomb.zip", {"zeros": bytes(70 * 2**20)})
+    with pytest.raises(UserError, match="looks like a bomb"):
+        next(read_origin(str(path)))
+    monkeypatch.setattr(archives, "MOST_BYTES", 10)
+    path = write_zip(tmp_path / "large.zip", {"a": b"123456", "b": b"123456"})
+    with pytest.raises(UserError, match="too large to be trusted"):
+        next(read_origin(str(path)))
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz", "tar.xz", "zip"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.8])
+def test_truncated_archives_are_named(tmp_path: Path, ending: str, share: float):
+    content = {f"f{n}.bin": os.urandom(3000) for n in range(20)}
+    path = tmp_path / f"cut.{ending}"
+    if ending == "zip":
+        write_zip(path, content)
+    else:
+        mode = "w:" + ending.removeprefix("tar").removeprefix(".")
+        write_tar(path, [(n, {}, c) for n, c in content.items()], mode)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(UserError, match=r"cut\..*truncated or damaged"):
+        list(read_origin(str(path)))
+
+
+def test_a_corrupt_member_is_found(tmp_path: Path):
+    path = write_zip(tmp_path / "x.zip", {"a": os.urandom(2000)})
+    raw = bytearray(path.read_bytes())
+    raw[200] ^= 0xFF
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match="truncated or damaged"):
+        list(read_origin(str(path)))
+
+
+def test_what_is_no_source_is_refused(tmp_path: Path):
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\0")
+    with pytest.raises(UserError, match="neither a directory nor an archive"):
+        read_origin(str(tmp_path / "picture.png"))
+    with pytest.raises(UserError, match="does not exist"):
+        read_origin(str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"python:rihc.*did you mean 'rich'"):
+        read_origin("python:rihc")
+
+
+def test_the_standard_library_and_a_distribution_are_read_with_their_licences():
+    files = {file.path: file for file in read_origin("python:rich")}
+    assert b"Permission is hereby granted" in (files["LICENSE"].raw or b"")
+    origin = files["rich/table.py"].origin
+    assert origin.repo_name.lower() == "textualize/rich"
+    assert origin.origin_url.startswith("https://github.com/")
+    assert not any("__pycache__" in path or path.endswith("RECORD") for path in files)
+    library = [file.path for file in read_origin("python:stdlib", exclude=("test/*", "idlelib/*"))]
+    assert "json/decoder.py" in library
+    assert not any(path.startswith(("test/", "idlelib/", "site-packages/")) for path in library)
+    assert library == sorted(library)
+
+
+def test_excluded_files_still_count_for_the_identifier(tmp_path: Path):
+    for name in ("a.py", "b.txt"):
+        (tmp_path / name).write_text(name)
+    whole = list(read_origin(str(tmp_path)))
+    part = list(read_origin(str(tmp_path), exclude=("*.txt",)))
+    assert [file.path for file in part] == ["a.py"]
+    assert part[0].origin == whole[0].origin
+
+
+def test_large_files_are_recorded_without_their_bytes_and_batches_keep_the_schema(tmp_path: Path):
+    (tmp_path / "large").write_bytes(bytes(101))
+    (tmp_path / "small").write_bytes(bytes(100))
+    (batch,) = read_batches(str(tmp_path), max_bytes=100)
+    assert batch.schema.equals(SOURCE_SCHEMA)
+    assert batch.column("raw").is_null().to_pylist() == [True, False]
+    assert batch.column("length_bytes").to_pylist() == [101, 100]

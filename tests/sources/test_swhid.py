@@ -1,0 +1,195 @@
+"""Identifiers against git itself."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cairn.base import UserError
+from cairn.sources import read_origin
+from cairn.sources.record import path_bytes, path_text
+from cairn.sources.swhid import Swhid, content_hash, parse_swhid, tree_hash
+
+QUIET = {
+    "GIT_AUTHOR_NAME": "a",
+    "GIT_AUTHOR_EMAIL": "a@example.org",
+    "GIT_COMMITTER_NAME": "a",
+    "GIT_COMMITTER_EMAIL": "a@example.org",
+    "GIT_AUTHOR_DATE": "2024-01-02T03:04:05+0200",
+    "GIT_COMMITTER_DATE": "2024-01-02T04:04:05+0200",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "HOME": "/nonexistent",
+    "PATH": os.environ["PATH"],
+}
+
+
+def git(folder: Path, *arguments: str, given: bytes | None = None) -> str:
+    command = ["git", "-c", "core.quotepath=off", *arguments]
+    done = subprocess.run(command, cwd=folder, env=QUIET, input=given, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.decode("utf-8", "surrogateescape").strip()
+
+
+def plant(root: Path) -> None:
+    """Links, empty files, executable bits, odd names, bytes that are no UTF-8, git's odd order."""
+    base = os.fsencode(root)
+    files = {
+        b"empty": b"",
+        b"plain.py": b"print('hi')\n",
+        b"binary\xff\xfe": b"\0\1\xff",
+        b"name with  blanks\t": b"x",
+        b"new\nline": b"y",
+        b"back\\slash": b"z",
+        "größe-中.py".encode(): "ä\n".encode("latin-1"),
+        b"a/inside": b"1",
+        b"a.b": b"2",
+        b"a-b": b"3",
+        b"a0": b"4",
+        b"a/b/c/deep": b"5",
+        b".hidden/.file": b"6",
+        b"'quote\"": b"7",
+    }
+    for name, content in files.items():
+        path = base + b"/" + name
+        os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+        with open(path, "wb") as file:  # noqa: PTH123
+            file.write(content)
+    (root / "run.sh").write_bytes(b"#!/bin/sh\n")
+    (root / "run.sh").chmod(0o755)
+    (root / "link").symlink_to("plain.py")
+    (root / "dangling").symlink_to("no/such/file")
+    (root / "loop").symlink_to("loop")
+    (root / "out").symlink_to("/etc/passwd")
+    (root / "folder link").symlink_to("a")
+    (root / "nothing" / "below").mkdir(parents=True)
+    os.mkfifo(root / "pipe")
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    root = tmp_path / "tree"
+    root.mkdir()
+    plant(root)
+    return root
+
+
+def test_directory_equals_git_write_tree_and_contents_git_hash_object(planted: Path):
+    files = list(read_origin(str(planted)))
+    git(planted, "init", "-q")
+    git(planted, "add", "-A", ".")
+    assert files[0].origin.directory_id == git(planted, "write-tree")
+    listed = git(planted, "ls-files", "-s", "-z").split("\0")
+    theirs = {}
+    for line in filter(None, listed):
+        head, _, path = line.partition("\t")
+        mode, found, _ = head.split(" ")
+        theirs[path.encode("utf-8", "surrogateescape")] = (int(mode, 8), found)
+    assert {path_bytes(f.path): (f.mode, f.content_id) for f in files} == theirs
+    assert len(files) == 20
+    for file in files:
+        hashed = git(planted, "hash-object", "--stdin", given=file.raw)
+        assert hashed == file.content_id
+
+
+def test_checkout_gives_gits_revision_tree_branch_and_dates(planted: Path):
+    plain = {file.path: file.content_id for file in read_origin(str(planted))}
+    git(planted, "init", "-q", "-b", "trunk")
+    git(planted, "add", "-A", ".")
+    git(planted, "commit", "-q", "-m", "first")
+    url = "https://user:secret@github.com/owner/name.git"
+    git(planted, "remote", "add", "origin", url)
+    (planted / "plain.py").write_text("not committed")
+    files = list(read_origin(str(planted)))
+    origin = files[0].origin
+    assert origin.revision_id == git(planted, "rev-parse", "HEAD")
+    assert origin.directory_id == git(planted, "rev-parse", "HEAD^{tree}")
+    assert origin.branch_name == "refs/heads/trunk"
+    assert origin.revision_date == "2024-01-02T01:04:05+00:00"
+    assert origin.committer_date == "2024-01-02T02:04:05+00:00"
+    assert origin.origin_url == "https://github.com/owner/name"
+    assert origin.repo_name == "owner/name"
+    assert {file.path: file.content_id for file in files} == plain
+
+
+def test_bare_packed_detached_and_worktree_checkouts_are_read(planted: Path, tmp_path: Path):
+    git(planted, "init", "-q", "-b", "trunk")
+    git(planted, "add", "-A", ".")
+    git(planted, "commit", "-q", "-m", "first")
+    git(planted, "gc", "-q")
+    git(planted, "pack-refs", "--all")
+    git(tmp_path, "clone", "-q", "--bare", str(planted), "bare.git")
+    git(planted, "worktree", "add", "-q", "--detach", str(tmp_path / "other"))
+    expected = list(read_origin(str(planted)))
+    for where in ("bare.git", "other"):
+        files = list(read_origin(str(tmp_path / where)))
+        assert [f.content_id for f in files] == [f.content_id for f in expected]
+        assert files[0].origin.revision_id == expected[0].origin.revision_id
+    assert files[0].origin.branch_name is None, "a detached HEAD is on no branch"
+
+
+def test_a_submodule_counts_for_the_tree_and_is_not_read(tmp_path: Path):
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "file").write_text("x")
+    git(root, "init", "-q")
+    entry = "160000,1111111111111111111111111111111111111111,module"
+    git(root, "update-index", "--add", "--cacheinfo", entry)
+    git(root, "add", "file")
+    git(root, "commit", "-q", "-m", "first")
+    files = list(read_origin(str(root)))
+    assert [file.path for file in files] == ["file"]
+    assert files[0].origin.directory_id == git(root, "rev-parse", "HEAD^{tree}")
+
+
+def test_a_repository_without_a_commit_is_refused(tmp_path: Path):
+    git(tmp_path, "init", "-q")
+    with pytest.raises(UserError, match="has no commit at HEAD"):
+        list(read_origin(str(tmp_path)))
+
+
+NAMES = st.binary(min_size=1, max_size=3).filter(
+    lambda b: not set(b) & {0, 0x2F} and b not in (b".", b"..") and b.lower() != b".git"
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.dictionaries(NAMES, st.dictionaries(NAMES, st.binary(max_size=4)) | st.binary(), max_size=6)
+)
+def test_any_tree_equals_git_mktree(tmp_path_factory: pytest.TempPathFactory, tree):
+    folder = tmp_path_factory.getbasetemp() / "objects"
+    if not folder.exists():
+        folder.mkdir()
+        git(folder, "init", "-q")
+    flat, lines = [], []
+    for name, value in tree.items():
+        if isinstance(value, bytes):
+            flat.append((name, 0o100644, content_hash(value)))
+            lines.append(b"100644 blob %s\t%s" % (content_hash(value).encode(), name))
+        elif value:
+            inner = [(n, 0o100755, content_hash(v)) for n, v in value.items()]
+            flat += [(name + b"/" + n, mode, found) for n, mode, found in inner]
+            lines.append(b"040000 tree %s\t%s" % (tree_hash(inner).encode(), name))
+    expected = git(folder, "mktree", "-z", "--missing", given=b"".join(x + b"\0" for x in lines))
+    assert tree_hash(flat) == expected
+
+
+@given(st.binary().filter(lambda b: b"\0" not in b))
+def test_paths_go_to_text_and_back(path: bytes):
+    text = path_text(path)
+    text.encode("utf-8")
+    assert path_bytes(text) == path
+
+
+def test_identifiers_are_parsed_and_written():
+    text = "swh:1:cnt:" + "a" * 40 + ";origin=https://x.org/a%3Bb;path=/c%25d.py;lines=3-4"
+    found = parse_swhid(text)
+    assert found.qualifiers == {"origin": "https://x.org/a;b", "path": "/c%d.py", "lines": "3-4"}
+    assert str(found) == text
+    assert str(Swhid("dir", "b" * 40)) == "swh:1:dir:" + "b" * 40
+    for wrong in ("swh:1:cnt:abc", "swh:2:cnt:" + "a" * 40, "swh:1:foo:" + "a" * 40, "x"):
+        with pytest.raises(UserError, match="is no identifier"):
+            parse_swhid(wrong)
