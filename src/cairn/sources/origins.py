@@ -14,8 +14,8 @@ from cairn.sources.record import Origin, SourceFile, path_text, to_batch
 from cairn.sources.swhid import SUBMODULE, content_hash, tree_hash
 
 MAX_BYTES = 10 * 2**20  # StarCoder2 (arXiv 2402.19173), section 2.1, taken as uncompressed
-BATCH_BYTES = 16 * 2**20
-BATCH_FILES = 2_000
+BATCH_BYTES = 4 * 2**20
+BATCH_FILES = 500
 
 
 def read_origin(
@@ -35,7 +35,7 @@ def read_origin(
 def read_batches(
     spec: str, *, exclude: tuple[str, ...] = (), max_bytes: int = MAX_BYTES
 ) -> Iterator[pa.RecordBatch]:
-    """`read_origin` as batches of SOURCE_SCHEMA, of about 16 MiB or 2,000 files."""
+    """`read_origin` as batches of SOURCE_SCHEMA, of about 4 MiB or 500 files."""
     held: list[SourceFile] = []
     size = 0
     for file in read_origin(spec, exclude=exclude, max_bytes=max_bytes):

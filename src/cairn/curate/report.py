@@ -1,0 +1,91 @@
+"""What happened to the files: counts and bytes by stage, rule, licence, language, repository."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+BY = """
+    SELECT coalesce({key}, '') AS {name}, count(*) AS files, sum(length_bytes)::BIGINT AS bytes
+    FROM read_parquet($ledger) {where} GROUP BY ALL ORDER BY bytes DESC, {name}
+"""
+KEPT = "WHERE verdict = 'keep'"
+
+
+def summarise(ledger: Path) -> dict[str, Any]:
+    """Counts for report.json, from the ledger alone."""
+    parts = sorted(str(path) for path in ledger.glob("part-*.parquet"))
+    with duckdb.connect() as connection:
+
+        def rows(key: str, name: str, where: str) -> list[dict[str, Any]]:
+            query = BY.format(key=key, name=name, where=where)
+            found = connection.execute(query, {"ledger": parts})
+            names = [column[0] for column in found.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+        verdicts = {row["verdict"]: row for row in rows("verdict", "verdict", "")}
+        none = {"files": 0, "bytes": 0}
+        kept = {key: verdicts.get("keep", none)[key] for key in none}
+        dropped = {key: verdicts.get("drop", none)[key] for key in none}
+        redactions = connection.execute(
+            "SELECT redactions FROM read_parquet($ledger) WHERE verdict = 'keep' "
+            "AND redactions <> '' ORDER BY row",
+            {"ledger": parts},
+        ).fetchall()
+        return {
+            "seen": {key: kept[key] + dropped[key] for key in none},
+            "kept": kept,
+            "rules": rows("rule", "rule", "WHERE verdict = 'drop'"),
+            "licences": rows("license_type", "license_type", KEPT),
+            "detected": rows("array_to_string(detected_licenses, ' AND ')", "licence", KEPT),
+            "languages": rows("language", "language", KEPT),
+            "repositories": rows("repo_name", "repository", KEPT),
+            "redactions": _redactions([row[0] for row in redactions]),
+        }
+
+
+def _redactions(shown: Sequence[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for text in shown:
+        for item in text.split(", "):
+            kind, _, count = item.rpartition(" ")
+            counts[kind] = counts.get(kind, 0) + int(count)
+    return dict(sorted(counts.items()))
+
+
+def markdown(facts: dict[str, Any], sources: Sequence[str]) -> str:
+    """report.md."""
+    parts = ["# Corpus\n", "Sources: " + ", ".join(f"`{source}`" for source in sources) + "\n"]
+    parts += ["## From seen to kept\n", _funnel(facts)]
+    for key, title in (
+        ("licences", "Kept by class of licence"),
+        ("detected", "Kept by detected licence"),
+        ("languages", "Kept by language"),
+        ("repositories", "Kept by repository"),
+    ):
+        parts += [f"## {title}\n", _table(facts[key])]
+    rows = [{"kind": kind, "replaced": count} for kind, count in facts["redactions"].items()]
+    parts += ["## Personal data and secrets replaced\n", _table(rows)]
+    return "\n".join(parts)
+
+
+def _funnel(facts: dict[str, Any]) -> str:
+    rows = [{"step": "seen", **facts["seen"]}]
+    rows += [
+        {"step": f"dropped: {row['rule']}", "files": -row["files"], "bytes": -row["bytes"]}
+        for row in facts["rules"]
+    ]
+    return _table([*rows, {"step": "kept", **facts["kept"]}])
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    if not rows:
+        return "(none)\n"
+    keys = list(rows[0])
+    lines = ["| " + " | ".join(keys) + " |"]
+    lines.append("|" + "|".join("---" if i == 0 else "---:" for i in range(len(keys))) + "|")
+    for row in rows:
+        cells = (f"{v:,}" if isinstance(v, int) else str(v) or "(none)" for v in row.values())
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
