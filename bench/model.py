@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from cairn.model import Cache, ModelConfig, Spans, build, load, save
-from cairn.ops.loss import linear_cross_entropy
+from cairn.ops import keep_freed_memory, linear_cross_entropy
 
 SIZES = {
     "cpu": ModelConfig(
@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # for both
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

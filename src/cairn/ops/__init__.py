@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from cairn.ops.attention import AttentionPlan, attention
     from cairn.ops.conv import causal_conv, next_window
     from cairn.ops.loss import linear_cross_entropy, linear_kl
+    from cairn.ops.memory import keep_freed_memory
     from cairn.ops.norm import gated_rms_norm, rms_norm, squared_relu
     from cairn.ops.ragged import Chunks
     from cairn.ops.scan import ssd_scan
@@ -19,6 +20,7 @@ _HOMES = {
     "attention": "attention",
     "causal_conv": "conv",
     "gated_rms_norm": "norm",
+    "keep_freed_memory": "memory",
     "linear_cross_entropy": "loss",
     "linear_kl": "loss",
     "next_window": "conv",
@@ -33,6 +35,7 @@ __all__ = [
     "attention",
     "causal_conv",
     "gated_rms_norm",
+    "keep_freed_memory",
     "linear_cross_entropy",
     "linear_kl",
     "next_window",

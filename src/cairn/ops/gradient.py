@@ -1,6 +1,7 @@
 """Gradients written by hand: derived once, not twice, and skipped where nobody asks for them."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, TypeVar
 
 import torch
@@ -11,8 +12,18 @@ Backward = TypeVar("Backward", bound=Callable[..., Any])
 
 
 def once(backward: Backward) -> Backward:
-    """For `backward` of a torch.autograd.Function: a second derivative raises, never misleads."""
-    return once_differentiable(backward)  # type: ignore[return-value]
+    """For `backward` of a torch.autograd.Function: a second derivative raises, never misleads.
+
+    It computes in the dtypes that it is given, also when called inside an autocast region.
+    """
+
+    @wraps(backward)
+    def exact(ctx: Any, *grads: Tensor | None) -> Any:
+        kind = next((grad.device.type for grad in grads if grad is not None), "cpu")
+        with torch.autocast(kind, enabled=False):
+            return backward(ctx, *grads)
+
+    return once_differentiable(exact)  # type: ignore[return-value]
 
 
 def run(function: type[Function], *inputs: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cairn.ops.blocks import blocks
 from cairn.ops.gradient import once, run
 from cairn.ops.ragged import Chunks
 
@@ -48,70 +49,112 @@ class _Scan(torch.autograd.Function):
         chunks: Chunks,
     ) -> tuple[Tensor, Tensor]:
         K, Q, H, P = x.shape
-        R = H // B.shape[2]
+        G, N = B.shape[2:]
         decay = torch.cumsum(dt * A, dim=1)  # [K, Q, H], falls from 0
-        within = _decay_within(decay)  # [K, H, Q, Q]
-        kernel = _kernel(within, B, C)
-        xdt = x * dt[..., None]
-        near = kernel @ xdt.transpose(1, 2).reshape(K, H, Q, P)  # from the same chunk
-        to_end = torch.exp((decay[:, -1:] - decay).clamp_(max=0))
-        added = _grouped(_by_group(xdt * to_end[..., None], R).transpose(2, 3), B.transpose(1, 2))
-        before, last = _recur(added.view(K, H, P, -1), torch.exp(decay[:, -1]), chunks, state)
-        far = _grouped(C.transpose(1, 2), before.view_as(added).transpose(2, 3), tokens_first=True)
-        y = far.view(K, Q, H, P).mul_(torch.exp(decay)[..., None])
-        y += near.transpose(1, 2)
-        y += x * D[:, None]
+        y, added = x.new_empty(x.shape), x.new_empty(K, G, H // G * P, N)
+        parts = _blocks(x)
+        for k in parts:
+            _near(x[k], dt[k], decay[k], B[k], C[k], D, y[k], added[k])
+        before, last = _recur(added.view(K, H, P, N), torch.exp(decay[:, -1]), chunks, state)
+        for k in parts:
+            states = before[k].view(-1, G, H // G * P, N)
+            far = _grouped(C[k].transpose(1, 2), states.transpose(2, 3), tokens_first=True)
+            y[k] += far.view(-1, Q, H, P).mul_(torch.exp(decay[k])[..., None])
         ctx.chunks = chunks
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, dt, A, B, C, D, decay, within, before, last, y)
+        ctx.save_for_backward(x, dt, A, B, C, D, decay, before, last, y)
         return y, last
 
     @staticmethod
     @once
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        x, dt, A, B, C, D, decay, within, before, last, y = ctx.saved_tensors
+        x, dt, A, B, C, D, decay, before, last, y = ctx.saved_tensors
         gy, g_last = grads
         gy = torch.zeros_like(y) if gy is None else gy
-        K, Q, H, P = x.shape
-        R = H // B.shape[2]
-        xdt = x * dt[..., None]
-        xdt_heads, gy_heads = (t.transpose(1, 2).reshape(K, H, Q, P) for t in (xdt, gy))
-        # Inside the chunk: near = kernel @ xdt.
-        g_xdt = (_kernel(within, B, C).transpose(2, 3) @ gy_heads).transpose(1, 2)
-        g_kernel = (gy_heads @ xdt_heads.transpose(2, 3)).mul_(within)
-        g_scores = g_kernel.unflatten(1, (-1, R)).sum(2).tril_()  # [K, G, Q, Q]
-        b, c = B.transpose(1, 2), C.transpose(1, 2)
-        gC, gB = _grouped(g_scores, b), _grouped(g_scores.transpose(2, 3), c)
-        # From carried states: far = exp(decay) C before.
-        from_start = _by_group(gy * torch.exp(decay)[..., None], R)
-        gC += _grouped(from_start, before.unflatten(1, (-1, R)).flatten(2, 3))
-        g_before = _grouped(from_start.transpose(2, 3), c).view_as(before)
+        R = x.shape[2] // B.shape[2]
+        gx, gB, gC = (t.new_empty(t.shape) for t in (x, B, C))
+        g_before, g_dt, g_decay = (torch.empty_like(t) for t in (before, dt, decay))
+        parts = _blocks(x)
+        for k in parts:  # carried states: far = exp(decay) C before
+            from_start = _by_group(gy[k] * torch.exp(decay[k])[..., None], R)
+            states, c = before[k].unflatten(1, (-1, R)).flatten(2, 3), C[k].transpose(1, 2)
+            gC[k] = _grouped(from_start, states).transpose(1, 2)
+            g_before[k] = _grouped(from_start.transpose(2, 3), c).view_as(before[k])
         g_added, at_end, g_state = _recur_backward(
             g_before, torch.exp(decay[:, -1]), before, last, g_last, ctx.chunks
         )
-        # Into carried states: added = (to_end xdt)^T B.
-        to_end = torch.exp((decay[:, -1:] - decay).clamp_(max=0))[..., None]
-        grouped = g_added.unflatten(1, (-1, R)).flatten(2, 3)  # [K, G, R * P, N]
-        gB += _grouped(_by_group(xdt * to_end, R), grouped)
-        g_ended = _grouped(b, grouped.transpose(2, 3), tokens_first=True).view(K, Q, H, P)
-        g_xdt = g_ended.mul_(to_end).add_(g_xdt)
-        # A pair (i, j) has weight w_ij = g_kernel_ij xdt_j x_i with decay_i - decay_j inside: the
-        # sum over j is gy_i (y_i - D x_i), the sum over i is xdt_j g_xdt_j; no [Q, Q] is needed.
-        g_skip, g_dt = torch.linalg.vecdot(gy, x), torch.linalg.vecdot(x, g_xdt)
-        g_decay = torch.linalg.vecdot(gy, y) - g_skip * D - dt * g_dt
+        gD = torch.zeros_like(D)
+        for k in parts:
+            gD += _near_backward(
+                *(t[k] for t in (x, dt, decay, B, C, y, gy, g_added)),
+                D,
+                *(t[k] for t in (gx, g_dt, g_decay, gB, gC)),
+            )
         g_decay[:, -1] += at_end
         g_step = g_decay.flip(1).cumsum(1).flip(1)  # of dt * A
-        gx = g_xdt.mul_(dt[..., None]).add_(gy * D[:, None])
-        return (
-            gx,
-            g_dt + g_step * A,
-            (g_step * dt).sum((0, 1)),
-            gB.transpose(1, 2),
-            gC.transpose(1, 2),
-            g_skip.sum((0, 1)),
-            g_state if ctx.needs_input_grad[6] else None,
-            None,
-        )
+        gA = (g_step * dt).sum((0, 1))
+        g_dt += g_step * A
+        return gx, g_dt, gA, gB, gC, gD, g_state if ctx.needs_input_grad[6] else None, None
+
+
+def _near(
+    x: Tensor, dt: Tensor, decay: Tensor, B: Tensor, C: Tensor, D: Tensor, y: Tensor, added: Tensor
+) -> None:
+    """Fill y with what a chunk's tokens give each other, `added` with what they give the state."""
+    xdt = x * dt[..., None]
+    near = _kernel(_decay_within(decay), B, C) @ _heads_first(xdt)
+    torch.add(near.transpose(1, 2), x * D[:, None], out=y)
+    xdt *= _to_end(decay)
+    ended = _by_group(xdt, added.shape[2] // x.shape[3]).transpose(2, 3)
+    added.copy_(_grouped(ended, B.transpose(1, 2)))
+
+
+def _near_backward(
+    x: Tensor,
+    dt: Tensor,
+    decay: Tensor,
+    B: Tensor,
+    C: Tensor,
+    y: Tensor,
+    gy: Tensor,
+    g_added: Tensor,
+    D: Tensor,
+    gx: Tensor,
+    g_dt: Tensor,
+    g_decay: Tensor,
+    gB: Tensor,
+    gC: Tensor,
+) -> Tensor:
+    """Fill gx, g_dt (directly), g_decay and gB, add to gC; the gradient of D [H] is returned."""
+    R = x.shape[2] // B.shape[2]
+    b, c = B.transpose(1, 2), C.transpose(1, 2)
+    within = _decay_within(decay)
+    xdt, gy_heads = x * dt[..., None], _heads_first(gy)
+    # Inside the chunk: near = kernel @ xdt.
+    g_xdt = _kernel(within, B, C).transpose(2, 3) @ gy_heads
+    g_kernel = (gy_heads @ _heads_first(xdt).transpose(2, 3)).mul_(within)
+    g_scores = g_kernel.unflatten(1, (-1, R)).sum(2).tril_()  # [K, G, Q, Q]
+    gC += _grouped(g_scores, b).transpose(1, 2)
+    # Into carried states: added = (to_end xdt)^T B.
+    to_end = _to_end(decay)
+    states = g_added.unflatten(1, (-1, R)).flatten(2, 3)  # [K, G, R * P, N]
+    g_ended = _grouped(b, states.transpose(2, 3), tokens_first=True).view(x.shape)
+    g_xdt = g_ended.mul_(to_end).add_(g_xdt.transpose(1, 2))
+    given = _grouped(g_scores.transpose(2, 3), c) + _grouped(_by_group(xdt.mul_(to_end), R), states)
+    gB.copy_(given.transpose(1, 2))
+    # A pair (i, j) has weight w_ij = g_kernel_ij kernel_ij with decay_i - decay_j inside: summed
+    # over j it is gy_i (y_i - D x_i), over i it is xdt_j g_xdt_j; no [Q, Q] is needed.
+    g_skip = torch.linalg.vecdot(gy, x)
+    torch.linalg.vecdot(x, g_xdt, out=g_dt)
+    torch.sub(torch.linalg.vecdot(gy, y), g_skip * D + dt * g_dt, out=g_decay)
+    torch.add(g_xdt.mul_(dt[..., None]), gy * D[:, None], out=gx)
+    return g_skip.sum((0, 1))
+
+
+def _blocks(x: Tensor) -> list[slice]:
+    """Chunks of x [K, Q, H, P] whose widest temporaries fit into cache together."""
+    K, Q, H, P = x.shape
+    return blocks(K, Q * H * max(Q, P) * x.itemsize, x.device)
 
 
 def _decay_within(decay: Tensor) -> Tensor:
@@ -124,11 +167,21 @@ def _decay_within(decay: Tensor) -> Tensor:
     return (heads[..., :, None] - heads[..., None, :]).clamp_(max=0).exp_()
 
 
+def _to_end(decay: Tensor) -> Tensor:
+    """What is left of each token's input at the end of its chunk, [K, Q, H, 1]."""
+    return torch.exp((decay[:, -1:] - decay).clamp_(max=0))[..., None]
+
+
 def _kernel(within: Tensor, B: Tensor, C: Tensor) -> Tensor:
     """What token j gives to token i of its chunk: C_i B_j decayed, [K, H, Q, Q]."""
     scores = _grouped(C.transpose(1, 2), B.permute(0, 2, 3, 1)).tril_()
     R = within.shape[1] // scores.shape[1]
     return (within.unflatten(1, (-1, R)) * scores[:, :, None]).flatten(1, 2)
+
+
+def _heads_first(x: Tensor) -> Tensor:
+    """[K, Q, H, P] to [K, H, Q, P], contiguous."""
+    return x.transpose(1, 2).contiguous()
 
 
 def _by_group(x: Tensor, R: int) -> Tensor:
@@ -137,10 +190,14 @@ def _by_group(x: Tensor, R: int) -> Tensor:
 
 
 def _grouped(a: Tensor, b: Tensor, tokens_first: bool = False) -> Tensor:
-    """a [K, G, m, k] @ b [K, G, k, n] group by group, so that strided views are not copied.
+    """a [K, G, m, k] @ b [K, G, k, n], as [K, G, m, n], or [K, m, G, n] with `tokens_first`.
 
-    Returns [K, G, m, n], or [K, m, G, n] with `tokens_first`.
+    On the CPU large products go group by group, so that strided views are not copied; elsewhere,
+    and for small ones, the calls would cost more than the copies.
     """
+    if a.device.type != "cpu" or a.numel() + b.numel() < 2**15:
+        product = a @ b
+        return product.transpose(1, 2).contiguous() if tokens_first else product
     parts = [a[:, g] @ b[:, g] for g in range(a.shape[1])]
     return torch.stack(parts, 2 if tokens_first else 1)
 
