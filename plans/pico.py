@@ -1,7 +1,7 @@
 """The whole life of a small hybrid model, on two CPU cores and this machine's own Python sources.
 
-    cairn make plans/pico.py            makes all of it, in about ten minutes
-    cairn show plans/pico.py base       what a recipe's fields are and mean
+cairn make plans/pico.py            makes all of it, in about ten minutes
+cairn show plans/pico.py base       what a recipe's fields are and mean
 """
 
 from cairn.align import FineTune
@@ -17,7 +17,7 @@ from cairn.train import Pretrain, TrainSettings
 corpus, words, shards = Ref("corpus"), Ref("words"), Ref("shards")
 
 hybrid = ModelConfig(  # Nemotron-H's shape in small: Mamba-2, one attention layer, feed-forward
-    pattern="M-M*-M-M-",
+    pattern="M-M*-M-",
     vocab_size=0,  # the tokenizer's
     hidden_size=192,
     intermediate_size=768,
@@ -29,12 +29,12 @@ hybrid = ModelConfig(  # Nemotron-H's shape in small: Mamba-2, one attention lay
     state_size=32,
     groups=2,
     chunk_size=64,
-    max_positions=2048,
+    max_positions=1024,
 )
 
 
-def settings(steps: int, lr: float) -> TrainSettings:
-    return TrainSettings(steps=steps, sequences=16, sequence_length=256, lr=lr, warmup=20)
+def settings(steps: int, lr: float, sequences: int = 16, length: int = 256) -> TrainSettings:
+    return TrainSettings(steps=steps, lr=lr, sequences=sequences, sequence_length=length, warmup=20)
 
 
 plan = dict(
@@ -48,19 +48,34 @@ plan = dict(
     shards=Tokenize(corpus=corpus, tokenizer=words, heldout=0.05),
     index=IndexAttribution(shards=shards),
     # 3. A base model, and an assistant made from it.
-    base=Pretrain(model=hybrid, shards=shards, settings=settings(steps=400, lr=3e-3)),
+    base=Pretrain(model=hybrid, shards=shards, settings=settings(240, 4e-3), heldout_files=40),
     chat=FineTune(
-        start=Ref("base"), corpus=corpus, shards=shards, settings=settings(steps=60, lr=5e-4)
+        start=Ref("base"),
+        corpus=corpus,
+        shards=shards,
+        settings=settings(40, 5e-4, sequences=8, length=512),
     ),
     # 4. A smaller child: pruned, then taught by its parent; beside a twin that starts from nothing.
-    pruned=Prune(start=Ref("base"), shards=shards, hidden_size=160, intermediate_size=512),
-    child=Distill(
-        start=Ref("pruned"), teacher=Ref("base"), shards=shards, settings=settings(150, lr=1.5e-3)
+    pruned=Prune(
+        start=Ref("base"),
+        shards=shards,
+        hidden_size=144,
+        intermediate_size=512,
+        heldout_files=40,
     ),
-    twin=Pretrain(like=Ref("pruned"), shards=shards, settings=settings(steps=150, lr=3e-3)),
+    child=Distill(
+        start=Ref("pruned"),
+        teacher=Ref("base"),
+        shards=shards,
+        settings=settings(100, 2e-3),
+        heldout_files=40,
+    ),
+    twin=Pretrain(
+        like=Ref("pruned"), shards=shards, settings=settings(100, 4e-3), heldout_files=40
+    ),
     # 5. What they can do, and the folder for others.
-    scores=Evaluate(checkpoint=Ref("base"), corpus=corpus, shards=shards),
-    child_scores=Evaluate(checkpoint=Ref("child"), corpus=corpus, shards=shards),
+    scores=Evaluate(checkpoint=Ref("base"), corpus=corpus, shards=shards, limit=30),
+    child_scores=Evaluate(checkpoint=Ref("child"), corpus=corpus, shards=shards, limit=30),
     release=Release(
         checkpoint=Ref("child"), report=Ref("child_scores"), shards=shards, title="cairn pico"
     ),

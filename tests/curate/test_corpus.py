@@ -1,0 +1,220 @@
+"""The whole pipeline on a small tree made to meet every rule: folder, resumption, lookup."""
+
+import hashlib
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from cairn.base import UserError, read_manifest
+from cairn.base.make import make
+from cairn.curate import Curate, lookup
+from cairn.curate import pipeline as pipeline_module
+from cairn.curate.corpus import FILE_COLUMNS, LEDGER_COLUMNS, read_files, read_ledger
+
+MIT = (
+    "Permission is hereby granted, free of charge, to any person obtaining a copy of this software "
+    "and associated documentation files\n"
+)
+GPL = "GNU GENERAL PUBLIC LICENSE\nVersion 3, 29 June 2007\n"
+
+
+def words(seed: int, count: int) -> str:
+    rng = random.Random(seed)
+    lines = [" ".join(f"name{rng.randrange(10**6)}" for _ in range(8)) for _ in range(count)]
+    return "\n".join(lines) + "\n"
+
+
+def plant(root: Path) -> None:
+    near = words(1, 60)
+    files = {
+        "one/LICENSE": MIT,
+        "one/main.py": "def main():\n    return 'mail jane.doe@corp-mail.io'\n",
+        "one/copy.py": "def main():\n    return 'mail jane.doe@corp-mail.io'\n",
+        "one/near_a.py": near,
+        "one/near_b.py": near.replace("name", "name", 1) + "one_more_line = 1\n",
+        "one/near_c.js": near + "of_another_language = 1\n",
+        "one/data.bin": "a\0b",
+        "one/empty.py": "",
+        "one/notes.xyz": "unknown words",
+        "one/story.txt": "plain words\n",
+        "one/numbers.py": "1234567890\n" * 40,
+        "one/package-lock.json": "{}\n",
+        "two/COPYING": GPL,
+        "two/main.py": words(2, 5),
+        "two/deep/LICENSE": MIT,
+        "two/deep/below.py": words(3, 5),
+        "three/main.py": words(4, 5),
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    (root / "one" / "latin.py").write_bytes("# größe\nx = 'zwölf Boxkämpfer'\n".encode("latin-1"))
+    (root / "one" / "link.py").symlink_to("main.py")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sources") / "tree"
+    plant(root)
+    return root
+
+
+def build(folder: Path, *sources: Path, **fields: object) -> Path:
+    recipe = Curate(sources=tuple(str(source) for source in sources), workers=1, **fields)
+    make({"corpus": recipe}, folder)
+    return folder / "corpus"
+
+
+@pytest.fixture(scope="module")
+def corpus(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("runs"), tree)
+
+
+def rows(corpus: Path) -> dict[str, dict]:
+    return {row["path"]: row for batch in read_ledger(corpus) for row in batch.to_pylist()}
+
+
+def test_every_file_seen_has_a_verdict_with_its_reason(corpus: Path):
+    found = {path: (row["verdict"], row["rule"]) for path, row in rows(corpus).items()}
+    assert found == {
+        "one/LICENSE": ("drop", "text_name"),
+        "one/copy.py": ("keep", None),
+        "one/data.bin": ("drop", "binary"),
+        "one/empty.py": ("drop", "empty"),
+        "one/latin.py": ("keep", None),
+        "one/link.py": ("drop", "link"),
+        "one/main.py": ("drop", "exact_duplicate"),
+        "one/near_a.py": ("keep", None),
+        "one/near_b.py": ("drop", "near_duplicate"),
+        "one/near_c.js": ("keep", None),
+        "one/notes.xyz": ("drop", "language"),
+        "one/numbers.py": ("drop", "alphabetic"),
+        "one/package-lock.json": ("drop", "generated"),
+        "one/story.txt": ("drop", "text_name"),
+        "three/main.py": ("keep", None),
+        "two/COPYING": ("drop", "text_name"),
+        "two/deep/LICENSE": ("drop", "text_name"),
+        "two/deep/below.py": ("drop", "licence"),
+        "two/main.py": ("drop", "licence"),
+    }
+    assert rows(corpus)["one/near_b.py"]["reason"] == "of tree:one/near_a.py"
+    assert rows(corpus)["one/main.py"]["reason"] == "of tree:one/copy.py"
+
+
+def test_licences_come_from_all_directories_above(corpus: Path):
+    found = rows(corpus)
+    assert found["one/copy.py"]["detected_licenses"] == ["MIT"]
+    assert found["two/deep/below.py"]["detected_licenses"] == ["GPL-3.0", "MIT"]
+    assert found["two/main.py"]["license_type"] == "non_permissive"
+    assert found["three/main.py"]["license_type"] == "no_license"
+
+
+def test_the_folder_has_the_columns_of_the_stack_and_rows_that_point_at_the_ledger(corpus: Path):
+    part = pq.read_table(corpus / "files" / "part-00000.parquet")
+    assert tuple(part.column_names) == FILE_COLUMNS
+    ledger = pq.read_table(corpus / "ledger" / "part-00000.parquet")
+    assert tuple(ledger.column_names) == LEDGER_COLUMNS
+    assert ledger["row"].to_pylist() == list(range(ledger.num_rows))
+    paths = ledger["path"].to_pylist()
+    assert paths == sorted(paths)
+    for batch in read_files(corpus, ["ledger_row", "path"]):
+        for row in batch.to_pylist():
+            assert paths[row["ledger_row"]] == row["path"]
+
+
+def test_content_is_text_redacted_and_identified_by_its_bytes(corpus: Path, tree: Path):
+    batches = [batch.to_pylist() for batch in read_files(corpus)]
+    files = {row["path"]: row for batch in batches for row in batch}
+    assert "<EMAIL>" in files["one/copy.py"]["content"]
+    assert rows(corpus)["one/copy.py"]["redactions"] == "email 1"
+    assert files["one/latin.py"]["content"].startswith("# größe")
+    assert files["one/latin.py"]["src_encoding"] == "cp1252"
+    raw = (tree / "one" / "latin.py").read_bytes()
+    assert files["one/latin.py"]["blob_id"] == hashlib.sha1(raw).hexdigest()
+    header = b"blob %d\0" % len(raw)
+    assert files["one/latin.py"]["content_id"] == hashlib.sha1(header + raw).hexdigest()
+
+
+def test_the_report_adds_up(corpus: Path):
+    facts = json.loads((corpus / "report.json").read_text())
+    assert facts["seen"]["files"] == 19
+    dropped = sum(row["files"] for row in facts["rules"])
+    assert facts["kept"]["files"] + dropped == 19
+    assert facts["redactions"] == {"email": 1}
+    assert "| kept | 5 |" in (corpus / "report.md").read_text()
+    assert not list(corpus.glob(".stages"))
+
+
+def test_the_result_does_not_depend_on_workers(tree: Path, corpus: Path, tmp_path: Path):
+    two = build(tmp_path, tree)
+    assert read_manifest(two).digest == read_manifest(corpus).digest
+
+
+def test_order_of_sources_does_not_choose_what_stays(tmp_path: Path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.py").write_text(words(1, 60) + f"name_{name} = 1\n")
+    first = build(tmp_path / "1", tmp_path / "a", tmp_path / "b")
+    second = build(tmp_path / "2", tmp_path / "b", tmp_path / "a")
+    for name in ("files", "ledger"):
+        part = f"{name}/part-00000.parquet"
+        assert (first / part).read_bytes() == (second / part).read_bytes()
+    assert len(rows(first)) == 1 or {r["verdict"] for r in rows(first).values()} == {"keep", "drop"}
+
+
+def test_an_interrupted_run_goes_on_with_finished_stages(
+    tree: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def crash(*arguments: object) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline_module, "_write_parts", crash)
+        with pytest.raises(RuntimeError):
+            build(tmp_path, tree)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline_module, "_read_source", crash)
+        again = build(tmp_path, tree)
+    assert read_manifest(again).digest == read_manifest(corpus).digest
+
+
+def test_lookup_by_identifier_url_path_and_file(corpus: Path, tree: Path, tmp_path: Path):
+    (found,) = lookup(corpus, "one/near_b.py")
+    assert (found["verdict"], found["rule"]) == ("drop", "near_duplicate")
+    assert [row["path"] for row in lookup(corpus, found["swhid"])] == ["one/near_b.py"]
+    same = shutil.copy(tree / "one" / "main.py", tmp_path / "elsewhere.py")
+    assert {row["path"] for row in lookup(corpus, str(same))} == {"one/main.py", "one/copy.py"}
+    assert len(lookup(corpus, tree.as_uri())) == 19
+    assert [row["path"] for row in lookup(corpus, tree.as_uri() + "/one/near_a.py")] == [
+        "one/near_a.py"
+    ]
+    assert lookup(corpus, "no/such.py") == []
+    with pytest.raises(UserError, match="is no identifier"):
+        lookup(corpus, "swh:1:cnt:123")
+    with pytest.raises(UserError, match="has no ledger"):
+        lookup(tmp_path, "x")
+
+
+def test_all_licences_may_be_kept(tree: Path, tmp_path: Path):
+    classes = ("permissive", "no_license", "non_permissive")
+    found = rows(build(tmp_path, tree, licenses=classes))
+    assert found["two/main.py"]["verdict"] == "keep"
+
+
+def test_wrong_recipes_and_empty_results_are_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"licenses='gpl'.*known: permissive"):
+        Curate(sources=("x",), licenses=("gpl",))
+    with pytest.raises(UserError, match="name nothing"):
+        Curate(sources=())
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "x.bin").write_bytes(b"\0")
+    with pytest.raises(UserError, match=r"leave nothing \(binary 1\)"):
+        build(tmp_path / "runs", tmp_path / "only")
+    assert not (tmp_path / "runs" / "corpus").exists()
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(UserError, match="hold no files"):
+        build(tmp_path / "runs", tmp_path / "nothing")

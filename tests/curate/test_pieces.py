@@ -1,0 +1,187 @@
+"""Language, licences, near duplicates: each against what it is defined by."""
+
+import re
+import sysconfig
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cairn.curate.annotate import decode
+from cairn.curate.languages import extension_of, is_generated, is_vendored, language_of
+from cairn.curate.licences import base_of, classify, detect, is_carrier
+from cairn.curate.near import BANDS, band_keys, components, shingles, signature
+
+MIT = (
+    "Permission is hereby granted, free of charge, to any person obtaining a copy\n"
+    " of this software and associated documentation files (the 'Software'), to deal"
+)
+BSD = (
+    "Redistribution and use in source and binary forms, with or without\nmodification, are "
+    "permitted provided that the following conditions are met:\n 1. ..."
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "expected"),
+    [
+        ("a/b.py", "", "Python"),
+        ("a/B.PY", "", "Python"),
+        ("Makefile", "", "Makefile"),
+        ("run", "#!/usr/bin/env python3\n", "Python"),
+        ("run", "#!/usr/bin/env -S python3.11 -u\n", "Python"),
+        ("run", "#!/bin/bash\n", "Shell"),
+        ("script.txt", "#!/usr/bin/perl -w\n", "Perl"),
+        ("x.h", "# -*- mode: c++ -*-\n", "C++"),
+        ("x", "# vim: set ft=ruby :\n", "Ruby"),
+        ("x.unknown", "text", ""),
+        (".hidden", "", ""),
+        ("CMakeLists.txt", "", "CMake"),
+        ("go.mod", "", "Go Module"),
+        ("style.css", "", "CSS"),
+    ],
+)
+def test_language(path: str, text: str, expected: str):
+    assert language_of(path, text) == expected
+
+
+def test_extension_and_flags():
+    assert extension_of("a.b/c.Tar.GZ") == "gz"
+    assert extension_of("a.b/.profile") == ""
+    assert is_vendored("x/node_modules/a.js")
+    assert not is_vendored("src/main.js")
+    assert is_generated("a/package-lock.json")
+    assert is_generated("x_pb2.py")
+    assert not is_generated("package.json")
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "licence.md", "COPYING.LESSER", "my-LICENSES.txt"])
+def test_carriers(name: str):
+    assert is_carrier(f"a/{name}")
+
+
+@pytest.mark.parametrize("name", ["main.py", "relicensed.py", "copyist.txt"])
+def test_what_is_no_carrier(name: str):
+    assert not is_carrier(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (MIT, {"MIT"}),
+        (BSD, {"BSD-2-Clause"}),
+        (BSD + " Neither the name of the copyright holder", {"BSD-3-Clause"}),
+        (BSD + " All advertising materials mentioning features or use", {"BSD-4-Clause"}),
+        ("// SPDX-License-Identifier: Apache-2.0\n", {"Apache-2.0"}),
+        ("# SPDX-License-Identifier: (MIT OR GPL-2.0-only)\n", {"MIT"}),
+        ("/* SPDX-License-Identifier: GPL-2.0-only */", {"GPL-2.0-only"}),
+        ("SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note", {"GPL-2.0"}),
+        ("GNU GENERAL PUBLIC LICENSE\n Version 3, 29 June 2007", {"GPL-3.0"}),
+        ("GNU Lesser General Public License\nVersion 2.1, February 1999", {"LGPL-2.1"}),
+        (
+            "under the terms of the GNU General Public License as published by the Free Software "
+            "Foundation; either version 2 of the License",
+            {"GPL-2.0"},
+        ),
+        ("previously distributed under the GNU General Public License (GPL)", set()),
+        ("Mozilla Public License Version 2.0", {"MPL-2.0"}),
+        ("nothing here", set()),
+    ],
+)
+def test_detection(text: str, expected: set[str]):
+    assert detect(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("detected", "declared", "expected"),
+    [
+        ({"GPL-3.0"}, "MIT", "permissive"),
+        ({"MIT"}, "GPL-3.0", "non_permissive"),
+        (set(), None, "no_license"),
+        (set(), "NOASSERTION", "non_permissive"),
+        ({"MIT", "Apache-2.0"}, None, "permissive"),
+        ({"MIT", "GPL-2.0"}, None, "non_permissive"),
+        ({"MIT"}, "NOASSERTION", "permissive"),
+        ({"LicenseRef-dco"}, None, "no_license"),
+        ({"LicenseRef-dco", "MIT"}, None, "permissive"),
+    ],
+)
+def test_classes_follow_the_reports_table(detected: set[str], declared: str | None, expected: str):
+    assert classify(detected, declared) == expected
+
+
+def test_base_of_a_licence_file():
+    assert base_of("LICENSE") == ""
+    assert base_of("a/b/LICENSE") == "a/b/"
+
+
+@pytest.mark.parametrize(
+    ("raw", "text", "encoding"),
+    [
+        ("ä".encode(), "ä", "utf-8"),
+        (b"\xef\xbb\xbfx", "x", "utf-8-sig"),
+        ("aé".encode("utf-16"), "aé", "utf-16"),
+        (b"caf\xe9 \x80", "café €", "cp1252"),
+        (b"\x81\xe9", "\x81é", "latin-1"),
+    ],
+)
+def test_decoding(raw: bytes, text: str, encoding: str):
+    assert decode(raw) == (text, encoding)
+
+
+def exact(text: str) -> set[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[i : i + 5]) for i in range(len(words) - 4)}
+
+
+def test_minhash_estimates_jaccard_without_bias():
+    rng = np.random.default_rng(7)
+    errors = []
+    for _ in range(150):
+        shared = rng.integers(50, 400)
+        own = rng.integers(5, 150, 2)
+        base = [f"w{n}" for n in rng.integers(0, 10**6, shared)]
+        one = " ".join(base + [f"a{n}" for n in rng.integers(0, 10**6, own[0])])
+        two = " ".join(base + [f"b{n}" for n in rng.integers(0, 10**6, own[1])])
+        a, b = exact(one), exact(two)
+        assert len(shingles(one)) == len(a)
+        estimate = np.mean(signature(shingles(one)) == signature(shingles(two)))
+        errors.append(estimate - len(a & b) / len(a | b))
+    assert abs(np.mean(errors)) < 4 * 0.03 / np.sqrt(len(errors))
+    assert np.std(errors) < 0.035
+
+
+def test_real_files_above_the_threshold_collide_and_others_do_not():
+    library = Path(sysconfig.get_paths()["stdlib"])
+    texts = [path.read_text(encoding="utf-8") for path in sorted(library.glob("*.py"))[:60]]
+    for text in list(texts[:30]):  # copies with every 100th, or every 4th word changed
+        words = re.split(r"(\W+)", text)
+        for step in (200, 8):
+            texts.append("".join("zz" if i % step == 0 else w for i, w in enumerate(words)))
+    keys = [band_keys(text) for text in texts]
+    grams = [exact(text) for text in texts]
+    found = missed = wrong = 0
+    for i, j in combinations(range(len(texts)), 2):
+        a, b = keys[i], keys[j]
+        if a is None or b is None:
+            continue
+        similarity = len(grams[i] & grams[j]) / len(grams[i] | grams[j])
+        collide = any(x == y for x, y in zip(a, b, strict=True))
+        found += collide and similarity >= 0.8
+        missed += not collide and similarity >= 0.8
+        wrong += collide and similarity < 0.5
+    assert found >= 20
+    assert missed <= 0.03 * (found + missed)
+    assert wrong <= 0.05 * found
+    assert all(len(key) == BANDS for key in keys if key)
+
+
+def test_short_texts_have_no_keys():
+    assert band_keys("one two three four") is None
+    assert band_keys("one two three four five") is not None
+
+
+def test_components_are_named_by_their_smallest():
+    pairs = np.array([[5, 3], [3, 1], [7, 8]], np.int64)
+    assert components(pairs, 9).tolist() == [0, 1, 2, 1, 4, 1, 6, 7, 7]
