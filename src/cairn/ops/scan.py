@@ -85,11 +85,10 @@ class _Scan(torch.autograd.Function):
         )
         gD = torch.zeros_like(D)
         for k in parts:
-            gD += _near_backward(
-                *(t[k] for t in (x, dt, decay, B, C, y, gy, g_added)),
-                D,
-                *(t[k] for t in (gx, g_dt, g_decay, gB, gC)),
-            )
+            found = _near_backward(x[k], dt[k], decay[k], B[k], C[k], D, y[k], gy[k], g_added[k])
+            gx[k], g_dt[k], g_decay[k], gB[k], more_C, more_D = found
+            gC[k] += more_C
+            gD += more_D
         g_decay[:, -1] += at_end
         g_step = g_decay.flip(1).cumsum(1).flip(1)  # of dt * A
         gA = (g_step * dt).sum((0, 1))
@@ -115,17 +114,12 @@ def _near_backward(
     decay: Tensor,
     B: Tensor,
     C: Tensor,
+    D: Tensor,
     y: Tensor,
     gy: Tensor,
     g_added: Tensor,
-    D: Tensor,
-    gx: Tensor,
-    g_dt: Tensor,
-    g_decay: Tensor,
-    gB: Tensor,
-    gC: Tensor,
-) -> Tensor:
-    """Fill gx, g_dt (directly), g_decay and gB, add to gC; the gradient of D [H] is returned."""
+) -> tuple[Tensor, ...]:
+    """Gradients of x, dt (but through decay), decay, B, C (but through carried states) and D."""
     R = x.shape[2] // B.shape[2]
     b, c = B.transpose(1, 2), C.transpose(1, 2)
     within = _decay_within(decay)
@@ -134,21 +128,20 @@ def _near_backward(
     g_xdt = _kernel(within, B, C).transpose(2, 3) @ gy_heads
     g_kernel = (gy_heads @ _heads_first(xdt).transpose(2, 3)).mul_(within)
     g_scores = g_kernel.unflatten(1, (-1, R)).sum(2).tril_()  # [K, G, Q, Q]
-    gC += _grouped(g_scores, b).transpose(1, 2)
+    gC = _grouped(g_scores, b).transpose(1, 2)
     # Into carried states: added = (to_end xdt)^T B.
     to_end = _to_end(decay)
     states = g_added.unflatten(1, (-1, R)).flatten(2, 3)  # [K, G, R * P, N]
     g_ended = _grouped(b, states.transpose(2, 3), tokens_first=True).view(x.shape)
     g_xdt = g_ended.mul_(to_end).add_(g_xdt.transpose(1, 2))
     given = _grouped(g_scores.transpose(2, 3), c) + _grouped(_by_group(xdt.mul_(to_end), R), states)
-    gB.copy_(given.transpose(1, 2))
     # A pair (i, j) has weight w_ij = g_kernel_ij kernel_ij with decay_i - decay_j inside: summed
     # over j it is gy_i (y_i - D x_i), over i it is xdt_j g_xdt_j; no [Q, Q] is needed.
     g_skip = torch.linalg.vecdot(gy, x)
-    torch.linalg.vecdot(x, g_xdt, out=g_dt)
-    torch.sub(torch.linalg.vecdot(gy, y), g_skip * D + dt * g_dt, out=g_decay)
-    torch.add(g_xdt.mul_(dt[..., None]), gy * D[:, None], out=gx)
-    return g_skip.sum((0, 1))
+    g_dt = torch.linalg.vecdot(x, g_xdt)
+    g_decay = torch.linalg.vecdot(gy, y) - g_skip * D - dt * g_dt
+    gx = g_xdt.mul_(dt[..., None]).add_(gy * D[:, None])
+    return gx, g_dt, g_decay, given.transpose(1, 2), gC, g_skip.sum((0, 1))
 
 
 def _blocks(x: Tensor) -> list[slice]:
