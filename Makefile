@@ -33,7 +33,7 @@ demo: $(READY)
 	  --prompt "$$(printf 'import os\n\ndef main():\n    """Run the program."""\n')"
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 -m "not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not gpu"
 
 check: $(READY)
 	$(BIN)/ruff format --check src tests bench plans

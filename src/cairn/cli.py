@@ -19,15 +19,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments.run(arguments)
         return 0
+    except BrokenPipeError:  # `cairn ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (UserError, OSError) as error:
         print(f"cairn: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("cairn: interrupted; the same command continues", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `cairn ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -101,6 +101,9 @@ def _add_use(verb: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("checkpoint", type=Path)
     one.add_argument("--host", default="127.0.0.1", help="loopback unless you say otherwise")
     one.add_argument("--port", type=int, default=8000)
+    one.add_argument("--name", help="the model's name in the API (default: the folder's)")
+    one.add_argument("--slots", type=_positive, help="sequences at a time (default: what fits)")
+    one.add_argument("--attribution", type=Path, help="an index, for POST /v1/trace")
 
     one = verb("evaluate", run_evaluate, "Scores of a checkpoint, with n and standard error.")
     one.add_argument("checkpoint", type=Path)
@@ -203,8 +206,10 @@ def run_trace(arguments: Arguments) -> None:
         found = origins_of_text(folder, arguments.text, minimum=arguments.minimum)
         _print_json(found) if arguments.json else matches_table(arguments.text, found)
     elif arguments.step is not None:
-        from cairn.train.provenance import files_of_step
-
+        if read_manifest(folder).kind == "FineTune":
+            from cairn.align.provenance import files_of_step
+        else:
+            from cairn.train.provenance import files_of_step
         found = files_of_step(folder, arguments.step)
         _print_json(found) if arguments.json else records_table(found)
     else:
@@ -259,9 +264,11 @@ def run_generate(arguments: Arguments) -> None:
 def run_chat(arguments: Arguments) -> None:
     """`cairn chat`."""
     from cairn.engine import Engine, SamplingParams
-    from cairn.tokens.chat import render
+    from cairn.tokens.chat import prompt_ids
 
     engine = Engine(arguments.checkpoint)
+    if engine.tokenizer is None:
+        raise UserError(f"{arguments.checkpoint} has no tokenizer: chat needs one")
     params = SamplingParams(max_tokens=arguments.max_tokens, temperature=arguments.temperature)
     messages: list[dict[str, str]] = []
     while True:
@@ -272,7 +279,7 @@ def run_chat(arguments: Arguments) -> None:
         if not said.strip():
             return
         messages.append({"role": "user", "content": said})
-        prompt = engine.tokenizer.encode_with_sentinels(render(messages, generation_prompt=True))
+        prompt = prompt_ids(messages, engine.tokenizer)
         text = engine.generate([prompt], params)[0].text
         print(f"{arguments.checkpoint.name}> {text}", flush=True)
         messages.append({"role": "assistant", "content": text})
@@ -282,7 +289,14 @@ def run_serve(arguments: Arguments) -> None:
     """`cairn serve`."""
     from cairn.serve import serve
 
-    serve(arguments.checkpoint, host=arguments.host, port=arguments.port)
+    serve(
+        arguments.checkpoint,
+        host=arguments.host,
+        port=arguments.port,
+        name=arguments.name,
+        slots=arguments.slots,
+        attribution=arguments.attribution,
+    )
 
 
 def run_evaluate(arguments: Arguments) -> None:
