@@ -7,10 +7,9 @@ import sys
 import pytest
 
 PROGRAM = """
-import resource, sys, torch
+import resource, torch
 from cairn.ops.memory import keep_freed_memory
-if sys.argv[1] == "keep":
-    assert keep_freed_memory()
+assert keep_freed_memory()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):
@@ -24,8 +23,6 @@ print(faults())
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="speaks to glibc's allocator")
 def test_kept_memory_faults_no_pages():
-    def count(how: str) -> int:
-        command = [sys.executable, "-c", PROGRAM, how]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-    assert count("keep") * 10 < count("default")
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100  # without the call nearly always above 30,000
