@@ -28,7 +28,7 @@ hybrid = ModelConfig(  # Nemotron-H's shape in small: Mamba-2, one attention lay
     mamba_head_dim=32,
     state_size=32,
     groups=2,
-    chunk_size=64,
+    chunk_size=32,
     max_positions=1024,
 )
 
@@ -48,7 +48,7 @@ plan = dict(
     shards=Tokenize(corpus=corpus, tokenizer=words, heldout=0.05),
     index=IndexAttribution(shards=shards),
     # 3. A base model, and an assistant made from it.
-    base=Pretrain(model=hybrid, shards=shards, settings=settings(240, 4e-3), heldout_files=40),
+    base=Pretrain(model=hybrid, shards=shards, settings=settings(200, 4e-3), heldout_files=16),
     chat=FineTune(
         start=Ref("base"),
         corpus=corpus,
@@ -61,21 +61,19 @@ plan = dict(
         shards=shards,
         hidden_size=144,
         intermediate_size=512,
-        heldout_files=40,
+        heldout_files=16,
     ),
     child=Distill(
         start=Ref("pruned"),
         teacher=Ref("base"),
         shards=shards,
-        settings=settings(100, 2e-3),
-        heldout_files=40,
+        settings=settings(80, 3e-3),
+        heldout_files=16,
     ),
-    twin=Pretrain(
-        like=Ref("pruned"), shards=shards, settings=settings(100, 4e-3), heldout_files=40
-    ),
+    twin=Pretrain(like=Ref("pruned"), shards=shards, settings=settings(80, 4e-3), heldout_files=16),
     # 5. What they can do, and the folder for others.
-    scores=Evaluate(checkpoint=Ref("base"), corpus=corpus, shards=shards, limit=30),
-    child_scores=Evaluate(checkpoint=Ref("child"), corpus=corpus, shards=shards, limit=30),
+    scores=Evaluate(checkpoint=Ref("base"), corpus=corpus, shards=shards, limit=16),
+    child_scores=Evaluate(checkpoint=Ref("child"), corpus=corpus, shards=shards, limit=16),
     release=Release(
         checkpoint=Ref("child"), report=Ref("child_scores"), shards=shards, title="cairn pico"
     ),

@@ -38,7 +38,8 @@ def _wide(x: Tensor) -> Tensor:
 def _normed(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
     """x [..., D] as [..., G, D / G] over its root mean square, and one over that [..., G, 1]."""
     x = x.unflatten(-1, (groups, -1))
-    scale = torch.linalg.vecdot(x, x).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
+    with torch.autocast(x.device.type, enabled=False):  # it would take the squares' sum in bf16
+        scale = torch.linalg.vecdot(x, x).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
     return x * scale, scale
 
 
