@@ -42,7 +42,7 @@ check: $(READY)
 	$(BIN)/lint-imports
 
 kernels: $(READY)
-	$(BIN)/python -m pytest -m kernels tests/ops
+	$(BIN)/python -m pytest -m kernels
 
 bench: $(READY)
 	for name in bench/*.py; do $(BIN)/python $$name || exit 1; done

@@ -283,9 +283,9 @@ def _code_revision() -> str | None:
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists() or not os.access(root / ".git", os.R_OK):
         return None
-    from dulwich.repo import Repo
-
     try:
+        from dulwich.repo import Repo
+
         with Repo(str(root)) as repo:
             return repo.head().decode("ascii")
     except Exception:

@@ -4,6 +4,7 @@ Links are kept as links. A directory identifier of an archive is that of its roo
 single folder the files may stand in.
 """
 
+import lzma
 import stat
 import tarfile
 import zipfile
@@ -12,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from tarfile import ReadError
+from typing import IO, Any, Self
 
 from cairn.base import UserError
 from cairn.sources.record import EXECUTABLE, LINK, REGULAR
@@ -21,10 +23,13 @@ MOST_BYTES = 16 * 2**30  # of all members together, unpacked
 MOST_MEMBERS = 2_000_000
 RATIO, RATIO_FROM = 1000, 64 * 2**20  # a member this large that shrinks this much is a bomb
 CHUNK = 2**20
+MOST_HEADER = 2**20  # bytes of a tar's extended header, which is read whole
+MOST_LINK = 4096  # bytes of a link's target: Linux takes no more
 BROKEN = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
     EOFError,
     OSError,
     ValueError,
@@ -43,6 +48,30 @@ class Member:
     handle: Any  # what the archive's library calls it
 
 
+class _Header(tarfile.TarInfo):
+    """A tar's header, read strictly: the library takes some damage for the archive's end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tarfile)
+        except _ENDS as error:
+            raise ReadError(f"{error} at byte {tarfile.offset:,}") from None
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        extended = self.type in _EXTENDED
+        if extended and self.size > MOST_HEADER:
+            raise ReadError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc] (documented as overridable)
+
+
+_ENDS = (tarfile.TruncatedHeaderError, tarfile.InvalidHeaderError, tarfile.EmptyHeaderError)  # type: ignore[attr-defined]
+_EXTENDED = frozenset(
+    {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE}
+    | {tarfile.SOLARIS_XHDTYPE}
+)
+
+
 def is_archive(path: Path) -> bool:
     """Whether the file is a tar (plain, gz, bz2, xz) or a zip, whatever its name.
 
@@ -57,7 +86,12 @@ def is_archive(path: Path) -> bool:
 def _is_tar(path: Path) -> bool:
     try:
         return tarfile.is_tarfile(path)
-    except (EOFError, zlib.error):  # a cut compressed file: only its beginning is one
+    except (
+        EOFError,
+        ValueError,
+        zlib.error,
+        lzma.LZMAError,
+    ):  # a cut compressed file: only its beginning is one
         return False
 
 
@@ -66,20 +100,41 @@ def open_archive(path: Path) -> Iterator["Archive"]:
     """Open and check a whole archive's table. UserError names what is wrong with it."""
     try:
         zipped = zipfile.is_zipfile(path)
-        library = zipfile.ZipFile(path) if zipped else tarfile.open(path)  # noqa: SIM115
+        library = zipfile.ZipFile(path) if zipped else _open_tar(path)
     except BROKEN as error:
         raise _damaged(path, error) from None
     with library:
         try:
             found = _zip_members if isinstance(library, zipfile.ZipFile) else _tar_members
-            members = list(found(library))  # type: ignore[arg-type]
+            members = list(_bounded(path, found(library)))  # type: ignore[arg-type]
+        except UserError:
+            raise
         except BROKEN as error:
-            if isinstance(error, UserError):
-                raise
             raise _damaged(path, error) from None
         archive = Archive(path, library, members)
         archive.check()
         yield archive
+
+
+def _open_tar(path: Path) -> tarfile.TarFile:
+    return tarfile.open(path, tarinfo=_Header)
+
+
+def _bounded(path: Path, members: Iterator[Member]) -> Iterator[Member]:
+    """Members while they stay within bounds: a bomb is refused before its end is sought."""
+    packed = path.stat().st_size
+    total = 0
+    for count, member in enumerate(members, 1):
+        total += member.size
+        if total > MOST_BYTES or count > MOST_MEMBERS:
+            size = f"{count:,} files of {total:,} bytes and more"
+            raise UserError(f"archive {path}: unpacks to {size}: too large to be trusted")
+        own = getattr(member.handle, "compress_size", packed)  # a zip says it of each member
+        for large, small in ((total, packed), (member.size, own)):
+            if large >= RATIO_FROM and large > RATIO * max(small, 1):
+                problem = f"{small:,} bytes unpack to {large:,} and more: it looks like a bomb"
+                raise UserError(f"archive {path}: {problem}: nothing was read")
+        yield member
 
 
 class Archive:
@@ -90,7 +145,7 @@ class Archive:
         self.members = members
 
     def check(self) -> None:
-        """UserError for paths that climb out, duplicates, devices, and bombs."""
+        """UserError for names that come twice, or that are a file and a folder."""
         files: set[bytes] = set()
         folders: set[bytes] = set()
         for member in self.members:
@@ -102,20 +157,6 @@ class Archive:
         clash = sorted(files & folders)
         if clash:
             raise self._hostile(clash[0], "is a file and a folder")
-        total = sum(member.size for member in self.members)
-        if total > MOST_BYTES or len(self.members) > MOST_MEMBERS:
-            size = f"{len(self.members):,} files of {total:,} bytes"
-            raise UserError(f"archive {self.path}: unpacks to {size}: too large to be trusted")
-        for member in self.members:
-            self._check_ratio(member)
-
-    def _check_ratio(self, member: Member) -> None:
-        info = member.handle
-        zipped = isinstance(info, zipfile.ZipInfo)
-        packed = info.compress_size if zipped else self.path.stat().st_size
-        if member.size >= RATIO_FROM and member.size > RATIO * max(packed, 1):
-            problem = f"unpacks {packed:,} bytes to {member.size:,}: it looks like a bomb"
-            raise self._hostile(member.path, problem)
 
     def _hostile(self, path: bytes, problem: str) -> UserError:
         shown = path.decode("utf-8", "backslashreplace")
@@ -154,6 +195,8 @@ def _tar_members(library: tarfile.TarFile) -> Iterator[Member]:
         path = _safe(_bytes(info.name), library.name)
         if info.isdir():
             continue
+        if not path:
+            raise ValueError("a file without a name")
         if info.issym():
             target = _bytes(info.linkname)
             _check_link(path, target, library.name)
@@ -178,10 +221,14 @@ def _zip_members(library: zipfile.ZipFile) -> Iterator[Member]:
         path = _safe(raw, name)
         if info.is_dir():
             continue
+        if not path:
+            raise ValueError("a file without a name")
         if info.flag_bits & 1:
             raise _climbs(name, path, "is encrypted")
         mode = info.external_attr >> 16
         if stat.S_ISLNK(mode):
+            if info.file_size > MOST_LINK:
+                raise _climbs(name, path, "is a link too long to be one")
             _check_link(path, library.read(info), name)
             yield Member(path, LINK, info.file_size, info)
         else:

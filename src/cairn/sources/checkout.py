@@ -1,12 +1,15 @@
 """A git repository, bare or not: the tree of HEAD's commit, read without checking out."""
 
 import re
+import struct
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dulwich.errors import NotGitRepository
+from dulwich.errors import ChecksumMismatch, FileFormatException, NotGitRepository
 from dulwich.objects import Commit, Tree
 from dulwich.refs import Ref
 from dulwich.repo import Repo
@@ -16,6 +19,30 @@ from cairn.sources.record import EXECUTABLE, LINK, REGULAR, Origin
 from cairn.sources.swhid import SUBMODULE
 
 MODES = {LINK: LINK, SUBMODULE: SUBMODULE}
+CORRUPT = (
+    ChecksumMismatch,
+    FileFormatException,
+    KeyError,  # an object that is not there: a partial clone, or a broken one
+    OSError,
+    ValueError,
+    AssertionError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
+
+
+@contextmanager
+def _reading(repository: Repo, what: str) -> Iterator[None]:
+    """UserError that names `what` for whatever a damaged repository raises."""
+    try:
+        yield
+    except UserError:
+        raise
+    except CORRUPT as error:
+        said = str(error) or type(error).__name__
+        problem = f"{what} is missing or corrupt ({said})"
+        raise UserError("source", repository.path, problem, "run `git fsck`") from None
 
 
 def is_checkout(path: Path) -> bool:
@@ -36,13 +63,18 @@ def open_checkout(path: Path) -> tuple[Repo, Origin, str]:
         raise UserError("source", str(path), f"is no git repository ({error})", "mend it") from None
     try:
         head = repository.head()
-        commit = repository[head]
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OSError):
         mend = "commit something, or give a plain directory"
         raise UserError("source", str(path), "has no commit at HEAD", mend) from None
+    if len(head) != 40:
+        mend = "give an archive of it"
+        raise UserError("source", str(path), "has SHA-256 names, which are no SWHIDs", mend)
+    with _reading(repository, f"commit {head.decode('ascii', 'replace')}"):
+        commit = repository[head]
     if not isinstance(commit, Commit):
         raise UserError("source", str(path), "has a HEAD that is no commit", "check one out")
-    url = _remote(repository)
+    with _reading(repository, "its configuration"):
+        url = _remote(repository)
     name = _name(url) or path.resolve().name.removesuffix(".git")
     origin = Origin(
         repo_name=name,
@@ -62,10 +94,12 @@ def walk_tree(repository: Repo, tree: str) -> Iterator[tuple[bytes, int, str]]:
     pending = [(b"", tree.encode("ascii"))]
     while pending:
         inside, identifier = pending.pop()
-        here = repository[identifier]
-        if not isinstance(here, Tree):
-            raise UserError(f"{repository.path}: object {identifier.decode()} is no tree")
-        for entry in here.items():
+        with _reading(repository, f"tree {identifier.decode('ascii')}"):
+            here = repository[identifier]
+            if not isinstance(here, Tree):
+                raise ValueError("it is no tree")
+            entries = here.items()
+        for entry in entries:
             path = inside + b"/" + entry.path if inside else entry.path
             if entry.mode == 0o040000:
                 pending.append((path, entry.sha))
@@ -78,10 +112,8 @@ def walk_tree(repository: Repo, tree: str) -> Iterator[tuple[bytes, int, str]]:
 
 def read_blob(repository: Repo, identifier: str) -> bytes:
     """A blob's bytes; UserError where the repository lacks it."""
-    try:
+    with _reading(repository, f"blob {identifier}"):
         return repository[identifier.encode("ascii")].as_raw_string()
-    except (KeyError, OSError, ValueError) as error:
-        raise UserError(f"{repository.path}: blob {identifier} cannot be read ({error})") from None
 
 
 def _date(seconds: int) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 from cairn.base import UserError
 from cairn.sources.record import EXECUTABLE, LINK, REGULAR
 
+CHUNK = 2**20
+
 
 @dataclass(frozen=True)
 class Found:
@@ -33,16 +35,16 @@ def walk(root: Path, skip: frozenset[bytes] = frozenset({b".git"})) -> Iterator[
         inside = pending.pop()
         where = base + b"/" + inside if inside else base
         try:
-            entries = list(os.scandir(where))
+            with os.scandir(where) as listing:
+                entries = [(one, one.stat(follow_symlinks=False)) for one in listing]
         except OSError as error:
             shown = os.fsdecode(where)
             problem = f"cannot be read ({error.strerror})"
             raise UserError("source", shown, problem, "make it readable") from None
-        for entry in entries:
+        for entry, state in entries:
             if entry.name in skip:
                 continue
             path = inside + b"/" + entry.name if inside else entry.name
-            state = entry.stat(follow_symlinks=False)
             if stat.S_ISDIR(state.st_mode):
                 pending.append(path)
             elif stat.S_ISLNK(state.st_mode):
@@ -53,15 +55,28 @@ def walk(root: Path, skip: frozenset[bytes] = frozenset({b".git"})) -> Iterator[
     yield from sorted(found, key=lambda one: one.path)
 
 
-def read(found: Found) -> bytes:
-    """The bytes of a file, or of a link's target. UserError where it cannot be read."""
+def chunks(found: Found) -> Iterator[bytes]:
+    """The bytes of a file in pieces, or a link's target.
+
+    UserError where it cannot be read, or where its length is no longer what `walk` saw.
+    """
+    shown, length = os.fsdecode(found.where), 0
     try:
-        if found.mode == LINK:
-            return os.readlink(found.where)  # noqa: PTH115 (names are bytes)
-        descriptor = os.open(found.where, os.O_RDONLY | os.O_NOFOLLOW)
-        with os.fdopen(descriptor, "rb") as file:
-            return file.read()
+        for chunk in _pieces(found):
+            length += len(chunk)
+            yield chunk
     except OSError as error:
-        shown = os.fsdecode(found.where)
-        mend = "make it readable, or exclude it"
-        raise UserError("source", shown, f"cannot be read ({error.strerror})", mend) from None
+        problem = f"cannot be read ({error.strerror})"
+        raise UserError("source", shown, problem, "make it readable") from None
+    if length != found.size:
+        raise UserError("source", shown, "changed while it was read", "read it again")
+
+
+def _pieces(found: Found) -> Iterator[bytes]:
+    if found.mode == LINK:
+        yield os.readlink(found.where)  # noqa: PTH115 (names are bytes)
+        return
+    descriptor = os.open(found.where, os.O_RDONLY | os.O_NOFOLLOW)
+    with os.fdopen(descriptor, "rb") as file:
+        while chunk := file.read(CHUNK):
+            yield chunk

@@ -1,8 +1,8 @@
 """From what a user names to records: a directory, a checkout, an archive, or installed Python."""
 
-import hashlib
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,8 +10,9 @@ import pyarrow as pa
 from cairn.base import UserError
 from cairn.sources import archive as archives
 from cairn.sources import checkout, directory, installed
+from cairn.sources.digest import Digest, digest
 from cairn.sources.record import Origin, SourceFile, path_text, to_batch
-from cairn.sources.swhid import SUBMODULE, content_hash, tree_hash
+from cairn.sources.swhid import SUBMODULE, tree_hash
 
 MAX_BYTES = 10 * 2**20  # StarCoder2 (arXiv 2402.19173), section 2.1, taken as uncompressed
 BATCH_BYTES = 4 * 2**20
@@ -25,20 +26,28 @@ def read_origin(
 
     `spec` is a path (checkout, directory or archive; which one is found out), `python:stdlib`, or
     `python:NAME` for an installed distribution. Files whose path matches a pattern of `exclude`
-    count for the directory's identifier but are not given; of files over `max_bytes` the bytes are
-    not given. UserError for anything that cannot be read whole.
+    count for the directory's identifier but are not given; of files of `max_bytes` and more the bytes
+    are not given. UserError for anything that cannot be read whole.
     """
     files = _open(spec, max_bytes)
     return (file for file in files if not any(fnmatchcase(file.path, p) for p in exclude))
 
 
 def read_batches(
-    spec: str, *, exclude: tuple[str, ...] = (), max_bytes: int = MAX_BYTES
+    spec: str,
+    *,
+    exclude: tuple[str, ...] = (),
+    max_bytes: int = MAX_BYTES,
+    max_files: int | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """`read_origin` as batches of SOURCE_SCHEMA, of about 4 MiB or 500 files."""
+    """`read_origin` as batches of SOURCE_SCHEMA, of about 4 MiB or 500 files.
+
+    Only the first `max_files` files are given; identifiers are those of the whole.
+    """
     held: list[SourceFile] = []
     size = 0
-    for file in read_origin(spec, exclude=exclude, max_bytes=max_bytes):
+    files = read_origin(spec, exclude=exclude, max_bytes=max_bytes)
+    for file in islice(files, max_files):
         held.append(file)
         size += len(file.raw or b"")
         if size >= BATCH_BYTES or len(held) >= BATCH_FILES:
@@ -54,8 +63,8 @@ def _open(spec: str, max_bytes: int) -> Iterator[SourceFile]:
         standard = name == installed.STDLIB
         found = installed.standard_library() if standard else installed.distribution(name)
         return _from_disk(*found, max_bytes)
-    path = Path(spec).expanduser()
-    if not path.exists():
+    path, exists = _path(spec)
+    if not exists:
         raise UserError("source", spec, "does not exist", "give a path that does")
     if path.is_dir():
         if checkout.is_checkout(path):
@@ -67,76 +76,75 @@ def _open(spec: str, max_bytes: int) -> Iterator[SourceFile]:
     raise UserError("source", spec, "is neither a directory nor an archive", "give one of them")
 
 
+def _path(spec: str) -> tuple[Path, bool]:
+    """The path, and whether there is anything; UserError where that cannot be known."""
+    if not spec:
+        raise UserError("source", spec, "is empty", "give a path, `.` say, or python:stdlib")
+    try:
+        path = Path(spec).expanduser()
+        if not path.exists():
+            return path, False
+        if not path.is_dir():
+            path.open("rb").close()
+        return path, True
+    except (OSError, RuntimeError) as error:  # RuntimeError: a `~name` without a home
+        problem = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+        raise UserError("source", spec, problem, "make it readable") from None
+
+
 def _from_disk(
     repository: str, url: str, found: list[directory.Found], max_bytes: int
 ) -> Iterator[SourceFile]:
-    hashes = {one.path: content_hash(directory.read(one)) for one in found}
-    tree = tree_hash((one.path, one.mode, hashes[one.path]) for one in found)
+    digests = [digest(directory.chunks(one), one.size, keep=False) for one in found]
+    pairs = list(zip(found, digests, strict=True))
+    tree = tree_hash((one.path, one.mode, digested.content_id) for one, digested in pairs)
     origin = Origin(repo_name=repository, origin_url=url, directory_id=tree)
-    for one in found:
-        file = _record(origin, one.path, one.mode, directory.read(one), max_bytes)
-        if file.content_id != hashes[one.path]:
-            raise UserError(f"source {url}: {file.path} changed while it was read: read it again")
-        yield file
+    for one, first in pairs:
+        if one.size < max_bytes:
+            again = digest(directory.chunks(one), one.size, keep=True)
+            if again.content_id != first.content_id:
+                path = path_text(one.path)
+                raise UserError(f"source {url}: {path} changed while it was read: read it again")
+            first = again
+        yield _record(origin, one.path, one.mode, one.size, first)
 
 
 def _from_checkout(path: Path, max_bytes: int) -> Iterator[SourceFile]:
     repository, origin, tree = checkout.open_checkout(path)
     with repository:
         for inside, mode, identifier in checkout.walk_tree(repository, tree):
-            if mode != SUBMODULE:
-                raw = checkout.read_blob(repository, identifier)
-                yield _record(origin, inside, mode, raw, max_bytes)
+            if mode == SUBMODULE:
+                continue
+            raw = checkout.read_blob(repository, identifier)
+            found = digest((raw,), len(raw), keep=len(raw) < max_bytes)
+            if found.content_id != identifier:
+                raise UserError(f"source {path}: blob {identifier} is corrupt: run `git fsck`")
+            yield _record(origin, inside, mode, len(raw), found)
 
 
 def _from_archive(path: Path, max_bytes: int) -> Iterator[SourceFile]:
     with archives.open_archive(path) as archive:
-        entries = []
-        for member in archive.members:
-            found, _, _ = _hash_member(archive, member, keep=False)
-            entries.append((member.path, member.mode, found))
+        digests = [digest(archive.chunks(one), one.size, keep=False) for one in archive.members]
+        pairs = list(zip(archive.members, digests, strict=True))
         name = path.name
         for ending in (".gz", ".bz2", ".xz", ".tar", ".tgz", ".tbz2", ".txz", ".zip", ".whl"):
             name = name.removesuffix(ending)
         url = path.resolve().as_uri()
-        origin = Origin(repo_name=name, origin_url=url, directory_id=tree_hash(entries))
-        for member in archive.members:
-            keep = member.size <= max_bytes
-            found, plain, raw = _hash_member(archive, member, keep=keep)
-            yield SourceFile(
-                origin=origin,
-                path=path_text(member.path),
-                content_id=found,
-                blob_id=plain,
-                mode=member.mode,
-                length_bytes=member.size,
-                raw=raw,
-            )
+        tree = tree_hash((one.path, one.mode, digested.content_id) for one, digested in pairs)
+        origin = Origin(repo_name=name, origin_url=url, directory_id=tree)
+        for one, first in pairs:
+            if one.size < max_bytes:
+                first = digest(archive.chunks(one), one.size, keep=True)
+            yield _record(origin, one.path, one.mode, one.size, first)
 
 
-def _hash_member(
-    archive: archives.Archive, member: archives.Member, *, keep: bool
-) -> tuple[str, str, bytes | None]:
-    """(git's blob hash, plain SHA-1, the bytes if kept), without ever holding a large member."""
-    header = b"blob %d\0" % member.size
-    git = hashlib.sha1(header, usedforsecurity=False)
-    plain = hashlib.sha1(usedforsecurity=False)
-    held: list[bytes] = []
-    for chunk in archive.chunks(member):
-        git.update(chunk)
-        plain.update(chunk)
-        if keep:
-            held.append(chunk)
-    return git.hexdigest(), plain.hexdigest(), b"".join(held) if keep else None
-
-
-def _record(origin: Origin, path: bytes, mode: int, raw: bytes, max_bytes: int) -> SourceFile:
+def _record(origin: Origin, path: bytes, mode: int, size: int, found: Digest) -> SourceFile:
     return SourceFile(
         origin=origin,
         path=path_text(path),
-        content_id=content_hash(raw),
-        blob_id=hashlib.sha1(raw, usedforsecurity=False).hexdigest(),
+        content_id=found.content_id,
+        blob_id=found.blob_id,
         mode=mode,
-        length_bytes=len(raw),
-        raw=raw if len(raw) <= max_bytes else None,
+        length_bytes=size,
+        raw=found.raw,
     )

@@ -37,7 +37,9 @@ class SourceFile:
 
     content_id: git's blob hash (the SWHID's), hex; blob_id: plain SHA-1 of the bytes, hex.
     path: from the tree's root, `/` between names; bytes that are not UTF-8 as `\\xNN`.
-    raw: the bytes, or None where they are longer than the reader's limit.
+    raw: the bytes, or None where they reach the reader's limit.
+    src_encoding: what the origin says of them, where it says anything (Software Heritage exports
+    that went through The Stack v2 do); None is found out.
     """
 
     origin: Origin
@@ -47,6 +49,7 @@ class SourceFile:
     mode: int
     length_bytes: int
     raw: bytes | None
+    src_encoding: str | None = None
 
 
 _STRINGS = (
@@ -75,6 +78,7 @@ SOURCE_SCHEMA = pa.schema(
         ("mode", pa.int32()),
         ("length_bytes", pa.int64()),
         ("raw", pa.binary()),
+        ("src_encoding", pa.string()),
     ]
 )
 
