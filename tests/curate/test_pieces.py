@@ -130,6 +130,22 @@ def test_decoding(raw: bytes, text: str, encoding: str):
     assert decode(raw) == (text, encoding)
 
 
+@pytest.mark.parametrize(
+    ("raw", "said", "expected"),
+    [
+        ("größe".encode("cp437"), "cp437", ("größe", "cp437")),
+        ("größe".encode(), "no-such-encoding", ("größe", "utf-8")),
+        ("größe".encode(), "ascii", ("größe", "utf-8")),
+        (b"+2AA-", "utf-7", ("+2AA-", "utf-8")),  # half a character
+        (b"616263", "hex", ("616263", "utf-8")),
+    ],
+)
+def test_the_origins_encoding_goes_first_where_it_fits(
+    raw: bytes, said: str, expected: tuple[str, str]
+):
+    assert decode(raw, said) == expected
+
+
 def exact(text: str) -> set[tuple[str, ...]]:
     words = re.findall(r"\w+", text.lower())
     return {tuple(words[i : i + 5]) for i in range(len(words) - 4)}

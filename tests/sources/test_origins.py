@@ -1,7 +1,9 @@
 """Archives that lie, archives that are whole, installed Python, and what cannot be read."""
 
+import gzip
 import io
 import os
+import random
 import stat
 import tarfile
 import zipfile
@@ -117,6 +119,9 @@ def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write_zip(tmp_path / "bomb.zip", {"zeros": bytes(70 * 2**20)})
     with pytest.raises(UserError, match="looks like a bomb"):
         next(read_origin(str(path)))
+    path = write_tar(tmp_path / "bomb.tar.gz", [("zeros", {}, bytes(70 * 2**20))])
+    with pytest.raises(UserError, match="looks like a bomb"):
+        next(read_origin(str(path)))
     monkeypatch.setattr(archives, "MOST_BYTES", 10)
     path = write_zip(tmp_path / "large.zip", {"a": b"123456", "b": b"123456"})
     with pytest.raises(UserError, match="too large to be trusted"):
@@ -138,6 +143,59 @@ def test_truncated_archives_are_named(tmp_path: Path, ending: str, share: float)
         list(read_origin(str(path)))
 
 
+@pytest.mark.parametrize("cut", [512, 1024 + 100, 1024 + 512])
+def test_a_tar_cut_between_members_or_in_a_header_is_no_shorter_archive(tmp_path: Path, cut: int):
+    path = write_tar(tmp_path / "cut.tar", [("a", {}, b"1"), ("b", {}, b"2")], "w")
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(UserError, match=r"cut\.tar.*truncated or damaged"):
+        list(read_origin(str(path)))
+
+
+def test_a_damaged_header_in_the_middle_does_not_end_the_archive(tmp_path: Path):
+    path = write_tar(tmp_path / "x.tar", [("a", {}, b"1"), ("b", {}, b"2")], "w")
+    raw = bytearray(path.read_bytes())
+    raw[1024] ^= 0xFF  # the second header's first byte
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match="truncated or damaged"):
+        list(read_origin(str(path)))
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz", "tar.bz2", "tar.xz", "zip"])
+def test_random_damage_is_found_or_harmless_and_never_a_traceback(tmp_path: Path, ending: str):
+    rng = random.Random(3)
+    content = {f"d/f{n}.bin": rng.randbytes(600) for n in range(6)}
+    path = tmp_path / f"x.{ending}"
+    if ending == "zip":
+        write_zip(path, content)
+    else:
+        mode = "w:" + ending.removeprefix("tar").removeprefix(".")
+        write_tar(path, [(n, {}, c) for n, c in content.items()], mode)
+    whole = path.read_bytes()
+    refused = 0
+    for _ in range(60):
+        raw = bytearray(whole)
+        raw[rng.randrange(len(raw))] ^= rng.randrange(1, 256)
+        path.write_bytes(raw)
+        try:
+            files = list(read_origin(str(path)))
+        except UserError:
+            refused += 1
+            continue
+        assert len(files) == len(content), "damage never makes an archive shorter"
+        if ending != "tar":  # a plain tar has no checksums of contents
+            assert {file.raw for file in files} == set(content.values())
+    assert refused > (5 if ending == "tar" else 30)
+
+
+def test_a_header_that_claims_to_be_huge_is_not_read(tmp_path: Path):
+    info = tarfile.TarInfo("long")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 2**21
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(2**21)))
+    with pytest.raises(UserError, match="a header of 2,097,152 bytes"):
+        list(read_origin(str(path)))
+
+
 def test_a_corrupt_member_is_found(tmp_path: Path):
     path = write_zip(tmp_path / "x.zip", {"a": os.urandom(2000)})
     raw = bytearray(path.read_bytes())
@@ -155,6 +213,41 @@ def test_what_is_no_source_is_refused(tmp_path: Path):
         read_origin(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"python:rihc.*did you mean 'rich'"):
         read_origin("python:rihc")
+    for spec, problem in (("", "is empty"), ("x" * 5000, "too long"), ("~no-such-user/x", "home")):
+        with pytest.raises(UserError, match=problem):
+            read_origin(spec)
+
+
+def test_what_cannot_be_opened_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "closed.py").write_text("x = 1\n")
+    opened = os.open
+
+    def refuse(path: bytes, *arguments: object) -> int:  # the tests may run as root
+        if path.endswith(b"closed.py"):
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(UserError, match=r"closed\.py.*Permission denied.*make it readable"):
+        list(read_origin(str(tmp_path)))
+
+
+def test_a_file_that_changes_between_two_looks_is_refused(tmp_path: Path):
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text("x = 1\n")
+    files = read_origin(str(tmp_path))
+    next(files)
+    (tmp_path / "b.py").write_text("x = 2\n")
+    with pytest.raises(UserError, match=r"b\.py changed while it was read"):
+        next(files)
+
+
+def test_only_the_first_files_are_given_and_the_identifier_is_of_all(tmp_path: Path):
+    for name in ("a.py", "b.py", "c.py"):
+        (tmp_path / name).write_text(name)
+    (whole,) = read_batches(str(tmp_path))
+    (part,) = read_batches(str(tmp_path), max_files=2)
+    assert part.equals(whole.slice(0, 2))
 
 
 def test_the_standard_library_and_a_distribution_are_read_with_their_licences():
@@ -180,9 +273,9 @@ def test_excluded_files_still_count_for_the_identifier(tmp_path: Path):
 
 
 def test_large_files_are_recorded_without_their_bytes_and_batches_keep_the_schema(tmp_path: Path):
-    (tmp_path / "large").write_bytes(bytes(101))
-    (tmp_path / "small").write_bytes(bytes(100))
+    (tmp_path / "large").write_bytes(bytes(100))
+    (tmp_path / "small").write_bytes(bytes(99))
     (batch,) = read_batches(str(tmp_path), max_bytes=100)
     assert batch.schema.equals(SOURCE_SCHEMA)
     assert batch.column("raw").is_null().to_pylist() == [True, False]
-    assert batch.column("length_bytes").to_pylist() == [101, 100]
+    assert batch.column("length_bytes").to_pylist() == [100, 99]

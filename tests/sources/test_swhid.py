@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import zlib
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,34 @@ def test_a_submodule_counts_for_the_tree_and_is_not_read(tmp_path: Path):
 def test_a_repository_without_a_commit_is_refused(tmp_path: Path):
     git(tmp_path, "init", "-q")
     with pytest.raises(UserError, match="has no commit at HEAD"):
+        list(read_origin(str(tmp_path)))
+
+
+@pytest.mark.parametrize("kind", ["blob", "tree", "commit"])
+@pytest.mark.parametrize("damage", ["gone", "junk", "swapped"])
+def test_a_damaged_object_is_named(tmp_path: Path, kind: str, damage: str):
+    (tmp_path / "file").write_text("x")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "file")
+    git(tmp_path, "commit", "-q", "-m", "first")
+    name = {"blob": "HEAD:file", "tree": "HEAD^{tree}", "commit": "HEAD"}[kind]
+    found = git(tmp_path, "rev-parse", name)
+    path = tmp_path / ".git/objects" / found[:2] / found[2:]
+    path.chmod(0o644)
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(b"junk" if damage == "junk" else zlib.compress(b"blob 1\0y"))
+    with pytest.raises(UserError, match=r"missing or corrupt|is no commit"):
+        list(read_origin(str(tmp_path)))
+
+
+def test_a_repository_with_sha256_names_is_refused(tmp_path: Path):
+    git(tmp_path, "init", "-q", "--object-format=sha256")
+    (tmp_path / "file").write_text("x")
+    git(tmp_path, "add", "file")
+    git(tmp_path, "commit", "-q", "-m", "first")
+    with pytest.raises(UserError, match="which are no SWHIDs"):
         list(read_origin(str(tmp_path)))
 
 

@@ -13,7 +13,7 @@ from cairn.sources.record import LINK, ORIGIN_FIELDS, SOURCE_SCHEMA
 KIND = "source"
 
 ANNOTATED = pa.schema(
-    [field for field in SOURCE_SCHEMA if field.name not in {"raw", "mode"}]
+    [field for field in SOURCE_SCHEMA if field.name not in {"raw", "mode", "src_encoding"}]
     + [
         ("src_encoding", pa.string()),
         ("language", pa.string()),
@@ -62,11 +62,11 @@ def _annotate(row: dict[str, Any], wanted: Rules) -> dict[str, Any]:
     }
     if row["mode"] == LINK:
         return found | _dropped("link", "a symbolic link has no content of its own")
-    if raw is None or len(raw) > wanted.max_bytes:
+    if raw is None or len(raw) >= wanted.max_bytes:
         return found | _dropped("size", f"{row['length_bytes']:,} bytes")
     if b"\0" in raw:
         return found | _dropped("binary", "holds a NUL byte")
-    text, encoding = decode(raw)
+    text, encoding = decode(raw, row["src_encoding"])
     language = languages.language_of(path, text)
     found |= {"src_encoding": encoding, "language": language}
     found |= _licences(path, text)
@@ -100,11 +100,19 @@ def _dropped(rule: str, reason: str) -> dict[str, Any]:
     return {"verdict": "drop", "rule": rule, "reason": reason}
 
 
-def decode(raw: bytes) -> tuple[str, str]:
-    """(text, encoding): UTF-8, UTF-16 with its mark, else Windows-1252, else Latin-1.
+def decode(raw: bytes, said: str | None = None) -> tuple[str, str]:
+    """(text, encoding): as the origin says, UTF-8, UTF-16 with its mark, Windows-1252, or Latin-1.
 
-    A byte-order mark is no part of the text. Line ends stay as they are.
+    The first that fits, so every file has a text. A byte-order mark is no part of it. Line ends
+    stay as they are.
     """
+    if said is not None:
+        try:
+            text = raw.decode(said)
+            text.encode("utf-8")  # UTF-7 can spell halves of characters, which Parquet cannot
+            return text, said
+        except (LookupError, UnicodeError):  # no such encoding, or another one
+            pass
     for mark, encoding in (
         (codecs.BOM_UTF8, "utf-8-sig"),
         (codecs.BOM_UTF16_LE, "utf-16"),

@@ -212,6 +212,17 @@ def _tar_members(library: tarfile.TarFile) -> Iterator[Member]:
             yield Member(path, EXECUTABLE if info.mode & 0o100 else REGULAR, size, info)
         else:
             raise _climbs(library.name, path, "is a device or a pipe")
+    _check_end(library)
+
+
+def _check_end(library: tarfile.TarFile) -> None:
+    """Read on to the end of the stream: only there do gzip and xz keep their checksums."""
+    file = library.fileobj
+    assert file is not None, "the archive is open"
+    for _ in range(RATIO_FROM // CHUNK):
+        if not file.read(CHUNK):
+            return
+    raise ReadError("much more after the archive's end")
 
 
 def _zip_members(library: zipfile.ZipFile) -> Iterator[Member]:

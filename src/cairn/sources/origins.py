@@ -26,8 +26,8 @@ def read_origin(
 
     `spec` is a path (checkout, directory or archive; which one is found out), `python:stdlib`, or
     `python:NAME` for an installed distribution. Files whose path matches a pattern of `exclude`
-    count for the directory's identifier but are not given; of files of `max_bytes` and more the bytes
-    are not given. UserError for anything that cannot be read whole.
+    count for the directory's identifier but are not given; of files of `max_bytes` and more the
+    bytes are not given. UserError for anything that cannot be read whole.
     """
     files = _open(spec, max_bytes)
     return (file for file in files if not any(fnmatchcase(file.path, p) for p in exclude))
