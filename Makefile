@@ -28,9 +28,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/cairn make plans/pico.py --runs $(RUNS)
 	@echo
-	@echo '$$ cairn generate $(RUNS)/pico/release --prompt "..." --trace'
-	@$(BIN)/cairn generate $(RUNS)/pico/release --trace --max-tokens 48 \
-	  --prompt "$$(printf 'import os\n\ndef main():\n    """Run the program."""\n')"
+	@echo "\$$ cairn generate $(RUNS)/pico/release --prompt '// Licensed to the' --max-tokens 48 --trace"
+	@$(BIN)/cairn generate $(RUNS)/pico/release --prompt '// Licensed to the' --max-tokens 48 --trace
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not gpu"

@@ -209,7 +209,7 @@ def run_trace(arguments: Arguments) -> None:
         from cairn.tokens.provenance import origins_of_text
 
         found = origins_of_text(folder, arguments.text, minimum=arguments.minimum)
-        _print_json(found) if arguments.json else matches_table(arguments.text, found)
+        _print_json(found) if arguments.json else matches_table(found)
     elif arguments.step is not None:
         if read_manifest(folder).kind == "FineTune":
             from cairn.align.provenance import files_of_step
@@ -263,7 +263,8 @@ def run_generate(arguments: Arguments) -> None:
         return
     print(done.text)
     if arguments.trace:
-        matches_table(done.text, result["origins"])
+        print("\nThese runs of it stand in the training data:")
+        matches_table(result["origins"])
 
 
 def run_chat(arguments: Arguments) -> None:

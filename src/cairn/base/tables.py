@@ -15,6 +15,7 @@ from cairn.base.config import field_help, to_plain
 if TYPE_CHECKING:
     from cairn.base.make import Made
 
+PLACES = 2  # shown of each match
 WIDE = 200  # columns where standard output is a file or a pipe: nothing is cut off
 
 
@@ -107,29 +108,24 @@ def records_table(records: list[dict[str, Any]]) -> None:
     console().print(shown)
 
 
-def matches_table(text: str, matches: list[dict[str, Any]]) -> None:
+def matches_table(matches: list[dict[str, Any]]) -> None:
     """Where pieces of a text stand in the training data: repository, path, licence, SWHID."""
-    out = console()
+    out = Console(soft_wrap=True, highlight=False)  # identifiers stay whole, to be copied
     if not matches:
         out.print("no match of that length in the training data")
         return
-    columns = ("bytes", "text", "repository", "path", "lines", "licence", "SWHID")
-    shown = table(*columns, right=("bytes",), title="learned from")
     for match in matches:
         piece = " ".join(match["text"].split())
-        piece = piece if len(piece) <= 40 else piece[:37] + "..."
-        for number, found in enumerate(match["occurrences"]):
-            first = number == 0
-            shown.add_row(
-                str(match["bytes"]) if first else "",
-                escape(piece) if first else "",
-                found["repo_name"],
-                escape(found["path"]),
-                found["lines"],
-                ", ".join(found["detected_licenses"]) or found["license_type"],
-                found["swhid"],
-            )
-    out.print(shown)
+        piece = piece if len(piece) <= 60 else piece[:57] + "..."
+        out.print(f"[bold]{match['bytes']} bytes[/bold]  {escape(piece)}")
+        places = match["occurrences"][:PLACES]
+        for found in places:
+            licence = ", ".join(found["detected_licenses"]) or found["license_type"]
+            where = f"{found['repo_name']} {found['path']}:{found['lines']}"
+            out.print(f"    {escape(where)}  {escape(licence)}")
+            out.print(f"    {found['swhid']}")
+        if match["count"] > len(places):
+            out.print(f"    and {match['count'] - len(places):,} places more (--json has them)")
 
 
 def scores_table(report: dict[str, Any]) -> None:

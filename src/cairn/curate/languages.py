@@ -7,7 +7,8 @@ from functools import cache
 from importlib.resources import files
 
 _MODELINE = re.compile(
-    r"(?:-\*-.*?\bmode:\s*([\w+#-]+)|\b(?:vim|ex):.*?\b(?:ft|filetype)=([\w+#-]+))"
+    r"-\*-.*?\bmode:\s*([\w+#-]+)|-\*-\s*([\w+#-]+)\s*-\*-|"
+    r"\b(?:vim|ex):.*?\b(?:ft|filetype)=([\w+#-]+)"
 )
 _SHEBANG = re.compile(r"^#!\s*(\S+)(?:[ \t]+(.*))?")
 
@@ -67,7 +68,7 @@ def _by_modeline(text: str, known: Table) -> str:
     for line in edges:
         found = _MODELINE.search(line[:300])
         if found:
-            return known.names.get((found[1] or found[2]).lower(), "")
+            return known.names.get((found[1] or found[2] or found[3]).lower(), "")
     return ""
 
 

@@ -43,9 +43,9 @@ _SENTENCES = {
     ),
     "ISC": (
         "permission to use copy modify and or distribute this software for any purpose with or "
-        "without fee is hereby granted",
+        "without fee is hereby granted provided that the above copyright notice",
         "permission to use copy modify and distribute this software for any purpose with or "
-        "without fee is hereby granted",
+        "without fee is hereby granted provided that the above copyright notice",
     ),
     "Apache-2.0": (
         "apache license version 2 0 january 2004",
@@ -59,7 +59,11 @@ _SENTENCES = {
     "Zlib": ("altered source versions must be plainly marked as such",),
     "Unlicense": ("this is free and unencumbered software released into the public domain",),
     "CC0-1.0": ("cc0 1 0 universal",),
-    "0BSD": ("zero clause bsd",),
+    "0BSD": (
+        "zero clause bsd",
+        "permission to use copy modify and or distribute this software for any purpose with or "
+        "without fee is hereby granted the software is provided as is",
+    ),
     "BlueOak-1.0.0": ("blue oak model license",),
     "MPL-2.0": ("mozilla public license version 2 0", "mozilla public license v 2 0"),
     "MPL-1.1": ("mozilla public license version 1 1",),

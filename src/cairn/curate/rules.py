@@ -6,7 +6,8 @@ A file exactly at a threshold is kept. Every rule takes time linear in the lengt
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from html.parser import HTMLParser
+
+from cairn.curate.visible import visible_text
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,11 @@ MARKERS = (
 )
 TEXT_STEMS = frozenset({"readme", "notes", "todo", "description", "cmakelists"})
 
-# Possessive quantifiers (Python 3.11) forbid backtracking: no input takes more than linear time.
-_ENCODED = (
+# The report's patterns with possessive quantifiers (Python 3.11), which match the same and never
+# backtrack: no input takes more than linear time.
+ENCODED = (
     re.compile(r"[a-zA-Z0-9+/\n=]{64,}+"),
-    re.compile(r"\b(?:(?:0x|\\x)?+[0-9a-fA-F]{2}(?:,\s*+|\s++|(?=\\x|0x)|\b)){8,}+"),
+    re.compile(r"(?:\b(?:0x|\\x)?+[0-9a-fA-F]{2}(?:,|\b\s*+)){8,}+"),
     re.compile(r"(?:\\u[0-9a-fA-F]{4}){8,}+"),
 )
 
@@ -111,7 +113,7 @@ def alphabetic(text: str, language: str, path: str, limits: Thresholds) -> Verdi
 def encoded(text: str, language: str, path: str, limits: Thresholds) -> Verdict:
     """Base64, hexadecimal or escaped data: one long run, or most of the file."""
     total = 0
-    for pattern in _ENCODED:
+    for pattern in ENCODED:
         for found in pattern.finditer(text):
             length = found.end() - found.start()
             if length > limits.encoded_run:
@@ -146,9 +148,9 @@ def text_name(text: str, language: str, path: str, limits: Thresholds) -> Verdic
 
 
 RULES: tuple[Rule, ...] = (
+    generated,
     long_file,
     long_lines,
-    generated,
     alphabetic,
     encoded,
     data_lines,
@@ -170,30 +172,3 @@ def _drop(rule: str, reason: str, dropped: bool) -> Verdict:
 def _lines(text: str) -> int:
     """Lines as an editor counts them: a line end at the end begins no new one."""
     return text.count("\n") + (not text.endswith("\n") and bool(text))
-
-
-class _Visible(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.pieces: list[str] = []
-        self.hidden = ""
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        if tag in {"script", "style"} and not self.hidden:
-            self.hidden = tag
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == self.hidden:
-            self.hidden = ""
-
-    def handle_data(self, data: str) -> None:
-        if not self.hidden:
-            self.pieces.append(data)
-
-
-def visible_text(html: str) -> str:
-    """What a reader sees: no tags, scripts or styles; runs of white space as one blank."""
-    parser = _Visible()
-    parser.feed(html)
-    parser.close()
-    return " ".join(" ".join(parser.pieces).split())
