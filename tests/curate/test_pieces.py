@@ -17,6 +17,10 @@ MIT = (
     "Permission is hereby granted, free of charge, to any person obtaining a copy\n"
     " of this software and associated documentation files (the 'Software'), to deal"
 )
+GRANT = (
+    "Permission to use, copy, modify, and/or distribute this software for any\npurpose with or "
+    "without fee is hereby granted"
+)
 BSD = (
     "Redistribution and use in source and binary forms, with or without\nmodification, are "
     "permitted provided that the following conditions are met:\n 1. ..."
@@ -34,6 +38,8 @@ BSD = (
         ("run", "#!/bin/bash\n", "Shell"),
         ("script.txt", "#!/usr/bin/perl -w\n", "Perl"),
         ("x.h", "# -*- mode: c++ -*-\n", "C++"),
+        ("x.h", "// -*- C++ -*-\n", "C++"),
+        ("x.py", "# -*- coding: utf-8 -*-\n", "Python"),
         ("x", "# vim: set ft=ruby :\n", "Ruby"),
         ("x.unknown", "text", ""),
         (".hidden", "", ""),
@@ -86,6 +92,8 @@ def test_what_is_no_carrier(name: str):
         ),
         ("previously distributed under the GNU General Public License (GPL)", set()),
         ("Mozilla Public License Version 2.0", {"MPL-2.0"}),
+        (GRANT + ", provided that the above copyright notice and this", {"ISC"}),
+        (GRANT + '. THE SOFTWARE IS PROVIDED "AS IS"', {"0BSD"}),
         ("nothing here", set()),
     ],
 )

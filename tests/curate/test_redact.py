@@ -1,6 +1,7 @@
 """Planted secrets are found, clean code stays as it is."""
 
 import ast
+import re
 import sysconfig
 import time
 from pathlib import Path
@@ -39,6 +40,9 @@ CLEAN = [
     "key = 'some_dictionary_key_name'",
     "t = x[1:2, ::3]; mac = '01:23:45:67:89:ab'; at = '12:30:45'",
     "fe80::1 and ::1 and 2001:db8::5",
+    "x[2000::10]; y[2010:2020:3]; on 2024:10:11; from 2a00:1450::/32",
+    "-----BEGIN PRIVATE KEY-----\n...\n-----END PRIVATE KEY-----",
+    "if line == '-----BEGIN RSA PRIVATE KEY-----':" + " pass" * 20,
     "git@github.com:owner/repo.git"[:0],
     "'1.2.3.4'",
 ]
@@ -66,6 +70,29 @@ def test_addresses_get_a_stable_private_replacement():
     assert redact(once) == (once, {})
 
 
+@pytest.mark.parametrize(
+    ("before", "address", "after"),
+    [
+        ("", "2a00:1450:4001:81b::200e", "."),
+        ("[", "2001:4860:4801:1::42", "]:80"),
+        ("at ", "2620:0:2d0:200::7", ": down"),
+    ],
+)
+def test_addresses_of_the_internets_sixth_version(before: str, address: str, after: str):
+    found, counts = redact(before + address + after)
+    assert counts == {"ip": 1}
+    assert re.fullmatch(re.escape(before) + r"fd00:\w+::\w+" + re.escape(after), found)
+
+
+def test_several_private_keys_are_each_replaced():
+    body = "MIIEow" * 20
+    one = f"-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----"
+    two = f"-----BEGIN EC PRIVATE KEY-----\n{body}\n-----END EC PRIVATE KEY-----"
+    found, counts = redact(f"a {one} b {two} c -----BEGIN PRIVATE KEY-----\n{body}")
+    assert found == f"a <KEY> b <KEY> c -----BEGIN PRIVATE KEY-----\n{body}"
+    assert counts == {"key": 2}
+
+
 def test_real_code_still_compiles():
     library = Path(sysconfig.get_paths()["stdlib"])
     changed = 0
@@ -86,6 +113,14 @@ def test_real_code_still_compiles():
         "ab:" * 1_500_000,
         "key='" * 800_000,
         "a." * 2_000_000 + "@",
+        "eyJ-" * 1_000_000,
+        "-----BEGIN PRIVATE KEY-----" * 150_000,
+        "-----BEGIN A PRIVATE KEY----------END B PRIVATE KEY-----" * 70_000,
+        ("a:a:" + "a" * 40 + " ") * 90_000,
+        ("2a00:a:" + "a" * 30 + " ") * 110_000,
+        "2a00:" * 800_000,
+        "://a:a" * 700_000,
+        "1.1.1.1 " * 500_000,
     ],
     ids=lambda text: text[:5],
 )

@@ -1,10 +1,15 @@
 """Every rule at its threshold and one unit beyond; no text takes more than linear time."""
 
+import re
 import time
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cairn.curate.rules import Thresholds, judge, visible_text
+from cairn.curate.rules import ENCODED, Thresholds, judge
+from cairn.curate.visible import visible_text
 
 LIMITS = Thresholds()
 LINE = "value = compute(other)\n"
@@ -80,7 +85,7 @@ def test_share_of_encoded_data():
 def test_hexadecimal_and_escapes():
     around = LINE * 100
     assert rule(around + "x = b'" + "\\x4f" * 240 + "'\n") == ""
-    assert rule(around + "\n".join(["0x4f, " * 16] * 30)) == "encoded"
+    assert rule(around + "\n".join(["0x4f," * 16] * 30)) == "encoded"
     assert rule(around + "y = '" + "\\u00e9" * 160 + "'\n") == ""
     text = "\n".join("y = '" + "\\u00e9" * 12 + "'" for _ in range(9))
     assert rule(text) == "encoded"
@@ -119,22 +124,90 @@ def test_plain_text_is_kept_by_name(path: str, kept: bool):
     assert (rule("some words\n", "Text", path) == "") == kept
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "a" * 10_000_000,
-        "0x" * 5_000_000,
-        "ab, " * 2_500_000,
-        "\\u00e" * 1_600_000,
-        "\\x4" * 2_500_000,
-        "4f " * 3_000_000 + "g",
-        "<p" * 5_000_000,
-        "=\n" * 5_000_000,
-        ("ab," * 7 + "!") * 450_000,
-    ],
-    ids=lambda text: repr(text[:6]),
-)
-def test_hostile_text_takes_linear_time(text: str):
+HOSTILE = [
+    ("Python", "a" * 10_000_000),
+    ("Python", "0x" * 5_000_000),
+    ("Python", "ab, " * 2_500_000),
+    ("Python", "\\u00e" * 1_600_000),
+    ("Python", "\\x4" * 2_500_000),
+    ("Python", "4f " * 3_000_000 + "g"),
+    ("Python", ("4f" + " " * 500) * 20_000),
+    ("Python", "=\n" * 5_000_000),
+    ("Python", ("ab," * 7 + "!") * 450_000),
+    *(
+        ("HTML", "letters and words " * 20_000 + unit * (4_000_000 // len(unit)))
+        for unit in (
+            *("<", "<p", "<a ", "<a\n", "<a x='", '<a b="', "<a b=c ", "<a b='\" c=\"' "),
+            *("<!", "<!--", "<!a[", "<![", "<![CDATA[", "</", "<?", "</script", "&", "&#", "&#9"),
+            *("<script>", "<style", "<script ", "<style></", "--", "= ", "&#x41", "<!-- --"),
+        )
+    ),
+    ("HTML", "&#" + "9" * 4_000_000),
+    ("HTML", "<a " + "x = ' " * 700_000),
+]
+
+
+@pytest.mark.parametrize(("language", "text"), HOSTILE, ids=lambda part: repr(part[-6:]))
+def test_hostile_text_takes_linear_time(language: str, text: str):
+    limits = Thresholds(max_lines=10**8, longest_line=10**8, average_line=1e9, alphabetic_share=0)
+    limits = replace(limits, longest_text_line=10**8, encoded_run=10**8, encoded_share=1.0)
     begin = time.process_time()
-    judge(text, "Python", "a.py", Thresholds(max_lines=10**8, longest_line=10**8, average_line=1e9))
+    judge(text, language, "a.py", limits)
     assert time.process_time() - begin < 4
+
+
+REPORTED = (  # as the report has them
+    r"[a-zA-Z0-9+/\n=]{64,}",
+    r"(?:\b(?:0x|\\x)?[0-9a-fA-F]{2}(?:,|\b\s*)){8,}",
+    r"(?:\\u[0-9a-fA-F]{4}){8,}",
+)
+PIECES = st.sampled_from(
+    [
+        "4f",
+        "0x4f",
+        "\\x4f",
+        ",",
+        " ",
+        "  ",
+        "\n",
+        "\\u00e9",
+        "a",
+        "g",
+        "'",
+        "=",
+        "4f," * 8,
+        "+/" * 20,
+    ]
+)
+
+
+@given(st.lists(PIECES, max_size=60).map("".join))
+def test_possessive_patterns_match_what_the_reports_do(text: str):
+    for ours, theirs in zip(ENCODED, REPORTED, strict=True):
+        spans = [found.span() for found in re.finditer(theirs, text)]
+        assert [found.span() for found in ours.finditer(text)] == spans
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<p>one</p><p>two</p>", "one two"),
+        ("a < b and c > d", "a < b and c > d"),
+        ("x<!-- <b>no</b> -->y<!---->z", "x y z"),
+        ("<a title='1 > 0' href=\"x>y\">link</a>", "link"),
+        ("<a it's>fine</a>", "fine"),
+        ("<a x='unclosed>seen</a>", "seen"),
+        ("<SCRIPT type=x>if (a<b) c('</p>')</Script >after", "after"),
+        ("<style>p{}</style><scripted>shown</scripted>", "shown"),
+        ("<!DOCTYPE html><?php x ?>text</>", "text"),
+        ("&lt;p&gt; &amp; &#65;&#x42;", "<p> & AB"),
+        ("&#99999999999999999999;", "\ufffd"),
+        ("seen <!-- never closed", "seen"),
+        ("seen <script> never closed", "seen"),
+        ("seen <a never closed", "seen"),
+        ("<![if x]>seen<![endif]>", "seen"),
+        ("ends with <", "ends with <"),
+    ],
+)
+def test_visible_text(text: str, expected: str):
+    assert visible_text(text) == expected
