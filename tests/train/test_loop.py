@@ -17,7 +17,9 @@ from cairn.tokens.batch import Batch
 from cairn.train import Loss, NextToken, TrainSettings, train
 from cairn.train.objective import Tokens
 
-SETTINGS = TrainSettings(steps=8, sequences=2, sequence_length=48, lr=3e-3, warmup=2, save_every=3)
+SETTINGS = TrainSettings(
+    steps=8, sequences=2, sequence_length=48, lr=3e-3, warmup=2, save_every=3, precision="fp32"
+)
 
 
 @pytest.fixture

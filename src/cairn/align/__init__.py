@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from cairn.align.limits import PairLimits
 from cairn.base import Recipe, Ref, Work
+from cairn.base.lazy import lazily
 from cairn.train import TrainSettings
 
 if TYPE_CHECKING:
@@ -66,12 +67,7 @@ class FineTune(Recipe):
         return f"{facts['pairs']:,} pairs, {losses}"
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

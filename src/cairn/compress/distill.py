@@ -7,14 +7,13 @@ import torch
 from cairn.base import UserError, Work
 from cairn.model import Decoder, load
 from cairn.ops import linear_cross_entropy, linear_kl
-from cairn.tokens.shards import TokenShards
-from cairn.tokens.stream import PretrainingStream
 from cairn.tokens.tokenizer import Tokenizer
 from cairn.train.checkpoint import write_checkpoint
 from cairn.train.heldout import evaluator
 from cairn.train.loop import train
 from cairn.train.objective import Loss, Tokens
 from cairn.train.precision import pick_device
+from cairn.train.pretrain import open_stream
 
 if TYPE_CHECKING:
     from cairn.compress import Distill
@@ -56,14 +55,7 @@ def distill(recipe: "Distill", work: Work) -> dict[str, Any]:
         raise UserError("teacher", recipe.teacher.name, f"has {sizes}", mend)
     shards = work.input(recipe.shards)
     tokenizer = Tokenizer.load(shards)
-    stream = PretrainingStream(
-        TokenShards.open(shards / "train"),
-        tokenizer,
-        settings.sequence_length,
-        settings.sequences,
-        settings.seed,
-        recipe.formats,
-    )
+    stream = open_stream(shards, tokenizer, settings, recipe.formats)
     evaluate = evaluator(shards, recipe.heldout_files)
     objective = Distillation(teacher, recipe.temperature, recipe.cross_entropy)
     name = work.out.name

@@ -3,7 +3,9 @@
 Nothing here imports torch until an engine is made.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cairn.base.lazy import lazily
 
 if TYPE_CHECKING:
     from cairn.engine.engine import Engine
@@ -24,12 +26,7 @@ _HOMES = {
 __all__ = ["Completion", "Delta", "Engine", "SamplingParams", "Scheduler", "Sequence", "Slice"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

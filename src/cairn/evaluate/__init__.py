@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cairn.base import Recipe, Ref, Work
+from cairn.base.lazy import lazily
 
 if TYPE_CHECKING:
     from cairn.evaluate.run import evaluate
@@ -76,12 +77,7 @@ class Evaluate(Recipe):
         return shown if passed is None else f"{shown}, functions pass@1 {passed:.2f}"
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

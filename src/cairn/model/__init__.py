@@ -1,7 +1,8 @@
 """The model: configuration, one forward, memory, checkpoints. No torch until a model is made."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from cairn.base.lazy import lazily
 from cairn.model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -34,12 +35,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

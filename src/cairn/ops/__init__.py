@@ -3,7 +3,9 @@
 The definitions, one token at a time, are in `reference`. Nothing here imports torch until used.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cairn.base.lazy import lazily
 
 if TYPE_CHECKING:
     from cairn.ops.attention import AttentionPlan, attention
@@ -45,12 +47,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

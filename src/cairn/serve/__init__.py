@@ -7,6 +7,7 @@ server. Both need the extra `serve` (fastapi, uvicorn), which is imported when t
 from typing import TYPE_CHECKING, Any
 
 from cairn.base import UserError
+from cairn.base.lazy import lazily
 
 if TYPE_CHECKING:
     from cairn.serve.app import create_app
@@ -20,12 +21,8 @@ __all__ = ["Limits", "create_app", "serve"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
     try:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return lazily(__name__, _HOMES)(name)
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise

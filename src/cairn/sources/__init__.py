@@ -1,6 +1,8 @@
 """Sources: directories, checkouts, archives and installed packages become records with SWHIDs."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cairn.base.lazy import lazily
 
 if TYPE_CHECKING:
     from cairn.sources.origins import read_batches, read_origin
@@ -28,9 +30,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, _HOMES)

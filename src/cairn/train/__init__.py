@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from cairn.base import Recipe, Ref, UserError, Work
+from cairn.base.lazy import lazily
 from cairn.model.config import ModelConfig
 from cairn.tokens.contexts import Formats
 
@@ -16,12 +17,7 @@ _HOMES = {"Loss": "objective", "NextToken": "objective", "train": "loop"}
 __all__ = ["Loss", "NextToken", "Pretrain", "TrainSettings", "train"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, _HOMES)
 
 
 @dataclass(frozen=True, kw_only=True)

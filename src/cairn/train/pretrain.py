@@ -1,10 +1,12 @@
 """Pre-training: shards in, checkpoint out."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cairn.base import UserError, Work
 from cairn.model import ModelConfig, build
+from cairn.tokens.contexts import Formats
 from cairn.tokens.sentinels import END_OF_TEXT
 from cairn.tokens.shards import TokenShards
 from cairn.tokens.stream import PretrainingStream
@@ -16,7 +18,7 @@ from cairn.train.objective import NextToken
 from cairn.train.precision import pick_device
 
 if TYPE_CHECKING:
-    from cairn.train import Pretrain
+    from cairn.train import Pretrain, TrainSettings
 
 
 def pretrain(recipe: "Pretrain", work: Work) -> dict[str, Any]:
@@ -26,19 +28,21 @@ def pretrain(recipe: "Pretrain", work: Work) -> dict[str, Any]:
     settings = recipe.settings
     config = shape_of(recipe, work, tokenizer)
     model = build(config, settings.seed, pick_device(settings.device))
-    stream = PretrainingStream(
-        TokenShards.open(folder / "train"),
-        tokenizer,
-        settings.sequence_length,
-        settings.sequences,
-        settings.seed,
-        recipe.formats,
-    )
+    stream = open_stream(folder, tokenizer, settings, recipe.formats)
     evaluate = evaluator(folder, recipe.heldout_files)
     name = work.out.name
     facts = train(model, NextToken(), stream, settings, work.out, evaluate=evaluate, label=name)
     write_checkpoint(model, tokenizer, work.out)
     return {"parameters": config.parameters} | facts
+
+
+def open_stream(
+    shards: Path, tokenizer: Tokenizer, settings: "TrainSettings", formats: Formats
+) -> PretrainingStream:
+    """The stream of a shards artifact's training part, as the settings cut it."""
+    training = TokenShards.open(shards / "train")
+    length, sequences = settings.sequence_length, settings.sequences
+    return PretrainingStream(training, tokenizer, length, sequences, settings.seed, formats)
 
 
 def shape_of(recipe: "Pretrain", work: Work, tokenizer: Tokenizer) -> ModelConfig:

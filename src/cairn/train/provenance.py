@@ -1,14 +1,17 @@
 """Which files a training step saw: the batch rebuilt from the stream's state in metrics.jsonl."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from cairn.base import Manifest, Metrics, UserError, read_manifest
+from cairn.base import Metrics, UserError, read_manifest
 from cairn.tokens.contexts import Formats
 from cairn.tokens.provenance import files_in_batch
-from cairn.tokens.shards import TokenShards
-from cairn.tokens.stream import PretrainingStream, StreamState
+from cairn.tokens.stream import StreamState
 from cairn.tokens.tokenizer import Tokenizer
+from cairn.train import TrainSettings
+from cairn.train.pretrain import open_stream
+
+Fields = TypeVar("Fields", TrainSettings, Formats)
 
 STREAMED = ("Pretrain", "Distill")  # recipes that read shards through a PretrainingStream
 
@@ -28,25 +31,22 @@ def files_of_step(folder: Path, step: int) -> list[dict[str, Any]]:
     if step not in rows:
         mend = f"give one from 1 to {max(rows, default=0)}"
         raise UserError("step", step, f"was not trained in {folder}", mend)
-    settings = manifest.recipe["settings"]
-    shards = folder.parent / manifest.recipe["shards"]["ref"]
-    training = TokenShards.open(shards / "train")
-    stream = PretrainingStream(
-        training,
-        Tokenizer.load(shards),
-        settings["sequence_length"],
-        settings["sequences"],
-        settings["seed"],
-        _formats(manifest),
-    )
+    shards = folder.resolve().parent / manifest.recipe["shards"]["ref"]
+    settings = _rebuilt(TrainSettings, manifest.recipe["settings"])
+    formats = _rebuilt(Formats, manifest.recipe["formats"])
+    stream = open_stream(shards, Tokenizer.load(shards), settings, formats)
     state, found = StreamState(**rows[step]["stream"]), []
-    for number in range(settings["accumulate"]):
+    for number in range(settings.accumulate):
         batch, state = stream.batch(state)
-        found += [{"micro_batch": number, **file} for file in files_in_batch(batch, training)]
+        found += [{"micro_batch": number, **file} for file in files_in_batch(batch, stream.shards)]
     return found
 
 
-def _formats(manifest: Manifest) -> Formats:
-    plain = dict(manifest.recipe["formats"])
-    plain.pop("kind")
-    return Formats(**plain)
+def _rebuilt(kind: type[Fields], plain: dict[str, Any]) -> Fields:
+    """A group of fields from its form in a manifest."""
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in plain.items()
+        if key != "kind"
+    }
+    return kind(**values)
