@@ -2,16 +2,24 @@
 
 import hashlib
 import json
+import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from cairn.base import UserError, read_manifest
 from cairn.base.make import make
 from cairn.curate import Curate, lookup
+from cairn.curate import annotate as annotate_module
 from cairn.curate import pipeline as pipeline_module
 from cairn.curate.corpus import FILE_COLUMNS, LEDGER_COLUMNS, read_files, read_ledger
 
@@ -63,8 +71,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def build(folder: Path, *sources: Path, **fields: object) -> Path:
-    recipe = Curate(sources=tuple(str(source) for source in sources), workers=1, **fields)
+def build(folder: Path, *sources: Path, workers: int = 1, **fields: Any) -> Path:
+    recipe = Curate(sources=tuple(str(source) for source in sources), workers=workers, **fields)
     make({"corpus": recipe}, folder)
     return folder / "corpus"
 
@@ -145,13 +153,35 @@ def test_the_report_adds_up(corpus: Path):
     dropped = sum(row["files"] for row in facts["rules"])
     assert facts["kept"]["files"] + dropped == 19
     assert facts["redactions"] == {"email": 1}
-    assert "| kept | 5 |" in (corpus / "report.md").read_text()
+    assert [row["rule"] for row in facts["rules"]][:4] == ["link", "binary", "empty", "language"]
+    kept = f"| kept | 0 | 0 | 5 | {facts['kept']['bytes']:,} |"
+    last = f"| 5 | {facts['kept']['bytes']:,} |\n{kept}"
+    assert last in (corpus / "report.md").read_text(), "what the last rule leaves is what is kept"
     assert not list(corpus.glob(".stages"))
 
 
-def test_the_result_does_not_depend_on_workers(tree: Path, corpus: Path, tmp_path: Path):
-    two = build(tmp_path, tree)
-    assert read_manifest(two).digest == read_manifest(corpus).digest
+def test_curating_twice_gives_the_same_bytes(tree: Path, corpus: Path, tmp_path: Path):
+    assert read_manifest(build(tmp_path, tree)).digest == read_manifest(corpus).digest
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files for four batches."""
+    root = tmp_path_factory.mktemp("many") / "tree"
+    root.mkdir()
+    for number in range(1600):
+        (root / f"m{number:04d}.py").write_text(words(number, 12))
+    return root
+
+
+@pytest.fixture(scope="module")
+def many_corpus(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("many_runs"), many)
+
+
+def test_the_result_does_not_depend_on_workers(many: Path, many_corpus: Path, tmp_path: Path):
+    two = build(tmp_path, many, workers=2)
+    assert read_manifest(two).files == read_manifest(many_corpus).files
 
 
 def test_order_of_sources_does_not_choose_what_stays(tmp_path: Path):
@@ -166,6 +196,97 @@ def test_order_of_sources_does_not_choose_what_stays(tmp_path: Path):
     assert len(rows(first)) == 1 or {r["verdict"] for r in rows(first).values()} == {"keep", "drop"}
 
 
+SCRIPT = """
+import sys
+from pathlib import Path
+from cairn.base.make import make
+from cairn.curate import Curate
+if __name__ == "__main__":
+    recipe = Curate(sources=(sys.argv[1],), workers=int(sys.argv[3]))
+    make({"corpus": recipe}, Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_run_goes_on_with_the_parts_that_stand(
+    many: Path, many_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, script, many, tmp_path / "killed", str(workers)]
+    running = subprocess.Popen(command, start_new_session=True)
+    parts = tmp_path / "killed" / "corpus" / ".stages" / "read-0000"
+    while running.poll() is None and not list(parts.glob("part-*.parquet")):
+        time.sleep(0.002)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    stand = {path.name: path.stat().st_mtime_ns for path in parts.glob("part-*.parquet")}
+    assert 1 <= len(stand) < 4
+    judged: list[int] = []
+
+    def annotate(batch: pa.RecordBatch, wanted: object) -> pa.RecordBatch:
+        judged.append(batch.num_rows)
+        return annotate_module.annotate(batch, wanted)  # type: ignore[arg-type]
+
+    if workers == 1:  # a patch does not reach other processes
+        monkeypatch.setattr(pipeline_module, "annotate", annotate)
+    again = build(tmp_path / "killed", many, workers=workers)
+    assert read_manifest(again).files == read_manifest(many_corpus).files
+    if workers == 1:
+        assert len(judged) == 4 - len(stand)
+
+
+def test_parts_of_files_that_have_changed_since_are_judged_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def crash(*arguments: object) -> None:
+        raise RuntimeError
+
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(1010):
+        (tree / f"m{number:04d}.py").write_text(words(number, 5))
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline_module.decide, "decide", crash)
+        with pytest.raises(RuntimeError):
+            build(tmp_path / "runs", tree)
+    (tmp_path / "runs" / "corpus" / ".stages" / "read-0000" / "done").unlink()
+    (tree / "m0001.py").write_text(words(5000, 5))
+    for number in range(900, 1010):  # one part fewer
+        (tree / f"m{number:04d}.py").unlink()
+    again = build(tmp_path / "runs", tree)
+    fresh = build(tmp_path / "fresh", tree)
+    assert read_manifest(again).digest == read_manifest(fresh).digest
+
+
+def test_the_most_files_are_counted_over_all_sources(tmp_path: Path):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            seed = number + 10 * ord(name)
+            (tmp_path / name / f"{number}.py").write_text(words(seed, 5))
+    corpus = build(tmp_path / "runs", *(tmp_path / name for name in "abc"), max_files=4)
+    seen = [(row["repo_name"], row["path"]) for b in read_ledger(corpus) for row in b.to_pylist()]
+    assert seen == [("a", "0.py"), ("a", "1.py"), ("a", "2.py"), ("b", "0.py")]
+    with pytest.raises(UserError, match="max_files=0: is less than one"):
+        Curate(sources=("x",), max_files=0)
+
+
+def test_one_hostile_file_does_not_stop_a_run(tmp_path: Path):
+    (tmp_path / "tree").mkdir()
+    rng = random.Random(1)
+    for number, ending in enumerate(["html", "py", "c", "json", "txt", "md", "LICENSE", "h"] * 12):
+        raw = rng.randbytes(rng.randrange(1, 400)).replace(b"\0", b"<![")
+        (tmp_path / "tree" / f"{number}.{ending}").write_bytes(raw)
+    (tmp_path / "tree" / "declared.html").write_text(
+        "words and words " * 30 + "<![ <!a[ &#" + "9" * 5000
+    )
+    (tmp_path / "tree" / "fine.py").write_text(words(1, 9))
+    found = rows(build(tmp_path / "runs", tmp_path / "tree"))
+    assert len(found) == 98
+    assert found["fine.py"]["verdict"] == "keep"
+
+
 def test_an_interrupted_run_goes_on_with_finished_stages(
     tree: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -177,7 +298,8 @@ def test_an_interrupted_run_goes_on_with_finished_stages(
         with pytest.raises(RuntimeError):
             build(tmp_path, tree)
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline_module, "_read_source", crash)
+        patch.setattr(pipeline_module, "read_batches", crash)
+        patch.setattr(pipeline_module.decide, "decide", crash)
         again = build(tmp_path, tree)
     assert read_manifest(again).digest == read_manifest(corpus).digest
 

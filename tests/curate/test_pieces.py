@@ -1,17 +1,10 @@
-"""Language, licences, near duplicates: each against what it is defined by."""
+"""Language, licences and encodings: each against what it is defined by."""
 
-import re
-import sysconfig
-from itertools import combinations
-from pathlib import Path
-
-import numpy as np
 import pytest
 
 from cairn.curate.annotate import decode
 from cairn.curate.languages import extension_of, is_generated, is_vendored, language_of
 from cairn.curate.licences import base_of, classify, detect, is_carrier
-from cairn.curate.near import BANDS, band_keys, components, shingles, signature
 
 MIT = (
     "Permission is hereby granted, free of charge, to any person obtaining a copy\n"
@@ -152,60 +145,3 @@ def test_the_origins_encoding_goes_first_where_it_fits(
     raw: bytes, said: str, expected: tuple[str, str]
 ):
     assert decode(raw, said) == expected
-
-
-def exact(text: str) -> set[tuple[str, ...]]:
-    words = re.findall(r"\w+", text.lower())
-    return {tuple(words[i : i + 5]) for i in range(len(words) - 4)}
-
-
-def test_minhash_estimates_jaccard_without_bias():
-    rng = np.random.default_rng(7)
-    errors = []
-    for _ in range(150):
-        shared = rng.integers(50, 400)
-        own = rng.integers(5, 150, 2)
-        base = [f"w{n}" for n in rng.integers(0, 10**6, shared)]
-        one = " ".join(base + [f"a{n}" for n in rng.integers(0, 10**6, own[0])])
-        two = " ".join(base + [f"b{n}" for n in rng.integers(0, 10**6, own[1])])
-        a, b = exact(one), exact(two)
-        assert len(shingles(one)) == len(a)
-        estimate = np.mean(signature(shingles(one)) == signature(shingles(two)))
-        errors.append(estimate - len(a & b) / len(a | b))
-    assert abs(np.mean(errors)) < 4 * 0.03 / np.sqrt(len(errors))
-    assert np.std(errors) < 0.035
-
-
-def test_real_files_above_the_threshold_collide_and_others_do_not():
-    library = Path(sysconfig.get_paths()["stdlib"])
-    texts = [path.read_text(encoding="utf-8") for path in sorted(library.glob("*.py"))[:60]]
-    for text in list(texts[:30]):  # copies with every 100th, or every 4th word changed
-        words = re.split(r"(\W+)", text)
-        for step in (200, 8):
-            texts.append("".join("zz" if i % step == 0 else w for i, w in enumerate(words)))
-    keys = [band_keys(text) for text in texts]
-    grams = [exact(text) for text in texts]
-    found = missed = wrong = 0
-    for i, j in combinations(range(len(texts)), 2):
-        a, b = keys[i], keys[j]
-        if a is None or b is None:
-            continue
-        similarity = len(grams[i] & grams[j]) / len(grams[i] | grams[j])
-        collide = any(x == y for x, y in zip(a, b, strict=True))
-        found += collide and similarity >= 0.8
-        missed += not collide and similarity >= 0.8
-        wrong += collide and similarity < 0.5
-    assert found >= 20
-    assert missed <= 0.03 * (found + missed)
-    assert wrong <= 0.05 * found
-    assert all(len(key) == BANDS for key in keys if key)
-
-
-def test_short_texts_have_no_keys():
-    assert band_keys("one two three four") is None
-    assert band_keys("one two three four five") is not None
-
-
-def test_components_are_named_by_their_smallest():
-    pairs = np.array([[5, 3], [3, 1], [7, 8]], np.int64)
-    assert components(pairs, 9).tolist() == [0, 1, 2, 1, 4, 1, 6, 7, 7]

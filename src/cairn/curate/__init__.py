@@ -36,7 +36,9 @@ class Curate(Recipe):
     thresholds: Thresholds = field(default_factory=Thresholds)
     """Where each quality rule begins to drop."""
     max_bytes: int = 10 * 2**20
-    """Larger files are dropped unread."""
+    """Files of this many bytes and more are dropped unread."""
+    max_files: int | None = None
+    """Most files that are read, over all sources in order; None reads all. For a quick look."""
     redact: bool = True
     """Whether e-mail and public IP addresses, keys and passwords are replaced."""
     near_duplicates: bool = True
@@ -55,6 +57,8 @@ class Curate(Recipe):
             raise UserError("licenses", ", ".join(wrong), "are no classes", f"known: {known}")
         if self.max_bytes < 1:
             raise UserError("max_bytes", self.max_bytes, "is less than one", "10485760 is usual")
+        if self.max_files is not None and self.max_files < 1:
+            raise UserError("max_files", self.max_files, "is less than one", "leave it None")
         if self.workers < 0:
             raise UserError("workers", self.workers, "is negative", "take 0 or more")
 

@@ -92,13 +92,20 @@ DECIDED = """
 """
 
 
-def decide(annotated: list[str], classes: tuple[str, ...], near: bool, path: Path) -> None:
+def connect(spill: Path) -> duckdb.DuckDBPyConnection:
+    """DuckDB in memory; what does not fit goes to the folder `spill` (not to where one stands)."""
+    return duckdb.connect(config={"temp_directory": str(spill)})
+
+
+def decide(
+    annotated: list[str], classes: tuple[str, ...], near: bool, path: Path, spill: Path
+) -> None:
     """Settle licence, gate and duplicates of every annotated row; write Parquet to `path`.
 
     Columns: row (of the ledger), filename and file_row_number (of the annotated part),
     detected_licenses, license_type, verdict, rule, reason.
     """
-    with duckdb.connect() as connection:
+    with connect(spill) as connection:
         connection.execute(ROWS, {"annotated": annotated})
         connection.execute(LICENCES)
         _classify(connection)

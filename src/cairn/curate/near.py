@@ -24,9 +24,9 @@ def _word_hash(word: str) -> int:
 
 
 @lru_cache(maxsize=1)
-def _permutations() -> tuple[np.ndarray, np.ndarray]:
+def _permutations(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Odd factors and offsets uint64 [PERMUTATIONS]."""
-    generator = np.random.default_rng(SEED)
+    generator = np.random.default_rng(seed)
     limit = np.iinfo(np.uint64).max
     factors = generator.integers(0, limit, PERMUTATIONS, np.uint64, endpoint=True) | np.uint64(1)
     return factors, generator.integers(0, limit, PERMUTATIONS, np.uint64, endpoint=True)
@@ -52,13 +52,13 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def signature(grams: np.ndarray) -> np.ndarray:
+def signature(grams: np.ndarray, seed: int = SEED) -> np.ndarray:
     """Minima uint32 [PERMUTATIONS] over shingles (at least one).
 
     The upper half of a * x + b mod 2^64 on well-mixed x: the lower bits of a product are the weak
     ones, and they are not used.
     """
-    factors, offsets = _permutations()
+    factors, offsets = _permutations(seed)
     least = np.full(PERMUTATIONS, np.iinfo(np.uint64).max, np.uint64)
     for start in range(0, len(grams), CHUNK):
         permuted = grams[start : start + CHUNK, None] * factors

@@ -6,11 +6,18 @@ from typing import Any
 
 import duckdb
 
+from cairn.curate.rules import RULES
+
 BY = """
     SELECT coalesce({key}, '') AS {name}, count(*) AS files, sum(length_bytes)::BIGINT AS bytes
     FROM read_parquet($ledger) {where} GROUP BY ALL ORDER BY bytes DESC, {name}
 """
 KEPT = "WHERE verdict = 'keep'"
+STEPS = (
+    *("link", "size", "binary", "empty", "language"),
+    *(rule.__name__ for rule in RULES),
+    *("licence", "exact_duplicate", "near_duplicate"),
+)  # in the order in which they are taken
 
 
 def summarise(ledger: Path) -> dict[str, Any]:
@@ -36,7 +43,10 @@ def summarise(ledger: Path) -> dict[str, Any]:
         return {
             "seen": {key: kept[key] + dropped[key] for key in none},
             "kept": kept,
-            "rules": rows("rule", "rule", "WHERE verdict = 'drop'"),
+            "rules": sorted(
+                rows("rule", "rule", "WHERE verdict = 'drop'"),
+                key=lambda row: STEPS.index(row["rule"]),
+            ),
             "licences": rows("license_type", "license_type", KEPT),
             "detected": rows("array_to_string(detected_licenses, ' AND ')", "licence", KEPT),
             "languages": rows("language", "language", KEPT),
@@ -71,12 +81,14 @@ def markdown(facts: dict[str, Any], sources: Sequence[str]) -> str:
 
 
 def _funnel(facts: dict[str, Any]) -> str:
-    rows = [{"step": "seen", **facts["seen"]}]
-    rows += [
-        {"step": f"dropped: {row['rule']}", "files": -row["files"], "bytes": -row["bytes"]}
-        for row in facts["rules"]
-    ]
-    return _table([*rows, {"step": "kept", **facts["kept"]}])
+    """What each rule drops of what the rules before it left."""
+    left = facts["seen"]
+    rows = [{"step": "seen", "dropped": 0, "dropped bytes": 0, **left}]
+    for row in facts["rules"]:
+        left = {key: left[key] - row[key] for key in left}
+        dropped = {"dropped": row["files"], "dropped bytes": row["bytes"]}
+        rows.append({"step": row["rule"], **dropped, **left})
+    return _table([*rows, {"step": "kept", "dropped": 0, "dropped bytes": 0, **facts["kept"]}])
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
