@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cairn.base.make import Made
 
 PLACES = 2  # shown of each match
-WIDE = 200  # columns where standard output is a file or a pipe: nothing is cut off
+WIDE = 2_000  # columns where standard output is a file or a pipe: nothing is cut or folded
 
 
 def console() -> Console:
