@@ -185,3 +185,13 @@ def test_config_tells_transformers_not_to_clamp_the_time_step(model, tmp_path):
     assert written["time_step_min"] == 1e-12
     assert written["dtype"] == "float32"
     assert written["hybrid_override_pattern"] == model.config.pattern
+
+
+@pytest.mark.parametrize("name", ["../other/model.safetensors", "/etc/passwd", "a/b.safetensors"])
+def test_an_index_cannot_point_out_of_its_folder(model, tmp_path, name):
+    save(model, tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    index = {"weight_map": {"lm_head.weight": name}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="shards lie beside their index"):
+        load(tmp_path)

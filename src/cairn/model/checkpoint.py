@@ -94,6 +94,9 @@ def _locate(folder: Path) -> dict[str, tuple[Path, str]]:
         )
     else:
         raise UserError("checkpoint", str(folder), f"has no {WEIGHTS}", "give a model's folder")
+    outside = [name for name in files if Path(str(name)).name != name]
+    if outside:
+        raise UserError(f"{index} names {outside[0]!r}: shards lie beside their index, fetch anew")
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{index} names {', '.join(missing)}, not in the folder: fetch them")
