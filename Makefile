@@ -44,7 +44,7 @@ kernels: $(READY)
 	$(BIN)/python -m pytest -m kernels
 
 bench: $(READY)
-	for name in bench/*.py; do $(BIN)/python $$name || exit 1; done
+	for name in model serving; do $(BIN)/cairn bench $$name || exit 1; done
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu

@@ -42,7 +42,7 @@ def run_with_kills(command: list[str], moments: list[float]) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("plan", type=Path)
+    parser.add_argument("plan", type=Path, nargs="?", default=Path("plans/pico.py"))
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
