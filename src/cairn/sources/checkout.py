@@ -1,6 +1,6 @@
 """A git repository, bare or not: the tree of HEAD's commit, read without checking out."""
 
-import re
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -9,13 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from dulwich.config import ConfigFile
 from dulwich.errors import ChecksumMismatch, FileFormatException, NotGitRepository
 from dulwich.objects import Commit, Tree
-from dulwich.refs import Ref
-from dulwich.repo import Repo
+from dulwich.refs import Ref, SymrefLoop
+from dulwich.repo import Repo, UnsupportedExtension, UnsupportedVersion
 
 from cairn.base import UserError
-from cairn.sources.record import EXECUTABLE, LINK, REGULAR, Origin
+from cairn.sources.record import EXECUTABLE, LINK, MOST_FILES, REGULAR, Origin, path_text
+from cairn.sources.remote import path_name, public_url
 from cairn.sources.swhid import SUBMODULE
 
 MODES = {LINK: LINK, SUBMODULE: SUBMODULE}
@@ -30,6 +32,19 @@ CORRUPT = (
     struct.error,
     zlib.error,
 )
+
+
+class _Repository(Repo):
+    """A repository whose configuration is its own file and nothing that this file includes.
+
+    It may be a stranger's: an include can name any file of this machine, or a device without end.
+    """
+
+    def get_config(self) -> ConfigFile:
+        path = Path(self.commondir()) / "config"
+        if not path.exists():
+            return ConfigFile()
+        return ConfigFile.from_path(str(path), expand_includes=False)
 
 
 @contextmanager
@@ -58,26 +73,22 @@ def open_checkout(path: Path) -> tuple[Repo, Origin, str]:
     UserError for a damaged repository, or one without a commit.
     """
     try:
-        repository = Repo(str(path))
+        repository = _Repository(str(path))
+    except (UnsupportedVersion, UnsupportedExtension) as error:
+        problem = f"has a repository format that is not known here ({error})"
+        raise UserError("source", str(path), problem, "give an archive of it") from None
     except (NotGitRepository, OSError, ValueError) as error:
         raise UserError("source", str(path), f"is no git repository ({error})", "mend it") from None
-    try:
-        head = repository.head()
-    except (KeyError, ValueError, OSError):
-        mend = "commit something, or give a plain directory"
-        raise UserError("source", str(path), "has no commit at HEAD", mend) from None
-    if len(head) != 40:
-        mend = "give an archive of it"
-        raise UserError("source", str(path), "has SHA-256 names, which are no SWHIDs", mend)
+    head = _head(repository, path)
     with _reading(repository, f"commit {head.decode('ascii', 'replace')}"):
         commit = repository[head]
     if not isinstance(commit, Commit):
         raise UserError("source", str(path), "has a HEAD that is no commit", "check one out")
     with _reading(repository, "its configuration"):
         url = _remote(repository)
-    name = _name(url) or path.resolve().name.removesuffix(".git")
+    own = path_text(os.fsencode(path.resolve().name.removesuffix(".git")))
     origin = Origin(
-        repo_name=name,
+        repo_name=path_name(url) or own,
         origin_url=url or path.resolve().as_uri(),
         directory_id=commit.tree.decode("ascii"),
         revision_id=head.decode("ascii"),
@@ -88,12 +99,34 @@ def open_checkout(path: Path) -> tuple[Repo, Origin, str]:
     return repository, origin, origin.directory_id
 
 
+def _head(repository: Repo, path: Path) -> bytes:
+    try:
+        head = repository.head()
+    except (KeyError, ValueError, OSError, SymrefLoop):
+        mend = "commit something, or give a plain directory"
+        raise UserError("source", str(path), "has no commit at HEAD", mend) from None
+    if len(head) == 64:
+        mend = "give an archive of it"
+        raise UserError("source", str(path), "has SHA-256 names, which are no SWHIDs", mend)
+    if len(head) != 40:
+        raise UserError("source", str(path), f"has a HEAD that is damaged ({head!r})", "mend it")
+    return head
+
+
 def walk_tree(repository: Repo, tree: str) -> Iterator[tuple[bytes, int, str]]:
-    """(path, mode, hash) of all files, links and submodules, sorted by path."""
+    """(path, mode, hash) of all files, links and submodules, sorted by path.
+
+    UserError past MOST_FILES: a few trees that hold each other many times over name billions.
+    """
     found: list[tuple[bytes, int, str]] = []
     pending = [(b"", tree.encode("ascii"))]
+    seen = 0
     while pending:
         inside, identifier = pending.pop()
+        seen += 1
+        if len(pending) + len(found) + seen > MOST_FILES:
+            problem = f"has more than {MOST_FILES:,} files and folders at HEAD"
+            raise UserError("source", repository.path, problem, "give parts of it")
         with _reading(repository, f"tree {identifier.decode('ascii')}"):
             here = repository[identifier]
             if not isinstance(here, Tree):
@@ -116,21 +149,25 @@ def read_blob(repository: Repo, identifier: str) -> bytes:
         return repository[identifier.encode("ascii")].as_raw_string()
 
 
-def _date(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()
+def _date(seconds: int) -> str | None:
+    """None for a time that is no date: git takes any number, and such commits exist."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _branch(repository: Repo) -> str | None:
     try:
         chain, _ = repository.refs.follow(Ref(b"HEAD"))
-    except KeyError:
+    except (KeyError, SymrefLoop):
         return None
     return chain[-1].decode("utf-8", "replace") if len(chain) > 1 else None  # None: detached
 
 
 def _remote(repository: Repo) -> str | None:
     """The URL of `origin`, or of the first remote, without credentials."""
-    config: Any = repository.get_config_stack()
+    config: Any = repository.get_config()  # not the reader's own, which is no part of the origin
     remotes = (section for section in config.sections() if section[0] == b"remote")
     names = [section[1] for section in remotes if len(section) > 1]
     for name in sorted(names, key=lambda one: (one != b"origin", one)):
@@ -140,18 +177,3 @@ def _remote(repository: Repo) -> str | None:
             continue
         return public_url(url)
     return None
-
-
-def public_url(url: str) -> str:
-    """A remote's URL as others know it: no credentials, https for GitHub's ssh form."""
-    ssh = re.fullmatch(r"(?:ssh://)?git@([^:/]+)[:/](.+?)(?:\.git)?/?", url)
-    if ssh:
-        return f"https://{ssh[1]}/{ssh[2]}"
-    url = re.sub(r"^(https?://)[^@/]*@", r"\1", url)
-    return url.removesuffix("/").removesuffix(".git") if url.startswith("http") else url
-
-
-def _name(url: str | None) -> str | None:
-    """owner/name of a URL on a forge."""
-    found = re.fullmatch(r"https?://[^/]+/(.+)", url or "")
-    return found[1] if found else None

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from cairn.base import UserError
-from cairn.sources.checkout import public_url
 from cairn.sources.directory import Found, walk
 from cairn.sources.record import REGULAR
+from cairn.sources.remote import public_url
 
 SCHEME = "python:"
 STDLIB = "stdlib"

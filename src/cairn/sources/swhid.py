@@ -9,21 +9,25 @@ from urllib.parse import unquote
 from cairn.base import UserError
 
 DIRECTORY, SUBMODULE = 0o040000, 0o160000
-KINDS = ("cnt", "dir", "rev", "rel", "snp")
-_FORM = re.compile(r"swh:1:(cnt|dir|rev|rel|snp):([0-9a-f]{40})((?:;[a-z]+=[^;]*)*)")
+QUALIFIERS = ("origin", "visit", "anchor", "path", "lines")
+_FORM = re.compile(r"swh:1:(cnt|dir|rev|rel|snp):([0-9a-f]{40})((?:;[a-z]+=[^;\x00-\x1f]*)*)")
 
 
 @dataclass(frozen=True)
 class Swhid:
-    """swh:1:KIND:HASH, with qualifiers such as origin, path and lines."""
+    """swh:1:KIND:HASH, with qualifiers such as origin, path and lines, here unescaped.
+
+    Bytes of a path that are no UTF-8 stand as surrogates, as in `os.fsdecode`.
+    """
 
     kind: str
     hash: str
     qualifiers: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """The canonical text; `%` and `;` in qualifiers are escaped."""
-        extra = "".join(f";{key}={_escape(value)}" for key, value in self.qualifiers.items())
+        """The canonical text: qualifiers in the specification's order, `%` and `;` escaped."""
+        ordered = sorted(self.qualifiers.items(), key=lambda pair: _rank(pair[0]))
+        extra = "".join(f";{key}={_escape(value)}" for key, value in ordered)
         return f"swh:1:{self.kind}:{self.hash}{extra}"
 
 
@@ -32,12 +36,29 @@ def parse_swhid(text: str) -> Swhid:
     found = _FORM.fullmatch(text)
     if found is None:
         raise UserError("SWHID", text, "is no identifier", "swh:1:cnt: and 40 hex digits, say")
-    pairs = (pair.partition("=") for pair in found[3].split(";")[1:])
-    return Swhid(found[1], found[2], {key: unquote(value) for key, _, value in pairs})
+    qualifiers: dict[str, str] = {}
+    for pair in found[3].split(";")[1:]:
+        key, _, value = pair.partition("=")
+        if key in qualifiers:
+            raise UserError("SWHID", text, f"has the qualifier {key!r} twice", "leave one out")
+        qualifiers[key] = unquote(value, errors="surrogateescape")
+    return Swhid(found[1], found[2], qualifiers)
+
+
+def _rank(key: str) -> tuple[int, str]:
+    return (QUALIFIERS.index(key) if key in QUALIFIERS else len(QUALIFIERS), key)
 
 
 def _escape(value: str) -> str:
-    return value.replace("%", "%25").replace(";", "%3B")
+    """`%`, `;`, control characters, and bytes that are no UTF-8 (surrogates here) as %XX."""
+    made = []
+    for character in value:
+        if character in "%;" or character < " " or "\udc80" <= character <= "\udcff":
+            raw = character.encode("utf-8", "surrogateescape")
+            made.append("".join(f"%{byte:02X}" for byte in raw))
+        else:
+            made.append(character)
+    return "".join(made)
 
 
 def object_hash(kind: str, body: bytes) -> str:
@@ -76,6 +97,7 @@ def tree_hash(files: Iterable[tuple[bytes, int, str]]) -> str:
     """The root directory's hash of files given as (path, mode, hash), in any order.
 
     Directories without files do not count, as in git; no files at all give git's empty tree.
+    ValueError for a path that is given twice, or as a file and a folder.
     """
     root: dict[bytes, object] = {}
     for path, mode, found in files:
@@ -83,8 +105,11 @@ def tree_hash(files: Iterable[tuple[bytes, int, str]]) -> str:
         here = root
         for parent in parents:
             below = here.setdefault(parent, {})
-            assert isinstance(below, dict), "a path runs through a file"
+            if not isinstance(below, dict):
+                raise ValueError(f"{path!r} runs through a file")
             here = below
+        if name in here:
+            raise ValueError(f"{path!r} is given twice, or as a file and a folder")
         here[name] = (mode, found)
     return _hash_nested(root)
 
