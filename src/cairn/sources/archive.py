@@ -1,7 +1,7 @@
 """Archives, read member by member and never unpacked: hostile ones are refused before any is used.
 
 Links are kept as links. A directory identifier of an archive is that of its root, with whatever
-single folder the files may stand in.
+single folder the files may stand in, as Software Heritage takes it.
 """
 
 import lzma
@@ -9,22 +9,23 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tarfile import ReadError
 from typing import IO, Any, Self
 
 from cairn.base import UserError
-from cairn.sources.record import EXECUTABLE, LINK, REGULAR
+from cairn.sources.digest import Digest, digest
+from cairn.sources.record import EXECUTABLE, LINK, MOST_FILES, REGULAR
 
 MOST_BYTES = 16 * 2**30  # of all members together, unpacked
-MOST_MEMBERS = 2_000_000
+WINDOW = 128 * 2**20  # bytes that are held so as to give files in the order of their paths
 RATIO, RATIO_FROM = 1000, 64 * 2**20  # a member this large that shrinks this much is a bomb
 CHUNK = 2**20
 MOST_HEADER = 2**20  # bytes of a tar's extended header, which is read whole
-MOST_LINK = 4096  # bytes of a link's target: Linux takes no more
+MOST_PATH = 4096  # bytes of a path or of a link's target: Linux takes no more
 BROKEN = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -40,12 +41,17 @@ BROKEN = (
 
 @dataclass(frozen=True)
 class Member:
-    """A file or link in an archive: path below the root in bytes, mode as git keeps it, size."""
+    """A file or link in an archive: path below the root in bytes, mode as git keeps it, size.
+
+    handle: what the archive's library calls it; of a hard link, the file that it is a name of.
+    offset: where its bytes begin, in a compressed tar of the unpacked stream.
+    """
 
     path: bytes
     mode: int
     size: int
-    handle: Any  # what the archive's library calls it
+    handle: Any
+    offset: int
 
 
 class _Header(tarfile.TarInfo):
@@ -126,7 +132,7 @@ def _bounded(path: Path, members: Iterator[Member]) -> Iterator[Member]:
     total = 0
     for count, member in enumerate(members, 1):
         total += member.size
-        if total > MOST_BYTES or count > MOST_MEMBERS:
+        if total > MOST_BYTES or count > MOST_FILES:
             size = f"{count:,} files of {total:,} bytes and more"
             raise UserError(f"archive {path}: unpacks to {size}: too large to be trusted")
         own = getattr(member.handle, "compress_size", packed)  # a zip says it of each member
@@ -162,6 +168,38 @@ class Archive:
         shown = path.decode("utf-8", "backslashreplace")
         return UserError(f"archive {self.path}: member {shown!r} {problem}: nothing was read")
 
+    def windows(self, below: int) -> list[list[Member]]:
+        """All members in the order of their paths, cut where the bytes to hold reach WINDOW.
+
+        Members of `below` bytes and more are not held.
+        """
+        windows: list[list[Member]] = [[]]
+        held = 0
+        for member in sorted(self.members, key=lambda one: one.path):
+            size = member.size if member.size < below else 0
+            if held and held + size > WINDOW:
+                windows.append([])
+                held = 0
+            windows[-1].append(member)
+            held += size
+        return windows
+
+    def digests(self, members: Sequence[Member], keep: Collection[bytes]) -> dict[bytes, Digest]:
+        """Digests by path, with the bytes of the paths in `keep`.
+
+        Read in the order of the archive, and hard links once: a compressed tar can go back only
+        to its beginning.
+        """
+        done: dict[bytes, Digest] = {}
+        handle, found = None, None
+        for member in sorted(members, key=lambda one: (one.offset, one.path not in keep)):
+            kept = member.path in keep
+            if found is None or member.handle is not handle:
+                handle = member.handle
+                found = digest(self.chunks(member), member.size, keep=kept)
+            done[member.path] = found if kept else replace(found, raw=None)
+        return done
+
     def chunks(self, member: Member) -> Iterator[bytes]:
         """A member's bytes (a link's: of its target); UserError where the archive is damaged."""
         if member.mode == LINK and isinstance(member.handle, tarfile.TarInfo):
@@ -190,7 +228,7 @@ class Archive:
 
 
 def _tar_members(library: tarfile.TarFile) -> Iterator[Member]:
-    sizes: dict[bytes, int] = {}  # of files before, for hard links
+    before: dict[bytes, Member] = {}  # what hard links may be names of
     for info in library:
         path = _safe(_bytes(info.name), library.name)
         if info.isdir():
@@ -200,16 +238,17 @@ def _tar_members(library: tarfile.TarFile) -> Iterator[Member]:
         if info.issym():
             target = _bytes(info.linkname)
             _check_link(path, target, library.name)
-            yield Member(path, LINK, len(target), info)
+            yield Member(path, LINK, len(target), info, info.offset)
         elif info.isreg() or info.islnk():
-            size = info.size
+            mode = EXECUTABLE if info.mode & 0o100 else REGULAR
+            member = Member(path, mode, info.size, info, info.offset)
             if info.islnk():
                 target = _safe(_bytes(info.linkname), library.name)
-                if target not in sizes:
+                if target not in before:
                     raise ValueError(f"the hard link {info.name!r} points to nothing before it")
-                size = sizes[target]
-            sizes[path] = size
-            yield Member(path, EXECUTABLE if info.mode & 0o100 else REGULAR, size, info)
+                member = replace(before[target], path=path, mode=mode)
+            before[path] = member
+            yield member
         else:
             raise _climbs(library.name, path, "is a device or a pipe")
     _check_end(library)
@@ -228,8 +267,7 @@ def _check_end(library: tarfile.TarFile) -> None:
 def _zip_members(library: zipfile.ZipFile) -> Iterator[Member]:
     name = library.filename or "?"
     for info in library.infolist():
-        raw = info.filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437", "replace")
-        path = _safe(raw, name)
+        path = _safe(_zip_name(info), name)
         if info.is_dir():
             continue
         if not path:
@@ -238,12 +276,25 @@ def _zip_members(library: zipfile.ZipFile) -> Iterator[Member]:
             raise _climbs(name, path, "is encrypted")
         mode = info.external_attr >> 16
         if stat.S_ISLNK(mode):
-            if info.file_size > MOST_LINK:
+            if info.file_size > MOST_PATH:
                 raise _climbs(name, path, "is a link too long to be one")
             _check_link(path, library.read(info), name)
-            yield Member(path, LINK, info.file_size, info)
+            yield Member(path, LINK, info.file_size, info, info.header_offset)
+        elif stat.S_IFMT(mode) in (0, stat.S_IFREG):  # 0: packed where modes are not known
+            kind = EXECUTABLE if mode & 0o100 else REGULAR
+            yield Member(path, kind, info.file_size, info, info.header_offset)
         else:
-            yield Member(path, EXECUTABLE if mode & 0o100 else REGULAR, info.file_size, info)
+            raise _climbs(name, path, "is a device or a pipe")
+
+
+def _zip_name(info: zipfile.ZipInfo) -> bytes:
+    """The bytes of a name as the archive has them; the library reads cp437 where it must guess."""
+    if not info.flag_bits & 0x800:
+        try:
+            return info.filename.encode("cp437")
+        except UnicodeEncodeError:  # it took the name from the extra field, which is UTF-8
+            pass
+    return info.filename.encode("utf-8", "surrogateescape")
 
 
 def _bytes(name: str) -> bytes:
@@ -252,6 +303,8 @@ def _bytes(name: str) -> bytes:
 
 def _safe(path: bytes, archive: Any) -> bytes:
     """The path without `.` and empty names; UserError where it leaves the archive's root."""
+    if len(path) > MOST_PATH:
+        raise _climbs(archive, path[:80], f"has a path of {len(path):,} bytes")
     if path.startswith((b"/", b"\\")) or b"\0" in path or path[1:3] in (b":\\", b":/"):
         raise _climbs(archive, path, "is an absolute path")
     parts = [part for part in path.split(b"/") if part not in (b"", b".")]
@@ -262,6 +315,8 @@ def _safe(path: bytes, archive: Any) -> bytes:
 
 def _check_link(path: bytes, target: bytes, archive: Any) -> None:
     depth = path.count(b"/")
+    if len(target) > MOST_PATH:
+        raise _climbs(archive, path, "is a link too long to be one")
     if target.startswith(b"/"):
         raise _climbs(archive, path, "is a link out of the archive")
     for part in target.split(b"/"):

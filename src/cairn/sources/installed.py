@@ -1,21 +1,28 @@
 """Python's standard library, and installed distributions with their licence files."""
 
 import importlib.metadata
+import json
+import os
+import re
+import stat
 import sysconfig
 from collections.abc import Iterator
+from importlib.metadata import Distribution
 from pathlib import Path, PurePosixPath
 
 from cairn.base import UserError
-from cairn.sources.directory import Found, walk
-from cairn.sources.record import REGULAR
-from cairn.sources.remote import public_url
+from cairn.base.config import nearest
+from cairn.sources.directory import Found, chunks, walk
+from cairn.sources.record import EXECUTABLE, LINK, REGULAR
+from cairn.sources.remote import forge_name, public_url
 
 SCHEME = "python:"
 STDLIB = "stdlib"
 SKIPPED = frozenset({b"__pycache__", b"site-packages", b"dist-packages"})
-# What pip writes while it installs says nothing about the project, and differs by machine.
-METADATA = "METADATA"
-SOURCE_LABELS = ("source", "source code", "repository", "code", "github", "homepage", "home")
+METADATA = "METADATA"  # the rest is what pip writes while it installs, and differs by machine
+LICENCES = ("LICEN", "COPYING", "COPYRIGHT", "UNLICENSE", "NOTICE", "AUTHORS")
+# Labels as PyPI compares them: letters and digits only, in lower case.
+LABELS = ("source", "sourcecode", "repository", "code", "github", "homepage", "home")
 
 
 def standard_library() -> tuple[str, str, list[Found]]:
@@ -28,40 +35,73 @@ def distribution(name: str) -> tuple[str, str, list[Found]]:
     """(repository, origin URL, files) of an installed distribution.
 
     Licence files from `*.dist-info` (and `licenses/` in it) stand at the root, where they hold for
-    everything below, as they do in the project's own repository. UserError for an unknown one.
+    everything below, as they do in the project's own repository. UserError for an unknown one, one
+    that is installed in editable mode, and one whose files are not all there.
     """
     try:
         found = importlib.metadata.distribution(name)
     except (importlib.metadata.PackageNotFoundError, ValueError):
         known = sorted({str(d.metadata["Name"]) for d in importlib.metadata.distributions()})
-        from cairn.base.config import nearest
-
         raise UserError("source", SCHEME + name, "is not installed", nearest(name, known)) from None
-    files = {path: one for path, one in _files(found)}
+    _refuse_editable(name, found)
+    files: dict[bytes, Found] = {}
+    for one in _files(name, found):
+        _add(files, one)
     if not files:
         raise UserError("source", SCHEME + name, "lists no files", "install it from a wheel")
-    url = _origin(found) or f"https://pypi.org/project/{name}/"
-    parts = url.split("/")
-    forge = len(parts) == 5 and parts[2] in {"github.com", "gitlab.com", "codeberg.org"}
-    repository = "/".join(parts[3:5]) if forge else f"pypi/{name}"
+    repository, url = _origin(found, found.metadata["Name"] or name)
     return repository, url, [files[path] for path in sorted(files)]
 
 
-def _files(found: importlib.metadata.Distribution) -> Iterator[tuple[bytes, Found]]:
-    for listed in found.files or ():
+def _refuse_editable(name: str, found: Distribution) -> None:
+    """Its list of files holds a pointer to a folder, and none of what is in there."""
+    try:
+        told = json.loads(found.read_text("direct_url.json") or "{}")
+        editable = told.get("dir_info", {}).get("editable", False)
+    except (ValueError, AttributeError):  # pip's note is not needed for anything else
+        return
+    if editable:
+        raise UserError("source", SCHEME + name, "is installed in editable mode", "give its folder")
+
+
+def _files(name: str, found: Distribution) -> Iterator[Found]:
+    declared = frozenset(found.metadata.get_all("License-File") or ())
+    for listed in sorted(found.files or (), key=str):
         parts = PurePosixPath(listed).parts
-        if ".." in parts or "__pycache__" in parts:
+        outside = listed.is_absolute() or ".." in parts  # scripts, and what a list could point at
+        if outside or "__pycache__" in parts or listed.suffix == ".pyc":
+            continue
+        inside = _place(parts, declared)
+        if inside is None:
             continue
         where = Path(str(listed.locate()))
-        if where.is_symlink() or not where.is_file():
+        try:
+            state = where.lstat()
+        except OSError as error:
+            problem = f"lists {str(listed)!r}, which cannot be read ({error.strerror})"
+            raise UserError("source", SCHEME + name, problem, "install it anew") from None
+        if stat.S_ISLNK(state.st_mode):
+            mode = LINK
+        elif stat.S_ISREG(state.st_mode):
+            mode = EXECUTABLE if state.st_mode & stat.S_IXUSR else REGULAR
+        else:
             continue
-        inside = _place(parts)
-        if inside is not None:
-            path = inside.encode("utf-8")
-            yield path, Found(bytes(where), path, REGULAR, where.stat().st_size)
+        yield Found(bytes(where), os.fsencode(inside), mode, state.st_size)
 
 
-def _place(parts: tuple[str, ...]) -> str | None:
+def _add(files: dict[bytes, Found], one: Found) -> None:
+    """Under its path, or where another file has that, under the next free one.
+
+    A licence from dist-info may meet a file of the same name: both hold, so neither may be lost.
+    """
+    path, number = one.path, 2
+    while path in files and b"".join(chunks(files[path])) != b"".join(chunks(one)):
+        path = one.path + b".%d" % number
+        number += 1
+    files.setdefault(path, Found(one.where, path, one.mode, one.size))
+
+
+def _place(parts: tuple[str, ...], declared: frozenset[str]) -> str | None:
     """The path in the repository; None for the installer's own notes."""
     if not parts[0].endswith((".dist-info", ".egg-info")):
         return "/".join(parts)
@@ -69,21 +109,22 @@ def _place(parts: tuple[str, ...]) -> str | None:
     if rest and rest[0] in {"licenses", "license_files"} and len(rest) > 1:
         return "/".join(rest[1:])
     upper = rest[-1].upper() if rest else ""
-    if upper.startswith(("LICEN", "COPYING", "NOTICE", "AUTHORS")):
+    if upper.startswith(LICENCES) or "/".join(rest) in declared:
         return "/".join(rest)
     return "/".join(parts) if rest == (METADATA,) else None
 
 
-def _origin(found: importlib.metadata.Distribution) -> str | None:
-    """The URL of the sources that the metadata names."""
-    labelled = {}
+def _origin(found: Distribution, name: str) -> tuple[str, str]:
+    """(repository, URL): on a forge where the metadata name one, else the first that it names."""
+    labelled: dict[str, str] = {}
     for line in found.metadata.get_all("Project-URL") or ():
         label, _, url = line.partition(",")
-        labelled[label.strip().lower()] = url.strip()
-    homepage = found.metadata["Home-page"]
-    if homepage:
-        labelled.setdefault("home", homepage)
-    for label in SOURCE_LABELS:
-        if label in labelled:
-            return public_url(labelled[label])
-    return None
+        labelled.setdefault(re.sub(r"[^a-z0-9]", "", label.lower()), url)
+    labelled.setdefault("home", found.metadata["Home-page"] or "")
+    given = (public_url(labelled[label]) for label in LABELS if labelled.get(label))
+    urls = [url for url in given if url and url.startswith(("https://", "http://"))]
+    for url in urls:
+        forge = forge_name(url)
+        if forge:  # a folder in a repository is not its origin
+            return forge, "/".join((*url.split("/")[:3], forge))
+    return f"pypi/{name}", urls[0] if urls else f"https://pypi.org/project/{name}/"

@@ -1,5 +1,6 @@
 """From what a user names to records: a directory, a checkout, an archive, or installed Python."""
 
+import os
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -22,7 +23,7 @@ BATCH_FILES = 500
 def read_origin(
     spec: str, *, exclude: tuple[str, ...] = (), max_bytes: int = MAX_BYTES
 ) -> Iterator[SourceFile]:
-    """The files of one origin, in the order of their paths (of an archive: its own order).
+    """The files of one origin, in the order of their paths' bytes.
 
     `spec` is a path (checkout, directory or archive; which one is found out), `python:stdlib`, or
     `python:NAME` for an installed distribution. Files whose path matches a pattern of `exclude`
@@ -39,8 +40,9 @@ def read_batches(
     exclude: tuple[str, ...] = (),
     max_bytes: int = MAX_BYTES,
     max_files: int | None = None,
+    batch_bytes: int = BATCH_BYTES,
 ) -> Iterator[pa.RecordBatch]:
-    """`read_origin` as batches of SOURCE_SCHEMA, of about 4 MiB or 500 files.
+    """`read_origin` as batches of SOURCE_SCHEMA, of about `batch_bytes` or 500 files.
 
     Only the first `max_files` files are given; identifiers are those of the whole.
     """
@@ -50,7 +52,7 @@ def read_batches(
     for file in islice(files, max_files):
         held.append(file)
         size += len(file.raw or b"")
-        if size >= BATCH_BYTES or len(held) >= BATCH_FILES:
+        if size >= batch_bytes or len(held) >= BATCH_FILES:
             yield to_batch(held)
             held, size = [], 0
     if held:
@@ -70,7 +72,8 @@ def _open(spec: str, max_bytes: int) -> Iterator[SourceFile]:
         if checkout.is_checkout(path):
             return _from_checkout(path, max_bytes)
         whole = path.resolve()
-        return _from_disk(whole.name, whole.as_uri(), list(directory.walk(whole)), max_bytes)
+        name = path_text(os.fsencode(whole.name))
+        return _from_disk(name, whole.as_uri(), list(directory.walk(whole)), max_bytes)
     if path.is_file() and archives.is_archive(path):
         return _from_archive(path, max_bytes)
     raise UserError("source", spec, "is neither a directory nor an archive", "give one of them")
@@ -124,18 +127,26 @@ def _from_checkout(path: Path, max_bytes: int) -> Iterator[SourceFile]:
 
 def _from_archive(path: Path, max_bytes: int) -> Iterator[SourceFile]:
     with archives.open_archive(path) as archive:
-        digests = [digest(archive.chunks(one), one.size, keep=False) for one in archive.members]
-        pairs = list(zip(archive.members, digests, strict=True))
-        name = path.name
-        for ending in (".gz", ".bz2", ".xz", ".tar", ".tgz", ".tbz2", ".txz", ".zip", ".whl"):
-            name = name.removesuffix(ending)
-        url = path.resolve().as_uri()
-        tree = tree_hash((one.path, one.mode, digested.content_id) for one, digested in pairs)
+        windows = archive.windows(max_bytes)
+        small = [{one.path for one in window if one.size < max_bytes} for window in windows]
+        found = archive.digests(archive.members, keep=small[0])
+        tree = tree_hash((m.path, m.mode, found[m.path].content_id) for m in archive.members)
+        name, url = path_text(os.fsencode(_stem(path.name))), path.resolve().as_uri()
         origin = Origin(repo_name=name, origin_url=url, directory_id=tree)
-        for one, first in pairs:
-            if one.size < max_bytes:
-                first = digest(archive.chunks(one), one.size, keep=True)
-            yield _record(origin, one.path, one.mode, one.size, first)
+        for number, (window, wanted) in enumerate(zip(windows, small, strict=True)):
+            if number:
+                again = archive.digests([one for one in window if one.path in wanted], keep=wanted)
+                if any(one.content_id != found[inside].content_id for inside, one in again.items()):
+                    raise UserError(f"archive {path} changed while it was read: read it again")
+                found |= again
+            for one in window:  # pop: what was given need not be held
+                yield _record(origin, one.path, one.mode, one.size, found.pop(one.path))
+
+
+def _stem(name: str) -> str:
+    for ending in (".gz", ".bz2", ".xz", ".tar", ".tgz", ".tbz2", ".txz", ".zip", ".whl"):
+        name = name.removesuffix(ending)
+    return name
 
 
 def _record(origin: Origin, path: bytes, mode: int, size: int, found: Digest) -> SourceFile:
