@@ -1,4 +1,4 @@
-"""Archives that lie, archives that are whole, installed Python, and what cannot be read."""
+"""Archives that lie, archives that are whole, and what cannot be read."""
 
 import gzip
 import io
@@ -65,12 +65,34 @@ def test_every_kind_of_archive_gives_the_tree_that_was_packed(tmp_path: Path, en
     }
     assert found["top/a.py"].origin.directory_id == expected["top/a.py"].origin.directory_id
     assert found["top/a.py"].origin.repo_name == "x-1.0"
+    assert list(found) == list(expected)
+    assert list(read_origin(str(path))) == list(read_origin(str(path)))
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz", "zip"])
+def test_files_come_in_the_order_of_their_paths_however_little_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+):
+    content = {f"{n:02}": bytes([n]) * (n + 1) for n in (7, 3, 9, 0, 5, 2, 8, 1, 6, 4)}
+    path = tmp_path / f"x.{ending}"
+    if ending == "zip":
+        write_zip(path, content)
+    else:
+        write_tar(path, [(n, {}, c) for n, c in content.items()], f"w:{ending[4:]}")
+    whole = list(read_origin(str(path), max_bytes=9))
+    monkeypatch.setattr(archives, "WINDOW", 10)
+    assert list(read_origin(str(path), max_bytes=9)) == whole
+    expected = [(n, c if len(c) < 9 else None) for n, c in sorted(content.items())]
+    assert [(file.path, file.raw) for file in whole] == expected
 
 
 def test_hard_links_are_read_as_what_they_point_to(tmp_path: Path):
     hard = {"type": tarfile.LNKTYPE, "linkname": "a"}
-    path = write_tar(tmp_path / "x.tar", [("a", {}, b"content"), ("b", hard, b"")], "w")
-    assert [file.raw for file in read_origin(str(path))] == [b"content", b"content"]
+    again = {"type": tarfile.LNKTYPE, "linkname": "b"}
+    members = [("a", {}, b"content"), ("b", hard, b""), ("c", {}, b"other"), ("0", again, b"")]
+    path = write_tar(tmp_path / "x.tar.gz", members)
+    found = [(file.path, file.raw, file.length_bytes) for file in read_origin(str(path))]
+    assert found == [(n, b"content", 7) for n in "0ab"] + [("c", b"other", 5)]
 
 
 HOSTILE_TARS = {
@@ -81,6 +103,8 @@ HOSTILE_TARS = {
     "climbing link": ("a/l", {"type": tarfile.SYMTYPE, "linkname": "../../x"}, b""),
     "climbing hard link": ("a", {"type": tarfile.LNKTYPE, "linkname": "../x"}, b""),
     "hard link to nothing": ("a", {"type": tarfile.LNKTYPE, "linkname": "b"}, b""),
+    "long path": ("a/" * 3000 + "x", {}, b"x"),
+    "long link": ("l", {"type": tarfile.SYMTYPE, "linkname": "a/" * 3000}, b""),
     "device": ("d", {"type": tarfile.CHRTYPE}, b""),
     "pipe": ("p", {"type": tarfile.FIFOTYPE}, b""),
 }
@@ -93,7 +117,10 @@ def test_hostile_tars_are_refused_before_anything_is_read(tmp_path: Path, attack
         next(read_origin(str(path)))
 
 
-@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "C:\\x", "..\\x"])
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "/x", "a/../../x", "C:\\x", "..\\x", "a/" * 3000 + "x", "fine.py/x", "./fine.py"],
+)
 def test_hostile_zips_are_refused(tmp_path: Path, name: str):
     path = write_zip(tmp_path / "evil.zip", {"fine.py": b"1", name: b"2"})
     with pytest.raises(UserError, match=r"evil\.zip"):
@@ -104,6 +131,38 @@ def test_a_zip_with_a_climbing_link_is_refused(tmp_path: Path):
     path = write_zip(tmp_path / "evil.zip", {"fine.py": b"1"}, {"a/link": "../../etc"})
     with pytest.raises(UserError, match="is a link out of the archive"):
         next(read_origin(str(path)))
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK])
+def test_a_zip_with_a_device_is_refused(tmp_path: Path, kind: int):
+    path = tmp_path / "evil.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        info = zipfile.ZipInfo("device")
+        info.external_attr = (kind | 0o644) << 16
+        archive.writestr(info, b"")
+    with pytest.raises(UserError, match=r"evil\.zip.*is a device or a pipe"):
+        next(read_origin(str(path)))
+
+
+def test_an_encrypted_zip_is_refused(tmp_path: Path):
+    path = write_zip(tmp_path / "locked.zip", {"a": b"x"})
+    raw = bytearray(path.read_bytes())
+    for place in (6, raw.index(b"PK\1\2") + 8):  # the flags of both headers
+        raw[place] |= 1
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match=r"locked\.zip.*is encrypted"):
+        next(read_origin(str(path)))
+
+
+def test_two_entries_of_a_zip_that_share_their_bytes_are_refused(tmp_path: Path):
+    path = write_zip(tmp_path / "overlap.zip", {"a": bytes(500), "b": bytes(500)})
+    raw = bytearray(path.read_bytes())
+    first = raw.index(b"PK\1\2")
+    second = raw.index(b"PK\1\2", first + 1)
+    raw[second + 42 : second + 46] = raw[first + 42 : first + 46]  # the offset of the local header
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match=r"overlap\.zip.*truncated or damaged"):
+        list(read_origin(str(path)))
 
 
 def test_names_that_come_twice_or_clash_are_refused(tmp_path: Path):
@@ -250,17 +309,25 @@ def test_only_the_first_files_are_given_and_the_identifier_is_of_all(tmp_path: P
     assert part.equals(whole.slice(0, 2))
 
 
-def test_the_standard_library_and_a_distribution_are_read_with_their_licences():
-    files = {file.path: file for file in read_origin("python:rich")}
-    assert b"Permission is hereby granted" in (files["LICENSE"].raw or b"")
-    origin = files["rich/table.py"].origin
-    assert origin.repo_name.lower() == "textualize/rich"
-    assert origin.origin_url.startswith("https://github.com/")
-    assert not any("__pycache__" in path or path.endswith("RECORD") for path in files)
-    library = [file.path for file in read_origin("python:stdlib", exclude=("test/*", "idlelib/*"))]
-    assert "json/decoder.py" in library
-    assert not any(path.startswith(("test/", "idlelib/", "site-packages/")) for path in library)
-    assert library == sorted(library)
+def test_names_of_roots_that_are_no_utf8_are_escaped(tmp_path: Path):
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff"))
+    root.mkdir()
+    (root / "a").write_text("1")
+    packed = write_tar(root.with_name(root.name + ".tar"), [("a", {}, b"1")], "w")
+    for spec in (root, packed):
+        (batch,) = read_batches(str(spec))
+        assert batch.column("repo_name").to_pylist() == ["odd\\xff"]
+
+
+def test_two_looks_give_the_same_batches(tmp_path: Path):
+    for name in ("b/c", "a", "a-b", "b.c"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name * 100)
+    first, second = (list(read_batches(str(tmp_path), batch_bytes=150)) for _ in range(2))
+    assert len(first) > 1
+    assert all(one.equals(other) for one, other in zip(first, second, strict=True))
+    paths = [path for batch in first for path in batch.column("path").to_pylist()]
+    assert paths == ["a", "a-b", "b.c", "b/c"]
 
 
 def test_excluded_files_still_count_for_the_identifier(tmp_path: Path):

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cairn.base import UserError
-from cairn.sources import read_origin
+from cairn.sources import checkout, read_origin
 from cairn.sources.record import path_bytes, path_text
-from cairn.sources.swhid import Swhid, content_hash, parse_swhid, tree_hash
+from cairn.sources.remote import public_url
+from cairn.sources.swhid import Swhid, content_hash, object_hash, parse_swhid, tree_hash
 
 QUIET = {
     "GIT_AUTHOR_NAME": "a",
@@ -170,6 +171,99 @@ def test_a_damaged_object_is_named(tmp_path: Path, kind: str, damage: str):
         list(read_origin(str(tmp_path)))
 
 
+def committed(root: Path) -> Path:
+    root.mkdir(exist_ok=True)
+    (root / "file").write_text("x")
+    git(root, "init", "-q")
+    git(root, "add", "file")
+    git(root, "commit", "-q", "-m", "first")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("[core]\nrepositoryformatversion = 9\n", "format that is not known here"),
+        ("[core]\nrepositoryformatversion = 1\n[extensions]\nodd = true\n", "not known here"),
+        ("[[[\n", "is no git repository"),
+    ],
+)
+def test_a_repository_of_another_format_is_refused(tmp_path: Path, line: str, problem: str):
+    with (committed(tmp_path) / ".git/config").open("a") as config:
+        config.write(line)
+    with pytest.raises(UserError, match=problem):
+        list(read_origin(str(tmp_path)))
+
+
+@pytest.mark.parametrize("head", ["", "junk", "ref: refs/heads/a"])
+def test_a_damaged_head_is_refused(tmp_path: Path, head: str):
+    git_folder = committed(tmp_path) / ".git"
+    (git_folder / "HEAD").write_text(head)
+    (git_folder / "refs/heads/a").write_text("ref: refs/heads/b")
+    (git_folder / "refs/heads/b").write_text("ref: refs/heads/a")
+    with pytest.raises(UserError, match="HEAD"):
+        list(read_origin(str(tmp_path)))
+
+
+def test_what_a_repositorys_configuration_includes_is_not_read(tmp_path: Path):
+    root = committed(tmp_path / "root")
+    (tmp_path / "other").write_text('[remote "origin"]\nurl = https://github.com/not/ours\n')
+    git(root, "config", "include.path", str(tmp_path / "other"))
+    assert next(read_origin(str(root))).origin.origin_url == root.as_uri()
+
+
+def test_trees_that_hold_each_other_many_times_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    root = committed(tmp_path)
+    tree = git(root, "rev-parse", "HEAD^{tree}")
+    for _ in range(9):  # 10 ** 9 files in ten objects
+        lines = "".join(f"040000 tree {tree}\t{name}\n" for name in range(10))
+        tree = git(root, "mktree", given=lines.encode())
+    git(root, "update-ref", "HEAD", git(root, "commit-tree", tree, "-m", "bomb"))
+    monkeypatch.setattr(checkout, "MOST_FILES", 1000)
+    with pytest.raises(UserError, match="more than 1,000 files and folders"):
+        list(read_origin(str(root)))
+
+
+def test_a_time_that_is_no_date_is_left_out(tmp_path: Path):
+    root = committed(tmp_path)
+    tree = git(root, "rev-parse", "HEAD^{tree}")
+    person = "a <a@example.org> 99999999999999 +0000"
+    body = f"tree {tree}\nauthor {person}\ncommitter {person}\n\nx\n".encode()
+    commit = git(root, "hash-object", "-w", "-t", "commit", "--literally", "--stdin", given=body)
+    git(root, "update-ref", "HEAD", commit)
+    origin = next(read_origin(str(root))).origin
+    assert (origin.revision_id, origin.revision_date) == (object_hash("commit", body), None)
+    assert origin.revision_id == commit
+
+
+PUBLIC = [
+    ("https://user:secret@host/o/n.git", "https://host/o/n"),
+    ("https://user:se@cret@host/o/n", "https://host/o/n"),
+    ("HTTPS://secret@host/o/n", "https://host/o/n"),
+    ("https://host:8443/o/n.git/?token=secret#secret", "https://host:8443/o/n"),
+    ("https://user:secret/more@host/o/n", None),
+    ("https://user:12/secret@host/o/n", None),
+    ("ssh://me:secret@host:22/o/n.git", "https://host/o/n"),
+    ("git://me:secret@host/o/n", "https://host/o/n"),
+    ("git+https://secret@github.com/o/n", "https://github.com/o/n"),
+    ("git@github.com:o/n.git", "https://github.com/o/n"),
+    ("secret@github.com:o/n", "https://github.com/o/n"),
+    ("me:secret@github.com:o/n", "https://github.com/o/n"),
+    ("ext::sh -c secret", None),
+    ("s3://secret@bucket/n", None),
+    ("../n", "../n"),
+    ("/srv/git/n.git", "/srv/git/n.git"),
+]
+
+
+@pytest.mark.parametrize(("url", "expected"), PUBLIC)
+def test_urls_lose_their_secrets(url: str, expected: str | None):
+    assert public_url(url) == expected
+    assert "secret" not in (expected or "")
+
+
 def test_a_repository_with_sha256_names_is_refused(tmp_path: Path):
     git(tmp_path, "init", "-q", "--object-format=sha256")
     (tmp_path / "file").write_text("x")
@@ -222,3 +316,21 @@ def test_identifiers_are_parsed_and_written():
     for wrong in ("swh:1:cnt:abc", "swh:2:cnt:" + "a" * 40, "swh:1:foo:" + "a" * 40, "x"):
         with pytest.raises(UserError, match="is no identifier"):
             parse_swhid(wrong)
+    given = {"lines": "1", "path": "/a\udcff", "origin": "o"}
+    text = "swh:1:rev:" + "c" * 40 + ";origin=o;path=/a%FF;lines=1"
+    assert str(Swhid("rev", "c" * 40, given)) == text
+    assert parse_swhid(text).qualifiers == given
+    with pytest.raises(UserError, match="'path' twice"):
+        parse_swhid("swh:1:cnt:" + "a" * 40 + ";path=/a;path=/b")
+
+
+@given(st.text())
+def test_any_qualifier_goes_to_text_and_back(value: str):
+    text = str(Swhid("cnt", "a" * 40, {"path": value}))
+    assert parse_swhid(text).qualifiers == {"path": value}
+
+
+@pytest.mark.parametrize("paths", [(b"a", b"a"), (b"a", b"a/b"), (b"a/b", b"a")])
+def test_no_tree_holds_a_name_twice(paths: tuple[bytes, bytes]):
+    with pytest.raises(ValueError, match=r"through a file|given twice"):
+        tree_hash((path, 0o100644, "0" * 40) for path in paths)
