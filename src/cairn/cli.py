@@ -203,7 +203,7 @@ def run_trace(arguments: Arguments) -> None:
     from cairn.base.artifact import lineage, read_manifest
     from cairn.base.tables import lineage_table, matches_table, records_table
 
-    folder = arguments.artifact
+    folder = arguments.artifact.resolve()
     read_manifest(folder)
     if arguments.text is not None:
         from cairn.tokens.provenance import origins_of_text
@@ -250,6 +250,10 @@ def run_generate(arguments: Arguments) -> None:
         top_p=arguments.top_p,
         seed=arguments.seed,
     )
+    if arguments.trace:
+        from cairn.tokens.provenance import find_index
+
+        find_index(arguments.checkpoint)  # before the work, not after it
     engine = Engine(arguments.checkpoint)
     done = engine.generate([arguments.prompt], params, suffix=arguments.suffix)[0]
     result: dict[str, Any] = {"text": done.text, "finish_reason": done.finish_reason}

@@ -63,6 +63,8 @@ def test_override_reaches_nested_fields_and_leaves_the_original():
         ("steps", "ten", "steps='ten': is not a whole number"),
         ("steps", "1.5", "is not a whole number"),
         ("inner.lr", "nan", "is not finite"),
+        ("steps", "nan", "is not a whole number"),
+        ("steps", "1e400", "is not a whole number"),
         ("mode", "exat", "did you mean 'exact'"),
         ("on", "maybe", "is not a truth value"),
         ("inner", "3", "is a group of fields; set one of inner.lr"),

@@ -226,3 +226,26 @@ def test_kill_minus_nine_and_again_gives_the_same_digest(tmp_path: Path):
         for runs in ("whole", "cut")
     ]
     assert digests[0] == digests[1]
+
+
+def test_an_override_to_an_unknown_artifact_is_refused():
+    with pytest.raises(UserError, match="twice refers to 'numbrs': did you mean 'numbers'"):
+        apply_overrides(plan(), ["twice.source=numbrs"])
+
+
+def test_lineage_refuses_a_parent_that_was_made_anew(tmp_path: Path):
+    make(plan(), tmp_path)
+    for path in (tmp_path / "numbers").iterdir():
+        path.unlink()
+    (tmp_path / "numbers").rmdir()
+    make(apply_overrides(plan(), ["numbers.upto=9"]), tmp_path, "numbers")
+    with pytest.raises(UserError, match=r"numbers was made anew since .*twice"):
+        lineage(tmp_path / "twice")
+
+
+@pytest.mark.parametrize("text", ["{bad", "[]", "{}"])
+def test_a_damaged_beginning_is_told(tmp_path: Path, text: str):
+    (tmp_path / "numbers").mkdir()
+    (tmp_path / "numbers" / ".begun.json").write_text(text)
+    with pytest.raises(UserError, match="is damaged"):
+        make(plan(), tmp_path)

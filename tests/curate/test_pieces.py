@@ -75,6 +75,10 @@ def test_what_is_no_carrier(name: str):
         ("// SPDX-License-Identifier: Apache-2.0\n", {"Apache-2.0"}),
         ("# SPDX-License-Identifier: (MIT OR GPL-2.0-only)\n", {"MIT"}),
         ("/* SPDX-License-Identifier: GPL-2.0-only */", {"GPL-2.0-only"}),
+        (
+            "# SPDX-License-Identifier: GPL-2.0-only AND (MIT OR Apache-2.0)",
+            {"GPL-2.0-only", "MIT", "Apache-2.0"},
+        ),
         ("SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note", {"GPL-2.0"}),
         ("GNU GENERAL PUBLIC LICENSE\n Version 3, 29 June 2007", {"GPL-3.0"}),
         ("GNU Lesser General Public License\nVersion 2.1, February 1999", {"LGPL-2.1"}),

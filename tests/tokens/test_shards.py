@@ -120,6 +120,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 
 def _by_ten(corpus: Path, part_bytes: int):
     import pyarrow as pa
+
     from cairn.curate.corpus import read_files
 
     whole = pa.Table.from_batches(list(read_files(corpus, columns=tokenizing.COLUMNS)))

@@ -151,7 +151,10 @@ def verify(folder: Path, manifest: Manifest, *, deep: bool) -> None:
 
 
 def lineage(folder: Path) -> list[tuple[int, Path, Manifest | None]]:
-    """An artifact and all that it came from, as (depth, folder, manifest), each once."""
+    """An artifact and all that it came from, as (depth, folder, manifest), each once.
+
+    UserError where a parent is not the one that the artifact was made from.
+    """
     found: list[tuple[int, Path, Manifest | None]] = []
     seen: set[Path] = set()
 
@@ -163,8 +166,11 @@ def lineage(folder: Path) -> list[tuple[int, Path, Manifest | None]]:
         seen.add(here)
         for parent in manifest.parents.values():
             where = here.parent / parent["name"]
+            stands = find_manifest(where)
+            if stands is not None and stands.digest != parent["digest"]:
+                raise UserError(f"{where} was made anew since {here}: make {here.name} anew too")
             if where not in seen:
                 visit(where, depth + 1)
 
-    visit(folder, 0)
+    visit(folder.resolve(), 0)
     return found

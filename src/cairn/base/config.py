@@ -134,7 +134,7 @@ def _number(text: str, kind: type, field: str) -> int | float:
             number = float(text)
         except ValueError:
             number = None
-        if number is None or (kind is int and number != int(number)):
+        if number is None or (kind is int and not number.is_integer()):
             what = "a whole number" if kind is int else "a number"
             raise UserError(field, text, f"is not {what}", "write it in digits") from None
         number = kind(number)

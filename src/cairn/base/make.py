@@ -63,10 +63,15 @@ def load_plan(path: Path) -> Plan:
         if not isinstance(recipe, Recipe):
             raise UserError(f"{path}: {name!r} is a {type(recipe).__name__}, not a recipe")
         _check_name(name)
+    _check_refs(plan)
+    return plan
+
+
+def _check_refs(plan: Plan) -> None:
+    for name, recipe in plan.items():
         for ref in refs_in(recipe):
             if ref.name not in plan:
-                raise UserError(f"{path}: {name} refers to {ref.name!r}: {nearest(ref.name, plan)}")
-    return plan
+                raise UserError(f"{name} refers to {ref.name!r}: {nearest(ref.name, plan)}")
 
 
 def apply_overrides(plan: Plan, overrides: Sequence[str]) -> Plan:
@@ -83,6 +88,7 @@ def apply_overrides(plan: Plan, overrides: Sequence[str]) -> Plan:
             changed[name] = override(changed[name], field, value)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
+    _check_refs(changed)
     return changed
 
 
@@ -98,8 +104,8 @@ def as_sibling(plan: Plan, target: str, name: str, overrides: Sequence[str]) -> 
     return changed
 
 
-def _check_name(name: str) -> None:
-    if not name.replace("-", "_").isidentifier():
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
         raise UserError("artifact name", name, "is no name", "use letters, digits, _ and -")
 
 
@@ -153,6 +159,8 @@ def _make_one(
         verify(parent.folder, parent.manifest, deep=True)
     began_here = not out.exists()
     with _locked(out):
+        if find_manifest(out) is not None:
+            raise UserError(f"{out} was finished by another process just now: run it again")
         begun = _read_begun(out)
         if begun is not None:
             _refuse_changes(name, out, begun, wanted)
@@ -246,9 +254,12 @@ def _differences(was: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any,
 
 def _read_begun(out: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((out / BEGUN).read_text(encoding="utf-8"))
+        begun = json.loads((out / BEGUN).read_text(encoding="utf-8"))
+        return {key: dict(begun[key]) for key in ("recipe", "parents")}
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{out / BEGUN} is damaged: delete {out} and make it again") from None
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Any
 
 from cairn.base import Recipe, Ref, UserError, Work
 from cairn.tokens.contexts import Formats
-from cairn.train import TrainSettings
+from cairn.train import TrainSettings, check_heldout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,7 @@ class Prune(Recipe):
         for name in ("windows", "window_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(name, getattr(self, name), "is less than one", "take 64")
+        check_heldout(self.heldout_files)
         if self.drop_layers < 0:
             raise UserError("drop_layers", self.drop_layers, "is negative", "take 0 or more")
 
@@ -83,6 +84,7 @@ class Distill(Recipe):
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise UserError("temperature", self.temperature, "is not positive", "1.0 is usual")
+        check_heldout(self.heldout_files)
         if self.cross_entropy < 0:
             raise UserError("cross_entropy", self.cross_entropy, "is negative", "take 0 or more")
 

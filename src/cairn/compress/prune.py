@@ -99,9 +99,10 @@ def prune(parent: Decoder, child_config: ModelConfig, cut: Cut) -> Decoder:
     stored = dict(parent.named_parameters())
     made: dict[str, Tensor] = {
         "backbone.embeddings.weight": stored["backbone.embeddings.weight"][:, channels],
-        "lm_head.weight": stored["lm_head.weight"][:, channels],
         "backbone.norm_f.weight": stored["backbone.norm_f.weight"][channels] * grow,
     }
+    if not old.tie_embeddings:
+        made["lm_head.weight"] = stored["lm_head.weight"][:, channels]
     for place, layer in enumerate(cut.layers):
         there = f"backbone.layers.{layer}."
         here = f"backbone.layers.{place}."

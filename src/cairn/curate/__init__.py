@@ -47,6 +47,8 @@ class Curate(Recipe):
     """Processes that judge files; 0 takes one a core. The result is the same."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.sources, str):
+            raise UserError("sources", self.sources, "is one text", "give a tuple: (text,)")
         if not self.sources:
             raise UserError("sources", self.sources, "name nothing", "give a path or python:stdlib")
         from cairn.curate.licences import CLASSES

@@ -9,14 +9,17 @@ import pyarrow as pa
 from cairn.curate.licences import NON_PERMISSIVE, PERMISSIVE, classify
 from cairn.curate.near import components
 
-ROWS = """
+# A part by its place in the artifact: a continued run may spell the folder above otherwise.
+PART = "read-[0-9]+/part-[0-9]+[.]parquet$"
+ROWS = f"""
     CREATE TABLE files AS
     SELECT row_number() OVER (
             ORDER BY repo_name, origin_url, path, content_id, filename, file_row_number
         ) - 1 AS row,
-        filename, file_row_number, repo_name, origin_url, path, content_id, language, said_here,
-        carrier_of, gha_license_id, star_events_count, fork_events_count, revision_date, visit_date,
-        bands, verdict, rule, reason
+        regexp_extract(filename, '{PART}') AS filename, file_row_number, repo_name, origin_url,
+        path, content_id, language, said_here, carrier_of, gha_license_id,
+        star_events_count, fork_events_count, revision_date, visit_date, bands,
+        verdict, rule, reason
     FROM read_parquet($annotated, filename = true, file_row_number = true)
 """
 # A file has what it says itself, and what the licence files of all directories above it say.

@@ -111,8 +111,10 @@ def tags(text: str) -> Iterable[str]:
             if word.upper() not in {"AND", "OR", "WITH"} and before.upper() != "WITH"
         ]
         known = [word for word in named if re.fullmatch(r"[A-Za-z0-9.+-]+", word)]
+        joined = {word.upper() for word in words}
+        alternatives = "OR" in joined and "AND" not in joined  # what AND adds must be kept too
         open_ones = [word for word in known if word in permissive_ids()]
-        yield from (open_ones if "OR" in map(str.upper, words) and open_ones else known)
+        yield from (open_ones if alternatives and open_ones else known)
 
 
 def _bsd(plain: str) -> Iterable[str]:

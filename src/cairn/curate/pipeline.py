@@ -154,7 +154,8 @@ def _write_parts(
                 d.detected_licenses, d.license_type
             FROM read_parquet($annotated, filename = true, file_row_number = true) a
             JOIN read_parquet($decided) d
-            ON a.filename = d.filename AND a.file_row_number = d.file_row_number
+            ON regexp_extract(a.filename, '{decide.PART}') = d.filename
+                AND a.file_row_number = d.file_row_number
         ) {where} ORDER BY row
     """
     with decide.connect(decided.parent / "spill") as connection:

@@ -58,9 +58,10 @@ def _draw_warm(logits: Tensor, sequences: list[Sequence]) -> Tensor:
     tokens that are nearly as likely.
     """
     params = [sequence.params for sequence in sequences]
-    heat = torch.tensor([p.temperature for p in params], device=logits.device)
+    warmth = [p.temperature for p in params]
+    heat = torch.tensor(warmth, dtype=torch.float64, device=logits.device)
     # The maximum goes first, so that a tiny temperature sends the rest to -inf and no row to NaN.
-    scaled = (logits - logits.amax(-1, keepdim=True)).double() / heat.double()[:, None]
+    scaled = (logits - logits.amax(-1, keepdim=True)).double() / heat[:, None]
     probabilities = scaled.softmax(-1)  # [R, V]
     if any(p.top_k or p.top_p < 1 for p in params):
         probabilities = probabilities * _kept(probabilities, params)

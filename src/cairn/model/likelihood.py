@@ -79,7 +79,7 @@ def windows(length: int, size: int) -> list[tuple[int, int, int]]:
     found = [(0, min(length, size), min(length, size) - 1)]
     while found[-1][1] < length:
         done = found[-1][1]
-        end = min(length, done + size // 2)
+        end = min(length, done + max(1, size // 2))
         found.append((max(0, end - size), end, end - done))
     return found
 

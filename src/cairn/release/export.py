@@ -39,6 +39,7 @@ def release(recipe: "Release", work: Work) -> dict[str, Any]:
     documents = pq.read_table(work.input(recipe.shards) / "train" / "documents.parquet")
     _write_identifiers(documents, work.out)
     ancestry = _ancestry(checkpoint)
+    _refuse_other_shards(ancestry, recipe.shards.name)
     scores = None
     if recipe.report is not None:
         _refuse_foreign_report(work.manifest(recipe.report), recipe.checkpoint.name)
@@ -84,6 +85,14 @@ def licence_table(documents: pa.Table) -> list[dict[str, Any]]:
 def _ancestry(checkpoint: Path) -> list[Manifest]:
     """Manifests from the checkpoint down to the corpus, nearest first."""
     return [manifest for _, _, manifest in lineage(checkpoint) if manifest is not None]
+
+
+def _refuse_other_shards(ancestry: list[Manifest], shards: str) -> None:
+    """Credit must name all that was learned from, and nothing else."""
+    learned = sorted({made.name for made in ancestry if made.kind == "Tokenize"})
+    if learned != [shards]:
+        names = ", ".join(learned) or "none"
+        raise UserError("shards", shards, f"is not what it learned from ({names})", "name that")
 
 
 def _refuse_foreign_report(report: Manifest, checkpoint: str) -> None:

@@ -63,6 +63,11 @@ class TrainSettings:
                 raise UserError(name, getattr(self, name), "is less than one", "take 1 or more")
         if not self.lr > 0:
             raise UserError("lr", self.lr, "is not positive", "1e-3 is usual for small models")
+        if not self.eps > 0:
+            raise UserError("eps", self.eps, "is not positive", "1e-8 is usual")
+        for name in ("clip", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise UserError(name, getattr(self, name), "is negative", "0 turns it off")
         if self.warmup < 0:
             raise UserError("warmup", self.warmup, "is negative", "take 0 or more")
         for name in ("decay", "min_lr_ratio"):
@@ -93,6 +98,7 @@ class Pretrain(Recipe):
     def __post_init__(self) -> None:
         if (self.model is None) == (self.like is None):
             raise UserError("give one of model= and like=: the shape, or a checkpoint that has it")
+        check_heldout(self.heldout_files)
 
     def run(self, work: Work) -> dict[str, Any]:
         from cairn.train.pretrain import pretrain
@@ -101,6 +107,12 @@ class Pretrain(Recipe):
 
     def headline(self, facts: dict[str, Any]) -> str:
         return training_headline(facts)
+
+
+def check_heldout(files: int) -> None:
+    """UserError for a number of held-out files that measures nothing."""
+    if files < 1:
+        raise UserError("heldout_files", files, "is less than one", "16 or more tell something")
 
 
 def training_headline(facts: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cairn.base import Metrics, UserError, read_manifest
+from cairn.base.artifact import lineage
 from cairn.tokens.contexts import Formats
 from cairn.tokens.provenance import files_in_batch
 from cairn.tokens.stream import StreamState
@@ -27,6 +28,7 @@ def files_of_step(folder: Path, step: int) -> list[dict[str, Any]]:
             f"{folder} is made by {manifest.kind}, which reads no shards step by step: "
             f"give a checkpoint of {' or '.join(STREAMED)}"
         )
+    lineage(folder)  # refuses where the shards were made anew since
     rows = {row["step"]: row for row in Metrics(folder / "metrics.jsonl").read() if "step" in row}
     if step not in rows:
         mend = f"give one from 1 to {max(rows, default=0)}"
