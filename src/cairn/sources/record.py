@@ -15,6 +15,8 @@ class Origin:
 
     Identifiers are 40 hex digits: directory_id git's tree, revision_id git's commit, snapshot_id
     Software Heritage's snapshot. Dates are ISO 8601 in UTC. Stars and forks are event counts.
+    What begins with gha_ is GH Archive's: the last event that told of the repository, its language,
+    its licence (SPDX identifier or NOASSERTION) and when it was created.
     """
 
     repo_name: str
@@ -30,17 +32,35 @@ class Origin:
     star_events_count: int = 0
     fork_events_count: int = 0
     gha_license_id: str | None = None
+    gha_language: str | None = None
+    gha_event_created_at: str | None = None
+    gha_created_at: str | None = None
+
+
+# Kinds of records. A source file may become another kind by its name (a notebook) in curation.
+SOURCE, ISSUE, PULL_REQUEST = "source", "issue", "pull_request"
+NOTEBOOK_SCRIPT, NOTEBOOK = "notebook_script", "notebook"
+DOCUMENTATION, INTERMEDIATE, ANSWERS, TEXT = "documentation", "intermediate", "answers", "text"
+KINDS = (
+    SOURCE, ISSUE, PULL_REQUEST, NOTEBOOK_SCRIPT, NOTEBOOK, DOCUMENTATION, INTERMEDIATE, ANSWERS,
+    TEXT,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """One file of an origin.
+    """One file of an origin, or one thread, question or document of another source.
 
     content_id: git's blob hash (the SWHID's), hex; blob_id: plain SHA-1 of the bytes, hex.
     path: from the tree's root, `/` between names; bytes that are not UTF-8 as `\\xNN`.
     raw: the bytes, or None where they reach the reader's limit.
     src_encoding: what the origin says of them, where it says anything (Software Heritage exports
     that went through The Stack v2 do); None is found out.
+    kind: what the bytes are. Those of threads and questions are canonical JSON that the reader
+    made, and their content_id is its hash.
+    problem: why the bytes could not be read, in one line; None where they could. Such a record
+    stands for a damaged file, or with an empty path for a whole damaged source or part of one; its
+    content_id is that of the path's bytes unless the true one is known.
     """
 
     origin: Origin
@@ -51,6 +71,8 @@ class SourceFile:
     length_bytes: int
     raw: bytes | None
     src_encoding: str | None = None
+    kind: str = SOURCE
+    problem: str | None = None
 
 
 _STRINGS = (
@@ -73,6 +95,9 @@ SOURCE_SCHEMA = pa.schema(
         ("star_events_count", pa.int64()),
         ("fork_events_count", pa.int64()),
         ("gha_license_id", pa.string()),
+        ("gha_language", pa.string()),
+        ("gha_event_created_at", pa.string()),
+        ("gha_created_at", pa.string()),
         ("path", pa.string()),
         ("content_id", pa.string()),
         ("blob_id", pa.string()),
@@ -80,6 +105,8 @@ SOURCE_SCHEMA = pa.schema(
         ("length_bytes", pa.int64()),
         ("raw", pa.binary()),
         ("src_encoding", pa.string()),
+        ("kind", pa.string()),
+        ("problem", pa.string()),
     ]
 )
 
