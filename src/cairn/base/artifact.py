@@ -1,6 +1,7 @@
 """Artifacts: folders that explain themselves by a manifest, written last."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,8 +82,17 @@ class Work:
         beside.parent.mkdir(parents=True, exist_ok=True)
         remove(beside)
         yield beside
+        _flush(beside)
         remove(final)
         beside.replace(final)
+
+
+def _flush(path: Path) -> None:
+    """Bytes to the disk before the name: a power cut leaves no part that only looks whole."""
+    for one in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if one.is_file():
+            with one.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def remove(path: Path) -> None:

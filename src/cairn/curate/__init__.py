@@ -1,14 +1,17 @@
 """Curation: from origins to a corpus in which every file seen has a verdict and a reason."""
 
+import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cairn.base import Recipe, UserError, Work
 from cairn.curate.rules import Thresholds
+from cairn.curate.selection import CAPS, parse_caps
 
 if TYPE_CHECKING:
     from cairn.curate.corpus import read_files, read_ledger
     from cairn.curate.finding import lookup
+    from cairn.curate.local import Local
 
 _HOMES = {"lookup": "finding", "read_files": "corpus", "read_ledger": "corpus"}
 
@@ -25,30 +28,55 @@ def __getattr__(name: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Curate(Recipe):
-    """Read sources, judge every file, and keep what passes (StarCoder2, section 2.1)."""
+    """Read sources, judge every file, and keep what passes (StarCoder2, sections 2 to 4)."""
 
     sources: tuple[str, ...]
-    """Directories, git checkouts, archives, `python:stdlib`, or `python:NAME` of a distribution."""
+    """What is read: paths, or SCHEME:PATH?option=value; docs/curation.md lists the schemes."""
     exclude: tuple[str, ...] = ()
     """Patterns (fnmatch) of paths that are not read; they still count for the SWHID of the tree."""
+    events: tuple[str, ...] = ()
+    """Hours of GH Archive, files or folders: stars, forks, licences, default branches."""
+    opt_out: tuple[str, ...] = ()
+    """Files that name repositories, owners or SWHIDs, one a line, that must not be in the data."""
     licenses: tuple[str, ...] = ("permissive", "no_license")
     """Classes of licence that are kept."""
+    licence_tool: Literal["templates", "scancode"] = "templates"
+    """What reads licence files: cairn's own templates, or ScanCode (an extra; far slower)."""
+    excluded_extensions: bool = True
+    """Whether extensions are dropped that people found to hold no code of their language."""
+    repository_duplicates: bool = True
+    """Whether of several repositories with the same tree only one is kept."""
+    near_duplicates: bool = True
+    """Whether near duplicates (Jaccard similarity of about 0.7 and more) are dropped."""
     thresholds: Thresholds = field(default_factory=Thresholds)
     """Where each quality rule begins to drop."""
+    selection: Literal["full", "smol"] = "full"
+    """All languages, or the 17 of the smaller models with documentation and configuration."""
+    caps: tuple[str, ...] = CAPS
+    """Most bytes of a language, LANGUAGE=SIZE each."""
+    benchmarks: str | None = None
+    """A folder of test sets; files that hold one of their items are dropped."""
+    malware: Literal["auto", "require", "off"] = "auto"
+    """Whether ClamAV scans what is kept: where it is installed, always, or never."""
+    redact: Literal["off", "rules", "model"] = "rules"
+    """How personal data and secrets are found: not at all, by rules, or by a model too."""
+    redact_model: str | None = None
+    """The folder of a token classifier that finds names and user names, for redact=model."""
     max_bytes: int = 10 * 2**20
     """Files of this many bytes and more are dropped unread."""
     max_files: int | None = None
     """Most files that are read, over all sources in order; None reads all. For a quick look."""
-    redact: bool = True
-    """Whether e-mail and public IP addresses, keys and passwords are replaced."""
-    near_duplicates: bool = True
-    """Whether near duplicates (Jaccard similarity of about 0.7 and more) are dropped."""
+    seed: int = 0
+    """Of what is drawn: which lines of a pull request are shown, how a program is compiled."""
+    driver: Literal["local", "ray"] = "local"
+    """Processes of this machine, or a Ray cluster through Daft (an extra). The result is the same."""
     workers: int = 0
     """Processes that judge files; 0 takes one a core. The result is the same."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.sources, str):
-            raise UserError("sources", self.sources, "is one text", "give a tuple: (text,)")
+        for name in ("sources", "exclude", "events", "opt_out", "licenses", "caps"):
+            if isinstance(getattr(self, name), str):
+                raise UserError(name, getattr(self, name), "is one text", "give a tuple: (text,)")
         if not self.sources:
             raise UserError("sources", self.sources, "name nothing", "give a path or python:stdlib")
         from cairn.curate.licences import CLASSES
@@ -63,12 +91,23 @@ class Curate(Recipe):
             raise UserError("max_files", self.max_files, "is less than one", "leave it None")
         if self.workers < 0:
             raise UserError("workers", self.workers, "is negative", "take 0 or more")
+        if (self.redact == "model") != (self.redact_model is not None):
+            raise UserError("redact_model", self.redact_model, "does not go with redact", "set both")
+        parse_caps(self.caps)
 
     def run(self, work: Work) -> dict[str, Any]:
+        """Write files/, ledger/, report.json and report.md."""
         from cairn.curate.pipeline import curate
 
         return curate(self, work)
 
+    def open_driver(self) -> "Local":
+        """What runs the stages."""
+        from cairn.curate.local import Local
+
+        return Local(self.workers or os.cpu_count() or 1)
+
     def headline(self, facts: dict[str, Any]) -> str:
+        """How much of what was seen is kept."""
         kept, seen = facts["kept"], facts["seen"]
         return f"{kept['files']:,} of {seen['files']:,} files kept, {kept['bytes'] / 1e6:.1f} MB"

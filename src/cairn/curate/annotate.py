@@ -1,99 +1,152 @@
 """The first stage: what can be said of a file by itself. RecordBatch in, RecordBatch out."""
 
 import codecs
+import posixpath
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from cairn.curate import languages, licences, near, rules
-from cairn.curate.redact import redact
+from cairn.curate.pieces import Document, plain_text, to_content
+from cairn.curate.rendering import Rendering, documents, is_rendered
 from cairn.sources.record import LINK, ORIGIN_FIELDS, SOURCE_SCHEMA
 
-KIND = "source"
+KEPT_COLUMNS = (*ORIGIN_FIELDS, "path", "content_id", "blob_id", "length_bytes", "kind")
 
 ANNOTATED = pa.schema(
-    [field for field in SOURCE_SCHEMA if field.name not in {"raw", "mode", "src_encoding"}]
+    [
+        field
+        for field in SOURCE_SCHEMA
+        if field.name not in {"raw", "mode", "src_encoding", "problem"}
+    ]
     + [
         ("src_encoding", pa.string()),
         ("language", pa.string()),
         ("extension", pa.string()),
         ("is_vendor", pa.bool_()),
         ("is_generated", pa.bool_()),
-        ("kind", pa.string()),
         ("said_here", pa.list_(pa.string())),  # licences that the file's own text names
         ("carrier_of", pa.string()),  # the directory that a licence file speaks for; else null
-        ("redactions", pa.string()),  # e.g. "email 2, key 1"
+        ("link_to", pa.string()),  # where a link with a licence file's name leads, in this tree
         ("bands", pa.list_(pa.int64())),  # near-duplicate bucket keys; null: too short
-        ("content", pa.string()),  # redacted; null where dropped already
+        ("content", pa.string()),  # null where dropped already
         ("verdict", pa.string()),
         ("rule", pa.string()),
         ("reason", pa.string()),
+        ("quality_rule", pa.string()),  # what drops the file after the search for duplicates
+        ("quality_reason", pa.string()),
     ]
 )
 
 
 @dataclass(frozen=True)
-class Rules:
+class Annotation:
     """What the first stage needs of the recipe."""
 
     max_bytes: int
     thresholds: rules.Thresholds
-    redact: bool
+    rendering: Rendering
+    licence_tool: str = "templates"
+    near: bool = True
 
 
-def annotate(batch: pa.RecordBatch, wanted: Rules) -> pa.RecordBatch:
-    """SOURCE_SCHEMA to ANNOTATED, row by row: every file that was seen keeps its row."""
-    rows = [_annotate(row, wanted) for row in batch.to_pylist()]
+def annotate(batch: pa.RecordBatch, wanted: Annotation) -> pa.RecordBatch:
+    """SOURCE_SCHEMA to ANNOTATED: every file that was seen keeps its row.
+
+    A notebook becomes two rows, one for each form in which it is told.
+    """
+    rows = [found for row in batch.to_pylist() for found in _annotate(row, wanted)]
     return pa.RecordBatch.from_pylist(rows, schema=ANNOTATED)
 
 
-def _annotate(row: dict[str, Any], wanted: Rules) -> dict[str, Any]:
+def _annotate(row: dict[str, Any], wanted: Annotation) -> list[dict[str, Any]]:
     path, raw = row["path"], row["raw"]
-    kept = (*ORIGIN_FIELDS, "path", "content_id", "blob_id", "length_bytes")
-    found: dict[str, Any] = {name: row[name] for name in kept}
+    found: dict[str, Any] = {name: row[name] for name in KEPT_COLUMNS}
     found |= {
         "extension": languages.extension_of(path),
         "is_vendor": languages.is_vendored(path),
-        "is_generated": languages.is_generated(path),
-        "kind": KIND,
+        "is_generated": False,
         "said_here": [],
         "language": "",
     }
+    if row["problem"] is not None:
+        return [found | _dropped("unreadable", row["problem"])]
     if row["mode"] == LINK:
-        return found | _dropped("link", "a symbolic link has no content of its own")
+        target = _link_target(path, raw) if licences.is_carrier(path) else None
+        dropped = _dropped("link", "a symbolic link has no content of its own")
+        return [found | dropped | {"link_to": target}]
     if raw is None or len(raw) >= wanted.max_bytes:
-        return found | _dropped("size", f"{row['length_bytes']:,} bytes")
+        return [found | _dropped("size", f"{row['length_bytes']:,} bytes")]
+    if is_rendered(row["kind"], path):
+        made = documents(row["kind"], path, raw, row["repo_name"], wanted.rendering)
+        return [found | _rendered(document, wanted) for document in made]
     if b"\0" in raw:
-        return found | _dropped("binary", "holds a NUL byte")
+        return [found | _dropped("binary", "holds a NUL byte")]
     text, encoding = decode(raw, row["src_encoding"])
+    return [found | {"src_encoding": encoding} | _source(path, text, wanted)]
+
+
+def _source(path: str, text: str, wanted: Annotation) -> dict[str, Any]:
+    """A file of source code or prose, as it lies in its repository."""
     language = languages.language_of(path, text)
-    found |= {"src_encoding": encoding, "language": language}
-    found |= _licences(path, text)
-    if not raw.strip():
+    is_generated = languages.is_generated(path, text)
+    found: dict[str, Any] = {"language": language, "is_generated": is_generated}
+    found |= _licences(path, text, wanted.licence_tool)
+    if not text.strip():
         return found | _dropped("empty", "holds no text")
     if not language:
-        return found | _dropped("language", f"no known language for .{found['extension']}")
-    if found["is_generated"]:
-        return found | _dropped("generated", "has a name that programs write")
+        extension = languages.extension_of(path)
+        return found | _dropped("language", f"no known language for .{extension}")
     verdict = rules.judge(text, language, path, wanted.thresholds)
-    if not verdict.keep:
-        return found | _dropped(verdict.rule, verdict.reason)
-    content, counts = redact(text) if wanted.redact else (text, {})
-    shown = ", ".join(f"{kind} {count}" for kind, count in counts.items())
+    if is_generated and verdict.keep:
+        verdict = rules.Verdict(False, "generated", "looks written by a program, by linguist")
+    return found | {
+        "content": text,
+        "bands": near.band_keys(text) if wanted.near else None,
+        "verdict": "keep",
+        "quality_rule": verdict.rule or None,
+        "quality_reason": verdict.reason or None,
+    }
+
+
+def _rendered(document: Document, wanted: Annotation) -> dict[str, Any]:
+    """A thread, a notebook, a page: its own rules have judged it already."""
+    found: dict[str, Any] = {
+        "kind": document.kind,
+        "language": document.language,
+        "src_encoding": "utf-8",
+    }
+    if not document.verdict.keep:
+        return found | _dropped(document.verdict.rule, document.verdict.reason)
+    content = to_content(document.kind, document.pieces)
+    text = plain_text(document.kind, content)
     return found | {
         "content": content,
-        "redactions": shown,
-        "bands": near.band_keys(text),
+        "bands": near.band_keys(text) if wanted.near else None,
         "verdict": "keep",
     }
 
 
-def _licences(path: str, text: str) -> dict[str, Any]:
-    if licences.is_carrier(path):
+def _licences(path: str, text: str, tool: str) -> dict[str, Any]:
+    if not licences.is_carrier(path):
+        return {"said_here": sorted(licences.detect(text[: licences.HEADER]))}
+    if tool == "scancode":
+        from cairn.curate.licences.scancode import scancode_detect
+
+        said = sorted(scancode_detect(text))
+    else:
         said = sorted(licences.detect(text))
-        return {"said_here": said, "carrier_of": licences.base_of(path) if said else None}
-    return {"said_here": sorted(licences.detect(text[: licences.HEADER]))}
+    return {"said_here": said, "carrier_of": licences.base_of(path) if said else None}
+
+
+def _link_target(path: str, raw: bytes | None) -> str | None:
+    """The path in the tree that a link leads to; None where it leaves the tree."""
+    if not raw or raw.startswith(b"/"):
+        return None
+    target = posixpath.join(posixpath.dirname(path), raw.decode("utf-8", "replace"))
+    inside = posixpath.normpath(target)
+    return None if inside.startswith("..") else inside
 
 
 def _dropped(rule: str, reason: str) -> dict[str, Any]:

@@ -10,19 +10,61 @@ from cairn.base import UserError
 
 FILES, LEDGER = "files", "ledger"
 
-STACK_COLUMNS = (
-    "blob_id", "directory_id", "path", "content_id", "detected_licenses", "license_type",
-    "repo_name", "snapshot_id", "revision_id", "branch_name", "visit_date", "revision_date",
-    "committer_date", "github_id", "star_events_count", "fork_events_count", "gha_license_id",
-    "src_encoding", "language", "is_vendor", "is_generated", "length_bytes", "extension",
-)  # fmt: skip
-FILE_COLUMNS = (*STACK_COLUMNS, "origin_url", "content", "kind", "ledger_row")
-LEDGER_COLUMNS = (
-    "row", "content_id", "blob_id", "directory_id", "revision_id", "snapshot_id", "repo_name",
-    "origin_url", "path", "branch_name", "language", "extension", "src_encoding", "is_vendor",
-    "is_generated", "detected_licenses", "license_type", "length_bytes", "kind", "redactions",
-    "verdict", "rule", "reason",
-)  # fmt: skip
+# The columns of The Stack v2, in its order, with their types; dates are ISO 8601 texts in UTC.
+STACK_SCHEMA = pa.schema(
+    [
+        ("blob_id", pa.string()),
+        ("directory_id", pa.string()),
+        ("path", pa.string()),
+        ("content_id", pa.string()),
+        ("detected_licenses", pa.list_(pa.string())),
+        ("license_type", pa.string()),
+        ("repo_name", pa.string()),
+        ("snapshot_id", pa.string()),
+        ("revision_id", pa.string()),
+        ("branch_name", pa.string()),
+        ("visit_date", pa.string()),
+        ("revision_date", pa.string()),
+        ("committer_date", pa.string()),
+        ("github_id", pa.int64()),
+        ("star_events_count", pa.int64()),
+        ("fork_events_count", pa.int64()),
+        ("gha_license_id", pa.string()),
+        ("gha_event_created_at", pa.string()),
+        ("gha_created_at", pa.string()),
+        ("gha_language", pa.string()),
+        ("src_encoding", pa.string()),
+        ("language", pa.string()),
+        ("is_vendor", pa.bool_()),
+        ("is_generated", pa.bool_()),
+        ("length_bytes", pa.int64()),
+        ("extension", pa.string()),
+    ]
+)
+STACK_COLUMNS = tuple(STACK_SCHEMA.names)
+FILE_SCHEMA = pa.schema(
+    [
+        *STACK_SCHEMA,
+        ("origin_url", pa.string()),
+        ("content", pa.string()),
+        ("kind", pa.string()),
+        ("ledger_row", pa.int64()),
+    ]
+)
+FILE_COLUMNS = tuple(FILE_SCHEMA.names)
+LEDGER_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        *(field for field in STACK_SCHEMA if not field.name.startswith("gha_")),
+        ("origin_url", pa.string()),
+        ("kind", pa.string()),
+        ("redactions", pa.string()),
+        ("verdict", pa.string()),
+        ("rule", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+LEDGER_COLUMNS = tuple(LEDGER_SCHEMA.names)
 
 
 def read_files(folder: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -1,145 +1,327 @@
-"""The second stage: what can only be said of a file beside the others. Joins in DuckDB."""
+"""The second stage: what can only be said of a file beside the others. Joins in DuckDB.
 
+Rules in order, each over what the ones before it left: licence, opt-out, extension, copies of whole
+repositories, exact duplicates, near duplicates, quality, selection of languages, caps.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from cairn.curate.licences import NON_PERMISSIVE, PERMISSIVE, classify
+from cairn.curate import languages
+from cairn.curate.licences import NON_PERMISSIVE, PERMISSIVE, classify, permissive_ids
 from cairn.curate.near import components
+from cairn.curate.optout import OptOut
 
-# A part by its place in the artifact: a continued run may spell the folder above otherwise.
-PART = "read-[0-9]+/part-[0-9]+[.]parquet$"
+MEMORY = "1500MB"  # of DuckDB; what does not fit is spilled
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the second stage needs of the recipe."""
+
+    classes: tuple[str, ...]
+    near: bool
+    repository_duplicates: bool
+    opt_out: OptOut
+    excluded_extensions: bool
+    smol: bool
+    caps: dict[str, int]
+
+
+COLUMNS = """
+    repo_name, origin_url, directory_id, revision_id, snapshot_id, path, content_id, blob_id,
+    github_id, kind, language, extension, length_bytes, said_here, carrier_of, link_to,
+    gha_license_id, star_events_count, fork_events_count, revision_date, visit_date, bands,
+    verdict, rule, reason, quality_rule, quality_reason
+"""
+# A row's number is its place in the order of the sources and of the files in them, which does not
+# depend on how many processes read.
 ROWS = f"""
     CREATE TABLE files AS
-    SELECT row_number() OVER (
-            ORDER BY repo_name, origin_url, path, content_id, filename, file_row_number
-        ) - 1 AS row,
-        regexp_extract(filename, '{PART}') AS filename, file_row_number, repo_name, origin_url,
-        path, content_id, language, said_here, carrier_of, gha_license_id,
-        star_events_count, fork_events_count, revision_date, visit_date, bands,
-        verdict, rule, reason
-    FROM read_parquet($annotated, filename = true, file_row_number = true)
+    SELECT p.first + a.file_row_number AS row, p.source, regexp_extract(path, '^(.*/)?') AS folder,
+        {COLUMNS}
+    FROM read_parquet($annotated, filename = true, file_row_number = true) a
+    JOIN parts p USING (filename)
+"""
+REPOSITORIES = """
+    CREATE TABLE repositories AS
+    SELECT row_number() OVER (ORDER BY min(row)) AS repository, source, repo_name, origin_url,
+        directory_id, revision_id, any_value(gha_license_id) AS gha_license_id,
+        any_value(star_events_count) AS stars, any_value(fork_events_count) AS forks,
+        any_value(revision_date) AS revision_date, any_value(github_id) AS github_id,
+        any_value(visit_date) AS visit_date
+    FROM files GROUP BY source, repo_name, origin_url, directory_id, revision_id
+"""
+NUMBERED = """
+    CREATE TABLE numbered AS
+    SELECT f.*, r.repository FROM files f JOIN repositories r
+    ON r.source = f.source AND r.repo_name = f.repo_name AND r.origin_url = f.origin_url
+        AND r.directory_id = f.directory_id AND r.revision_id IS NOT DISTINCT FROM f.revision_id
+"""
+# What a licence file in a folder says, or the file that a link with such a name leads to.
+SAID = """
+    CREATE TABLE said AS
+    SELECT repository, carrier_of AS folder, said_here AS said FROM numbered
+    WHERE carrier_of IS NOT NULL
+    UNION ALL
+    SELECT l.repository, l.folder, t.said_here FROM numbered l
+    JOIN numbered t ON t.repository = l.repository AND t.path = l.link_to
+    WHERE l.link_to IS NOT NULL AND len(t.said_here) > 0
 """
 # A file has what it says itself, and what the licence files of all directories above it say.
 LICENCES = """
+    CREATE TABLE inherited AS
+    WITH folders AS (
+        SELECT repository, folder, unnest(list_concat([''], list_transform(
+            range(1, len(string_split(folder, '/'))),
+            lambda n: array_to_string(string_split(folder, '/')[1:n], '/') || '/'))) AS above
+        FROM (SELECT DISTINCT repository, folder FROM numbered)
+    )
+    SELECT f.repository, f.folder, list_distinct(flatten(list(s.said))) AS said
+    FROM folders f JOIN said s ON s.repository = f.repository AND s.folder = f.above
+    GROUP BY f.repository, f.folder;
     CREATE TABLE licensed AS
-    SELECT row, list_sort(list_distinct(flatten(list(said)))) AS detected_licenses,
-        any_value(gha_license_id) AS declared
-    FROM (
-        SELECT row, gha_license_id, said_here AS said FROM files
-        UNION ALL
-        SELECT f.row, f.gha_license_id, c.said_here FROM files f JOIN files c
-        ON c.carrier_of IS NOT NULL AND f.repo_name = c.repo_name
-            AND f.origin_url = c.origin_url AND starts_with(f.path, c.carrier_of)
-    ) GROUP BY row
+    SELECT n.row, n.gha_license_id AS declared,
+        list_sort(list_distinct(list_concat(n.said_here, coalesce(i.said, [])))) AS detected
+    FROM numbered n
+    LEFT JOIN inherited i ON i.repository = n.repository AND i.folder = n.folder
 """
-CLASSES = """
-    CREATE TABLE settled AS
-    SELECT f.* EXCLUDE (verdict, rule, reason), l.detected_licenses, c.license_type,
-        CASE WHEN verdict = 'drop' THEN verdict
-            WHEN list_contains($classes, c.license_type) THEN 'keep' ELSE 'drop' END AS verdict,
-        CASE WHEN verdict = 'drop' THEN rule
-            WHEN list_contains($classes, c.license_type) THEN NULL ELSE 'licence' END AS rule,
-        CASE WHEN verdict = 'drop' THEN reason
-            WHEN list_contains($classes, c.license_type) THEN NULL
-            ELSE concat(c.license_type, ': ', array_to_string(l.detected_licenses, ', '))
-            END AS reason
-    FROM files f JOIN licensed l USING (row)
-    JOIN classes c ON c.detected_licenses = l.detected_licenses
-        AND c.declared IS NOT DISTINCT FROM l.declared
+# The oldest, most popular copy of a tree with a known licence (A.3 of the report's code): the
+# choice comes before the gate, or a copy without a declared licence would pass for the original.
+TREES = """
+    CREATE TABLE copies AS
+    SELECT repository, first_value(repo_name) OVER best AS original
+    FROM repositories WHERE directory_id <> '' AND repository NOT IN (
+        SELECT repository FROM numbered WHERE row IN (SELECT row FROM opted_out)
+    )
+    WINDOW best AS (PARTITION BY directory_id ORDER BY gha_license_id IS NOT NULL DESC, stars DESC,
+        forks DESC, revision_date ASC NULLS LAST, github_id ASC NULLS LAST,
+        visit_date ASC NULLS LAST, origin_url, repo_name, repository)
+    QUALIFY repository <> first_value(repository) OVER best
 """
-# Which of several copies stays (the report's order for files), smallest path last to settle ties.
-PREFERENCE = f"""
-    license_type = '{PERMISSIVE}' DESC, license_type = '{NON_PERMISSIVE}' ASC,
+GATES = """
+    CREATE TABLE gated AS
+    SELECT n.*, l.detected AS detected_licenses, c.license_type, CASE
+            WHEN n.verdict = 'drop' THEN n.rule
+            WHEN NOT list_contains($classes, c.license_type) THEN 'licence'
+            WHEN o.row IS NOT NULL THEN 'opt_out'
+            WHEN e.extension IS NOT NULL THEN 'extension'
+            WHEN t.repository IS NOT NULL THEN 'repository_duplicate'
+        END AS gate, CASE
+            WHEN n.verdict = 'drop' THEN n.reason
+            WHEN NOT list_contains($classes, c.license_type)
+                THEN concat(c.license_type, ': ', array_to_string(l.detected, ', '),
+                    CASE WHEN l.declared IS NULL THEN '' ELSE concat(' (', l.declared, ')') END)
+            WHEN o.row IS NOT NULL THEN o.reason
+            WHEN e.extension IS NOT NULL
+                THEN concat('.', e.extension, ' of ', e.language, ' is left out')
+            WHEN t.repository IS NOT NULL THEN concat('the same tree as ', t.original)
+        END AS why
+    FROM numbered n
+    JOIN licensed l USING (row)
+    JOIN classes c ON c.detected = l.detected AND c.declared IS NOT DISTINCT FROM l.declared
+    LEFT JOIN opted_out o ON o.row = n.row
+    LEFT JOIN extensions e ON e.language = n.language AND e.extension = n.extension
+        AND n.kind = 'source'
+    LEFT JOIN copies t ON t.repository = n.repository AND n.kind = 'source'
+"""
+# Which of several copies stays. The report's order for exact copies begins with the licence that
+# GH Archive declares, that for near copies with the class; what follows makes the orders total.
+_TOTAL = f"""
     star_events_count DESC, fork_events_count DESC, revision_date DESC NULLS LAST,
-    visit_date DESC NULLS LAST, path, repo_name, row
+    visit_date DESC NULLS LAST, license_type = '{PERMISSIVE}' DESC, path, repo_name, row
+"""
+EXACT_ORDER = f"coalesce(list_contains($whitelist, gha_license_id), false) DESC, {_TOTAL}"
+NEAR_ORDER = f"""
+    license_type = '{PERMISSIVE}' DESC, license_type = '{NON_PERMISSIVE}' ASC, {_TOTAL}
 """
 EXACT = f"""
     CREATE TABLE unique_files AS
-    SELECT *, row_number() OVER (PARTITION BY content_id ORDER BY {PREFERENCE}) AS place,
-        first_value(row) OVER (PARTITION BY content_id ORDER BY {PREFERENCE}) AS kept_row
-    FROM settled WHERE verdict = 'keep'
+    SELECT row, kind, language, path, repo_name, star_events_count, fork_events_count,
+        revision_date, visit_date, license_type,
+        row_number() OVER copies AS place, first_value(row) OVER copies AS kept_row
+    FROM gated WHERE gate IS NULL
+    WINDOW copies AS (PARTITION BY kind, content_id ORDER BY {EXACT_ORDER})
 """
 RANKED = f"""
     CREATE TABLE ranked AS
-    SELECT row, language, bands, row_number() OVER (ORDER BY {PREFERENCE}) - 1 AS rank
-    FROM unique_files WHERE place = 1 AND bands IS NOT NULL
+    SELECT u.row, u.kind, u.language, f.bands,
+        row_number() OVER (ORDER BY {NEAR_ORDER.replace("row", "u.row")}) - 1 AS rank
+    FROM (SELECT * FROM unique_files WHERE place = 1) u
+    JOIN (SELECT row, bands FROM files WHERE bands IS NOT NULL) f USING (row)
 """
-# Per language, never across languages. Members of a bucket are linked to its best.
+# Per language and kind, never across. Members of a bucket are linked to its best.
 EDGES = """
     SELECT DISTINCT least_rank, rank FROM (
-        SELECT rank, min(rank) OVER (PARTITION BY language, band, key) AS least_rank FROM (
-            SELECT rank, language, unnest(bands) AS key, generate_subscripts(bands, 1) AS band
+        SELECT rank, min(rank) OVER (PARTITION BY kind, language, band, key) AS least_rank FROM (
+            SELECT rank, kind, language, unnest(bands) AS key,
+                generate_subscripts(bands, 1) AS band
             FROM ranked
         )
-    ) WHERE rank > least_rank ORDER BY ALL
+    ) WHERE rank > least_rank
 """
+CHOSEN = """
+    CREATE TABLE chosen AS
+    SELECT g.row, g.language, g.kind, g.content_id, g.length_bytes, g.detected_licenses,
+        g.license_type, CASE
+            WHEN g.gate IS NOT NULL THEN g.gate
+            WHEN u.place > 1 THEN 'exact_duplicate'
+            WHEN n.row IS NOT NULL THEN 'near_duplicate'
+            WHEN g.quality_rule IS NOT NULL THEN g.quality_rule
+            WHEN $smol AND g.kind = 'source' AND NOT list_contains($languages, g.language)
+                THEN 'selection'
+        END AS rule, CASE
+            WHEN g.gate IS NOT NULL THEN g.why
+            WHEN u.place > 1 THEN concat('of ', e.repo_name, ':', e.path)
+            WHEN n.row IS NOT NULL THEN concat('of ', k.repo_name, ':', k.path)
+            WHEN g.quality_rule IS NOT NULL THEN g.quality_reason
+            WHEN $smol AND g.kind = 'source' AND NOT list_contains($languages, g.language)
+                THEN concat(g.language, ' is not in the small selection')
+        END AS reason
+    FROM gated g
+    LEFT JOIN unique_files u ON u.row = g.row
+    LEFT JOIN files e ON e.row = u.kept_row
+    LEFT JOIN near n ON n.row = g.row
+    LEFT JOIN files k ON k.row = n.kept_row
+"""
+# In an order that the content alone decides, until a language has what its cap allows.
 DECIDED = """
     COPY (
-        SELECT s.row, s.filename, s.file_row_number, s.detected_licenses, s.license_type,
-            CASE WHEN u.place > 1 OR n.row IS NOT NULL THEN 'drop' ELSE s.verdict END AS verdict,
-            CASE WHEN u.place > 1 THEN 'exact_duplicate'
-                WHEN n.row IS NOT NULL THEN 'near_duplicate' ELSE s.rule END AS rule,
-            CASE WHEN u.place > 1 THEN concat('of ', e.repo_name, ':', e.path)
-                WHEN n.row IS NOT NULL THEN concat('of ', k.repo_name, ':', k.path)
-                ELSE s.reason END AS reason
-        FROM settled s
-        LEFT JOIN unique_files u ON u.row = s.row
-        LEFT JOIN files e ON e.row = u.kept_row
-        LEFT JOIN near n ON n.row = s.row
-        LEFT JOIN files k ON k.row = n.kept_row
-        ORDER BY s.row
+        SELECT row, detected_licenses, license_type,
+            CASE WHEN rule IS NOT NULL OR taken > cap THEN 'drop' ELSE 'keep' END AS verdict,
+            CASE WHEN rule IS NULL AND taken > cap THEN 'cap' ELSE rule END AS rule,
+            CASE WHEN rule IS NULL AND taken > cap
+                THEN format('{{:,}} bytes of {{}} are enough', cap, language)
+                ELSE reason END AS reason
+        FROM (
+            SELECT c.*, m.cap, CASE WHEN m.cap IS NOT NULL AND c.rule IS NULL THEN
+                sum(length_bytes) OVER (PARTITION BY c.language, c.rule IS NULL, c.kind
+                    ORDER BY sha256(content_id), row) END AS taken
+            FROM chosen c LEFT JOIN caps m ON m.language = c.language AND c.kind = 'source'
+        ) ORDER BY row
     ) TO '{path}' (FORMAT parquet)
 """
 
 
-def connect(spill: Path) -> duckdb.DuckDBPyConnection:
-    """DuckDB in memory; what does not fit goes to the folder `spill` (not to where one stands)."""
-    return duckdb.connect(config={"temp_directory": str(spill)})
+def connect(spill: Path, threads: int = 0) -> duckdb.DuckDBPyConnection:
+    """DuckDB in bounded memory; what does not fit goes to the folder `spill`."""
+    settings = {"temp_directory": str(spill), "memory_limit": MEMORY}
+    if threads:
+        settings["threads"] = str(threads)
+    return duckdb.connect(config=settings)
 
 
-def decide(
-    annotated: list[str], classes: tuple[str, ...], near: bool, path: Path, spill: Path
-) -> None:
-    """Settle licence, gate and duplicates of every annotated row; write Parquet to `path`.
+def decide(annotated: list[tuple[int, Path]], wanted: Decision, path: Path, spill: Path) -> None:
+    """Settle licence, gates and duplicates of every annotated row; write Parquet to `path`.
 
-    Columns: row (of the ledger), filename and file_row_number (of the annotated part),
-    detected_licenses, license_type, verdict, rule, reason.
+    `annotated`: number of the source and path of each part, in order. Columns written: row (of the
+    ledger), detected_licenses, license_type, verdict, rule, reason; ordered by row.
     """
     with connect(spill) as connection:
-        connection.execute(ROWS, {"annotated": annotated})
-        connection.execute(LICENCES)
-        _classify(connection)
-        connection.execute(CLASSES, {"classes": list(classes)})
-        connection.execute(EXACT)
-        _near(connection, near)
+        _read(connection, annotated)
+        _opt_out(connection, wanted.opt_out)
+        _licence_classes(connection)
+        _extensions(connection, wanted.excluded_extensions)
+        connection.execute(TREES)
+        if not wanted.repository_duplicates:
+            connection.execute("DELETE FROM copies")
+        connection.execute(GATES, {"classes": list(wanted.classes)})
+        connection.execute(EXACT, {"whitelist": sorted(permissive_ids())})
+        _near(connection, wanted.near)
+        names = sorted(languages.SMOL)
+        connection.execute(CHOSEN, {"smol": wanted.smol, "languages": names})
+        _caps(connection, wanted.caps)
         connection.execute(DECIDED.format(path=str(path).replace("'", "''")))
 
 
-def _classify(connection: duckdb.DuckDBPyConnection) -> None:
+def _read(connection: duckdb.DuckDBPyConnection, annotated: list[tuple[int, Path]]) -> None:
+    counts = [pq.read_metadata(path).num_rows for _, path in annotated]
+    firsts = np.concatenate([[0], np.cumsum(counts)])[:-1].astype(np.int64)
+    names = [str(path) for _, path in annotated]
+    parts = pa.table(  # noqa: F841 (DuckDB finds it by name)
+        {"filename": names, "source": [source for source, _ in annotated], "first": firsts}
+    )
+    connection.execute("CREATE TABLE parts AS SELECT * FROM parts")
+    connection.execute(ROWS, {"annotated": names})
+    for step in (REPOSITORIES, NUMBERED, SAID, LICENCES):
+        connection.execute(step)
+
+
+def _opt_out(connection: duckdb.DuckDBPyConnection, opt_out: OptOut) -> None:
+    """The table `opted_out`: row and reason of every file that a request covers."""
+    requests = opt_out.table()  # noqa: F841 (DuckDB finds it by name)
+    connection.execute("""
+        CREATE TABLE opted_out AS
+        WITH facts AS (
+            SELECT row, 'repository' AS field, lower(repo_name) AS value FROM files
+            UNION ALL SELECT row, 'repository', lower(rtrim(regexp_replace(
+                origin_url, '^[a-z+]+://[^/]+/|[.]git$', '', 'g'), '/')) FROM files
+            UNION ALL SELECT row, 'owner', lower(split_part(repo_name, '/', 1)) FROM files
+                WHERE contains(repo_name, '/')
+            UNION ALL SELECT row, 'content_id', content_id FROM files
+            UNION ALL SELECT row, 'directory_id', directory_id FROM files
+            UNION ALL SELECT row, 'revision_id', revision_id FROM files
+            UNION ALL SELECT row, 'snapshot_id', snapshot_id FROM files
+            UNION ALL SELECT row, 'origin_url', origin_url FROM files
+        )
+        SELECT row, min(concat(r.field, ' ', r.value, ' is opted out')) AS reason
+        FROM facts f JOIN requests r ON r.field = f.field AND r.value = f.value GROUP BY row
+    """)
+
+
+def _licence_classes(connection: duckdb.DuckDBPyConnection) -> None:
     """The class of each combination of licences that occurs."""
-    query = "SELECT DISTINCT detected_licenses, declared FROM licensed ORDER BY ALL"
+    query = "SELECT DISTINCT detected, declared FROM licensed ORDER BY ALL"
     found = connection.execute(query).fetchall()
     classes = pa.table(  # noqa: F841 (DuckDB finds it by name)
         {
-            "detected_licenses": pa.array([row[0] for row in found], pa.list_(pa.string())),
+            "detected": pa.array([row[0] for row in found], pa.list_(pa.string())),
             "declared": pa.array([row[1] for row in found], pa.string()),
-            "license_type": [classify(row[0], row[1]) for row in found],
+            "license_type": pa.array([classify(row[0], row[1]) for row in found], pa.string()),
         }
     )
     connection.execute("CREATE TABLE classes AS SELECT * FROM classes")
 
 
+def _extensions(connection: duckdb.DuckDBPyConnection, wanted: bool) -> None:
+    query = "SELECT DISTINCT language, extension FROM files WHERE kind = 'source'"
+    pairs = connection.execute(query).fetchall() if wanted else []
+    out = [pair for pair in pairs if languages.excluded_extension(*pair)]
+    excluded = pa.table(  # noqa: F841 (DuckDB finds it by name)
+        {
+            "language": pa.array([one for one, _ in out], pa.string()),
+            "extension": pa.array([one for _, one in out], pa.string()),
+        }
+    )
+    connection.execute("CREATE TABLE extensions AS SELECT * FROM excluded")
+
+
 def _near(connection: duckdb.DuckDBPyConnection, wanted: bool) -> None:
     """The table `near`: rows to drop, each with the row of its component that stays."""
+    if not wanted:
+        connection.execute("CREATE TABLE near (row BIGINT, kept_row BIGINT)")
+        return
     connection.execute(RANKED)
     rows = connection.execute("SELECT row FROM ranked ORDER BY rank").fetchnumpy()["row"]
-    edges = connection.execute(EDGES).fetchnumpy() if wanted else {"least_rank": [], "rank": []}
+    edges = connection.execute(EDGES).fetchnumpy()
     pairs = np.stack([np.asarray(edges[name], np.int64) for name in ("least_rank", "rank")], 1)
     best = components(pairs, len(rows))
     dropped = np.flatnonzero(best != np.arange(len(rows)))
     rows = np.asarray(rows, np.int64)
     found = pa.table({"row": rows[dropped], "kept_row": rows[best[dropped]]})  # noqa: F841
     connection.execute("CREATE TABLE near AS SELECT * FROM found")
+
+
+def _caps(connection: duckdb.DuckDBPyConnection, caps: dict[str, int]) -> None:
+    most = pa.table(  # noqa: F841 (DuckDB finds it by name)
+        {
+            "language": pa.array(list(caps), pa.string()),
+            "cap": pa.array(list(caps.values()), pa.int64()),
+        }
+    )
+    connection.execute("CREATE TABLE caps AS SELECT * FROM most")

@@ -13,11 +13,24 @@ BY = """
     FROM read_parquet($ledger) {where} GROUP BY ALL ORDER BY bytes DESC, {name}
 """
 KEPT = "WHERE verdict = 'keep'"
-STEPS = (
-    *("link", "size", "binary", "empty", "language"),
+FIRST = ("unreadable", "link", "size", "binary", "empty", "language")
+LAST = (
+    *("licence", "opt_out", "extension", "repository_duplicate"),
+    *("exact_duplicate", "near_duplicate"),
     *(rule.__name__ for rule in RULES),
-    *("licence", "exact_duplicate", "near_duplicate"),
-)  # in the order in which they are taken
+    *("selection", "cap", "malware", "contaminated"),
+)
+
+
+def step_of(rule: str) -> tuple[int, int, str]:
+    """Where a rule stands in the order in which they are taken.
+
+    Between what a file says by itself and what it is beside others stand the rules of threads,
+    notebooks and other kinds, by name.
+    """
+    if rule in FIRST:
+        return 0, FIRST.index(rule), ""
+    return (2, LAST.index(rule), "") if rule in LAST else (1, 0, rule)
 
 
 def summarise(ledger: Path) -> dict[str, Any]:
@@ -45,7 +58,7 @@ def summarise(ledger: Path) -> dict[str, Any]:
             "kept": kept,
             "rules": sorted(
                 rows("rule", "rule", "WHERE verdict = 'drop'"),
-                key=lambda row: STEPS.index(row["rule"]),
+                key=lambda row: step_of(row["rule"]),
             ),
             "licences": rows("license_type", "license_type", KEPT),
             "detected": rows("array_to_string(detected_licenses, ' AND ')", "licence", KEPT),

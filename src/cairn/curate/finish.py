@@ -1,0 +1,92 @@
+"""The third stage: what is costly and only worth doing for files that stay.
+
+Decontamination, malware and redaction (StarCoder2, section 3). RecordBatch in, RecordBatch out.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cairn.curate.malware import Scanner
+from cairn.curate.pieces import from_content, plain_text, to_content
+from cairn.curate.redact import redact
+
+FINISHED = pa.schema(
+    [
+        ("content", pa.string()),
+        ("redactions", pa.string()),  # e.g. "email 2, key 1"
+        ("rule", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Finishing:
+    """What the third stage needs of the recipe.
+
+    benchmarks: the folder of test sets whose items no training file may hold.
+    """
+
+    redact: str
+    model: str | None
+    benchmarks: str | None
+    malware: bool
+
+
+def finish(batch: pa.RecordBatch, wanted: Finishing) -> pa.RecordBatch:
+    """Rows with `content`, `kind`, `src_encoding` of files that stay, to FINISHED, row by row."""
+    rows = batch.to_pylist()
+    infected = _scan(rows) if wanted.malware else [None] * len(rows)
+    found = [
+        _finish(row, signature, wanted) for row, signature in zip(rows, infected, strict=True)
+    ]
+    return pa.RecordBatch.from_pylist(found, schema=FINISHED)
+
+
+def _scan(rows: list[dict[str, Any]]) -> list[str | None]:
+    scanner = Scanner.find()
+    if scanner is None:  # it was there when the run began
+        raise RuntimeError("ClamAV has gone: start it again, and then this run")
+    return scanner.scan([_bytes(row) for row in rows])
+
+
+def _bytes(row: dict[str, Any]) -> bytes:
+    """The file's bytes again, for signatures that look for other encodings."""
+    content = plain_text(row["kind"], row["content"])
+    try:
+        return content.encode(row["src_encoding"] or "utf-8")
+    except (LookupError, UnicodeError):
+        return content.encode("utf-8")
+
+
+def _finish(row: dict[str, Any], signature: str | None, wanted: Finishing) -> dict[str, Any]:
+    if signature is not None:
+        return {"rule": "malware", "reason": signature}
+    kind, content = row["kind"], row["content"]
+    if wanted.benchmarks is not None:
+        item = contamination(wanted.benchmarks).find(plain_text(kind, content))
+        if item is not None:
+            return {"rule": "contaminated", "reason": item}
+    if wanted.redact == "off":
+        return {"content": content, "redactions": ""}
+    counts: dict[str, int] = {}
+    pieces = []
+    for mark, text in from_content(kind, content):
+        clean, found = redact(text, wanted.redact, model=wanted.model)
+        pieces.append((mark, clean))
+        for name, count in found.items():
+            counts[name] = counts.get(name, 0) + count
+    shown = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    return {"content": to_content(kind, pieces), "redactions": shown}
+
+
+@lru_cache(maxsize=1)
+def contamination(benchmarks: str) -> Any:
+    """The search for a folder's benchmarks, built once a process."""
+    from cairn.curate.decontamination import Contamination
+
+    return Contamination.build(Path(benchmarks))

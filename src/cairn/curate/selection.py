@@ -1,0 +1,30 @@
+"""What of a curated set is taken: languages, and how much of each (StarCoder2, section 4)."""
+
+import re
+from collections.abc import Sequence
+
+from cairn.base import UserError
+
+# The caps of the report that are known to us: Java and JavaScript 200 GB, HTML 100 GB, and the
+# data languages 8 GB each.
+CAPS = (
+    "Java=200GB",
+    "JavaScript=200GB",
+    "HTML=100GB",
+    "JSON=8GB",
+    "XML=8GB",
+    "YAML=8GB",
+)
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_CAP = re.compile(r"(.+)=(\d+(?:\.\d+)?) ?([KMGT]?B?)", re.IGNORECASE)
+
+
+def parse_caps(caps: Sequence[str]) -> dict[str, int]:
+    """Bytes by language from texts such as `Java=200GB`. UserError for a text that is none."""
+    found: dict[str, int] = {}
+    for text in caps:
+        match = _CAP.fullmatch(text)
+        if match is None or match[3].upper() not in _UNITS:
+            raise UserError("caps", text, "is no cap", "write LANGUAGE=SIZE, Java=200GB say")
+        found[match[1]] = int(float(match[2]) * _UNITS[match[3].upper()])
+    return found

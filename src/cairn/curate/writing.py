@@ -1,0 +1,119 @@
+"""Annotated parts and what was decided become files/ and ledger/, part by part."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cairn.base import Work
+from cairn.curate.corpus import (
+    FILE_COLUMNS,
+    FILE_SCHEMA,
+    FILES,
+    LEDGER,
+    LEDGER_COLUMNS,
+    LEDGER_SCHEMA,
+)
+from cairn.curate.finish import Finishing, finish
+
+PART_ROWS = 20_000
+PART_BYTES = 64 * 2**20
+BATCH_ROWS = 256  # files whose contents are held twice at a time
+
+
+@dataclass(frozen=True)
+class Group:
+    """Annotated parts that make one part of the corpus; `first` is the first one's first row."""
+
+    number: int
+    parts: tuple[Path, ...]
+    first: int
+    decided: Path
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Of the parts that are made, relative to the artifact: files and ledger."""
+        part = f"part-{self.number:05d}.parquet"
+        return f"{FILES}/{part}", f"{LEDGER}/{part}"
+
+
+def grouped(annotated: list[Path], decided: Path) -> Iterator[Group]:
+    """Consecutive parts until their kept files are about PART_BYTES, or PART_ROWS were seen."""
+    verdicts = pq.ParquetFile(decided)
+    kept = pc.equal(verdicts.read(columns=["verdict"])["verdict"], "keep").to_numpy()
+    held: list[Path] = []
+    begin = row = size = number = 0
+    for path in annotated:
+        lengths = pq.read_table(path, columns=["length_bytes"])["length_bytes"].to_numpy()
+        held.append(path)
+        size += int(lengths[kept[row : row + len(lengths)]].sum())
+        row += len(lengths)
+        if size >= PART_BYTES or row - begin >= PART_ROWS:
+            yield Group(number, tuple(held), begin, decided)
+            held, begin, size, number = [], row, 0, number + 1
+    if held or not number:
+        yield Group(number, tuple(held), begin, decided)
+
+
+def write_group(group: Group, out: Path, wanted: Finishing) -> int:
+    """Write a group's part of files/ and of ledger/; returns the rows of the ledger."""
+    work = Work(out, {})
+    files, ledger = group.names
+    row = group.first
+    with (
+        work.part(files) as files_path,
+        work.part(ledger) as ledger_path,
+        pq.ParquetWriter(files_path, FILE_SCHEMA, compression="zstd") as files_writer,
+        pq.ParquetWriter(ledger_path, LEDGER_SCHEMA, compression="zstd") as ledger_writer,
+    ):
+        for path in group.parts:
+            table = _joined(path, group.decided, row)
+            row += table.num_rows
+            for batch in table.to_batches(max_chunksize=BATCH_ROWS):
+                done = _finished(pa.Table.from_batches([batch]), wanted)
+                ledger_writer.write_table(done.select(LEDGER_COLUMNS).cast(LEDGER_SCHEMA))
+                kept = done.filter(pc.equal(done["verdict"], "keep"))
+                kept = kept.append_column("ledger_row", kept["row"])
+                files_writer.write_table(kept.select(FILE_COLUMNS).cast(FILE_SCHEMA))
+    return row - group.first
+
+
+def _joined(path: Path, decided: Path, first: int) -> pa.Table:
+    """An annotated part with what was decided of its rows; `first` is its first row."""
+    table = pq.read_table(path).drop_columns(["verdict", "rule", "reason"])
+    stop = first + table.num_rows
+    found = pq.read_table(decided, filters=[("row", ">=", first), ("row", "<", stop)])
+    if found["row"].to_pylist() != list(range(first, stop)):
+        raise ValueError(f"{decided} does not tell of rows {first} to {stop}")
+    for name in found.column_names:
+        table = table.append_column(name, found[name])
+    return table
+
+
+def _finished(table: pa.Table, wanted: Finishing) -> pa.Table:
+    """The table with redacted contents; what the third stage drops has its verdict changed."""
+    keep = pc.equal(table["verdict"], "keep")
+    chosen = table.filter(keep).select(["content", "kind", "src_encoding"]).combine_chunks()
+    batches = chosen.to_batches() or [pa.RecordBatch.from_pylist([], schema=chosen.schema)]
+    found = pa.Table.from_batches([finish(batch, wanted) for batch in batches])
+    places = np.cumsum(keep.to_numpy()) - 1
+    places = pa.array(places, mask=~keep.to_numpy())
+    late = {name: found[name].take(places) for name in ("content", "redactions", "rule", "reason")}
+    dropped = pc.is_valid(late["rule"])
+    values = {
+        "content": late["content"],
+        "redactions": late["redactions"],
+        "verdict": pc.if_else(dropped, "drop", table["verdict"]),
+        "rule": pc.coalesce(late["rule"], table["rule"]),
+        "reason": pc.coalesce(late["reason"], table["reason"]),
+    }
+    for name, value in values.items():
+        if name in table.column_names:
+            table = table.set_column(table.column_names.index(name), name, value)
+        else:
+            table = table.append_column(name, value)
+    return table
