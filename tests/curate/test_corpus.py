@@ -21,6 +21,7 @@ from cairn.base.make import make
 from cairn.curate import Curate, lookup
 from cairn.curate import annotate as annotate_module
 from cairn.curate import pipeline as pipeline_module
+from cairn.curate import reading as reading_module
 from cairn.curate.corpus import FILE_COLUMNS, LEDGER_COLUMNS, read_files, read_ledger
 
 MIT = (
@@ -190,10 +191,12 @@ def test_order_of_sources_does_not_choose_what_stays(tmp_path: Path):
         (tmp_path / name / "x.py").write_text(words(1, 60) + f"name_{name} = 1\n")
     first = build(tmp_path / "1", tmp_path / "a", tmp_path / "b")
     second = build(tmp_path / "2", tmp_path / "b", tmp_path / "a")
-    for name in ("files", "ledger"):
-        part = f"{name}/part-00000.parquet"
-        assert (first / part).read_bytes() == (second / part).read_bytes()
-    assert len(rows(first)) == 1 or {r["verdict"] for r in rows(first).values()} == {"keep", "drop"}
+
+    def verdicts(corpus: Path) -> set[tuple[str, str]]:
+        batches = [batch.to_pylist() for batch in read_ledger(corpus)]
+        return {(row["repo_name"], row["verdict"]) for batch in batches for row in batch}
+
+    assert verdicts(first) == verdicts(second) == {("a", "keep"), ("b", "drop")}
 
 
 SCRIPT = """
@@ -229,7 +232,7 @@ def test_a_killed_run_goes_on_with_the_parts_that_stand(
         return annotate_module.annotate(batch, wanted)  # type: ignore[arg-type]
 
     if workers == 1:  # a patch does not reach other processes
-        monkeypatch.setattr(pipeline_module, "annotate", annotate)
+        monkeypatch.setattr(reading_module, "annotate", annotate)
     again = build(tmp_path / "killed", many, workers=workers)
     assert read_manifest(again).files == read_manifest(many_corpus).files
     if workers == 1:
@@ -247,7 +250,7 @@ def test_parts_of_files_that_have_changed_since_are_judged_anew(
     for number in range(1010):
         (tree / f"m{number:04d}.py").write_text(words(number, 5))
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline_module.decide, "decide", crash)
+        patch.setattr(pipeline_module.deciding, "decide", crash)
         with pytest.raises(RuntimeError):
             build(tmp_path / "runs", tree)
     (tmp_path / "runs" / "corpus" / ".stages" / "read-0000" / "done").unlink()
@@ -294,12 +297,12 @@ def test_an_interrupted_run_goes_on_with_finished_stages(
         raise RuntimeError
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline_module, "_write_parts", crash)
+        patch.setattr(pipeline_module, "write_group", crash)
         with pytest.raises(RuntimeError):
             build(tmp_path, tree)
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline_module, "read_batches", crash)
-        patch.setattr(pipeline_module.decide, "decide", crash)
+        patch.setattr(reading_module, "read_batches", crash)
+        patch.setattr(pipeline_module.deciding, "decide", crash)
         again = build(tmp_path, tree)
     assert read_manifest(again).digest == read_manifest(corpus).digest
 
@@ -314,6 +317,7 @@ def test_lookup_by_identifier_url_path_and_file(corpus: Path, tree: Path, tmp_pa
     assert [row["path"] for row in lookup(corpus, tree.as_uri() + "/one/near_a.py")] == [
         "one/near_a.py"
     ]
+    assert len(lookup(corpus, "tree")) == 19, "the name of a repository"
     assert lookup(corpus, "no/such.py") == []
     with pytest.raises(UserError, match="is no identifier"):
         lookup(corpus, "swh:1:cnt:123")

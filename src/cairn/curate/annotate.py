@@ -18,7 +18,7 @@ ANNOTATED = pa.schema(
     [
         field
         for field in SOURCE_SCHEMA
-        if field.name not in {"raw", "mode", "src_encoding", "problem"}
+        if field.name not in {"raw", "mode", "src_encoding", "problem", "detected_licenses"}
     ]
     + [
         ("src_encoding", pa.string()),
@@ -67,7 +67,7 @@ def _annotate(row: dict[str, Any], wanted: Annotation) -> list[dict[str, Any]]:
         "extension": languages.extension_of(path),
         "is_vendor": languages.is_vendored(path),
         "is_generated": False,
-        "said_here": [],
+        "said_here": row["detected_licenses"],
         "language": "",
     }
     if row["problem"] is not None:
@@ -84,7 +84,9 @@ def _annotate(row: dict[str, Any], wanted: Annotation) -> list[dict[str, Any]]:
     if b"\0" in raw:
         return [found | _dropped("binary", "holds a NUL byte")]
     text, encoding = decode(raw, row["src_encoding"])
-    return [found | {"src_encoding": encoding} | _source(path, text, wanted)]
+    found |= {"src_encoding": encoding} | _source(path, text, wanted)
+    found["said_here"] = sorted({*found["said_here"], *row["detected_licenses"]})
+    return [found]
 
 
 def _source(path: str, text: str, wanted: Annotation) -> dict[str, Any]:

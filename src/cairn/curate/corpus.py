@@ -59,6 +59,7 @@ LEDGER_SCHEMA = pa.schema(
         ("origin_url", pa.string()),
         ("kind", pa.string()),
         ("redactions", pa.string()),
+        ("duplicate_of", pa.int64()),  # the row of the copy that stays
         ("verdict", pa.string()),
         ("rule", pa.string()),
         ("reason", pa.string()),

@@ -134,7 +134,8 @@ GATES = """
 # GH Archive declares, that for near copies with the class; what follows makes the orders total.
 _TOTAL = f"""
     star_events_count DESC, fork_events_count DESC, revision_date DESC NULLS LAST,
-    visit_date DESC NULLS LAST, license_type = '{PERMISSIVE}' DESC, path, repo_name, row
+    visit_date DESC NULLS LAST, license_type = '{PERMISSIVE}' DESC, path, repo_name, origin_url,
+    row
 """
 EXACT_ORDER = f"coalesce(list_contains($whitelist, gha_license_id), false) DESC, {_TOTAL}"
 NEAR_ORDER = f"""
@@ -142,7 +143,7 @@ NEAR_ORDER = f"""
 """
 EXACT = f"""
     CREATE TABLE unique_files AS
-    SELECT row, kind, language, path, repo_name, star_events_count, fork_events_count,
+    SELECT row, kind, language, path, repo_name, origin_url, star_events_count, fork_events_count,
         revision_date, visit_date, license_type,
         row_number() OVER copies AS place, first_value(row) OVER copies AS kept_row
     FROM gated WHERE gate IS NULL
@@ -182,7 +183,8 @@ CHOSEN = """
             WHEN g.quality_rule IS NOT NULL THEN g.quality_reason
             WHEN $smol AND g.kind = 'source' AND NOT list_contains($languages, g.language)
                 THEN concat(g.language, ' is not in the small selection')
-        END AS reason
+        END AS reason,
+        CASE WHEN u.place > 1 THEN u.kept_row ELSE n.kept_row END AS duplicate_of
     FROM gated g
     LEFT JOIN unique_files u ON u.row = g.row
     LEFT JOIN files e ON e.row = u.kept_row
@@ -192,7 +194,7 @@ CHOSEN = """
 # In an order that the content alone decides, until a language has what its cap allows.
 DECIDED = """
     COPY (
-        SELECT row, detected_licenses, license_type,
+        SELECT row, detected_licenses, license_type, duplicate_of,
             CASE WHEN rule IS NOT NULL OR taken > cap THEN 'drop' ELSE 'keep' END AS verdict,
             CASE WHEN rule IS NULL AND taken > cap THEN 'cap' ELSE rule END AS rule,
             CASE WHEN rule IS NULL AND taken > cap

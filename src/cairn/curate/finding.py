@@ -1,5 +1,6 @@
 """Is this in the corpus, and if not, why: ledger rows by identifier, URL, path or file."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +21,40 @@ KINDS = {"cnt": "content_id", "dir": "directory_id", "rev": "revision_id", "snp"
 def lookup(corpus: Path | str, query: str) -> list[dict[str, Any]]:
     """Ledger rows that a query means, in order of the ledger.
 
-    `query`: a SWHID (with or without qualifiers); the URL of a repository or of a file in it; a
-    file on disk, which is found by its content; or a path inside a repository, whole or its end.
+    `query`: a SWHID (with or without qualifiers); the URL of a repository or of a file in it; the
+    name of a repository or of its owner; a path inside a repository, whole or its end; or, where
+    none of these is in the corpus, a file on disk, which is found by its content.
     UserError where `corpus` is no corpus or the SWHID is none.
     """
     parts = [str(path) for path in parts_of(Path(corpus), LEDGER)]
-    where, values = _condition(query)
-    sql = f"SELECT {SHOWN} FROM read_parquet($ledger) WHERE {where} ORDER BY row"
     with duckdb.connect() as connection:
-        found = connection.execute(sql, {"ledger": parts, **values})
-        names = [column[0] for column in found.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+        for where, values in _conditions(query):
+            sql = f"SELECT {SHOWN} FROM read_parquet($ledger) WHERE {where} ORDER BY row"
+            found = connection.execute(sql, {"ledger": parts, **values})
+            names = [column[0] for column in found.description or ()]
+            rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+            if rows:
+                return rows
+    return []
 
 
-def _condition(query: str) -> tuple[str, dict[str, str]]:
+def _conditions(query: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """What a query may mean, the likeliest first."""
     if query.startswith("swh:"):
         found = parse_swhid(query)
         if found.kind not in KINDS:
             raise UserError("SWHID", query, "is of a release", "look up cnt, dir, rev or snp")
-        return f"{KINDS[found.kind]} = $value", {"value": found.hash}
+        yield f"{KINDS[found.kind]} = $value", {"value": found.hash}
+        return
     if "://" in query:
         address = query.rstrip("/").removesuffix(".git")
         below = "starts_with($value, origin_url || '/') AND ends_with($value, '/' || path)"
-        return f"origin_url = $value OR ({below})", {"value": address}
+        yield f"origin_url = $value OR ({below})", {"value": address}
+        return
+    yield "path = $value OR ends_with(path, '/' || $value)", {"value": query.lstrip("/")}
+    name = query.rstrip("/").lower()
+    owner = "starts_with(lower(repo_name), $value || '/')"
+    yield f"lower(repo_name) = $value OR {owner}", {"value": name}
     path = Path(query)
     if path.is_file():
-        return "content_id = $value", {"value": content_hash(path.read_bytes())}
-    return "path = $value OR ends_with(path, '/' || $value)", {"value": query.lstrip("/")}
+        yield "content_id = $value", {"value": content_hash(path.read_bytes())}

@@ -22,6 +22,7 @@ from cairn.curate.annotate import Annotation
 from cairn.curate.finish import Finishing
 from cairn.curate.malware import Scanner
 from cairn.curate.optout import OptOut
+from cairn.curate.page import page
 from cairn.curate.reading import STAGES, Reading, read_sources
 from cairn.curate.rendering import Rendering
 from cairn.curate.report import markdown, summarise
@@ -49,6 +50,7 @@ def curate(recipe: "Curate", work: Work) -> dict[str, Any]:
         raise UserError("sources", ", ".join(recipe.sources), f"leave nothing ({rules})", "widen")
     write_json(work.out / "report.json", facts)
     write_text(work.out / "report.md", markdown(facts, recipe.sources))
+    write_text(work.out / "report.html", page(facts, recipe.sources, work.out / "ledger"))
     remove(work.out / STAGES)
     return {key: facts[key] for key in ("seen", "kept", "licences", "malware")}
 

@@ -80,7 +80,7 @@ def _redactions(shown: Sequence[str]) -> dict[str, int]:
 def markdown(facts: dict[str, Any], sources: Sequence[str]) -> str:
     """report.md."""
     parts = ["# Corpus\n", "Sources: " + ", ".join(f"`{source}`" for source in sources) + "\n"]
-    parts += ["## From seen to kept\n", _funnel(facts)]
+    parts += ["## From seen to kept\n", _table(funnel(facts))]
     for key, title in (
         ("licences", "Kept by class of licence"),
         ("detected", "Kept by detected licence"),
@@ -93,15 +93,15 @@ def markdown(facts: dict[str, Any], sources: Sequence[str]) -> str:
     return "\n".join(parts)
 
 
-def _funnel(facts: dict[str, Any]) -> str:
-    """What each rule drops of what the rules before it left."""
+def funnel(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each rule drops of what the rules before it left, first to last."""
     left = facts["seen"]
     rows = [{"step": "seen", "dropped": 0, "dropped bytes": 0, **left}]
     for row in facts["rules"]:
         left = {key: left[key] - row[key] for key in left}
         dropped = {"dropped": row["files"], "dropped bytes": row["bytes"]}
         rows.append({"step": row["rule"], **dropped, **left})
-    return _table([*rows, {"step": "kept", "dropped": 0, "dropped bytes": 0, **facts["kept"]}])
+    return [*rows, {"step": "kept", "dropped": 0, "dropped bytes": 0, **facts["kept"]}]
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:

@@ -31,3 +31,23 @@ class Release(Recipe):
             f"{facts['parameters']:,} parameters, {facts['files']:,} files credited, "
             f"{facts['verified']}"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseIdentifiers(Recipe):
+    """What a corpus holds, by identifiers and without contents (The Stack v2's own form)."""
+
+    corpus: Ref
+    """The corpus to tell of."""
+    title: str = "cairn corpus"
+    """The name at the head of the data card."""
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """Write data/, repositories.parquet, language_stats.csv and README.md."""
+        from cairn.release.identifiers import release_identifiers
+
+        return release_identifiers(self, work)
+
+    def headline(self, facts: dict[str, Any]) -> str:
+        """How much is told of."""
+        return f"{facts['files']:,} files of {facts['repositories']:,} repositories"

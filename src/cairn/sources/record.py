@@ -61,6 +61,7 @@ class SourceFile:
     problem: why the bytes could not be read, in one line; None where they could. Such a record
     stands for a damaged file, or with an empty path for a whole damaged source or part of one; its
     content_id is that of the path's bytes unless the true one is known.
+    detected_licenses: what an origin without licence files of its own, a list of identifiers, says.
     """
 
     origin: Origin
@@ -73,6 +74,7 @@ class SourceFile:
     src_encoding: str | None = None
     kind: str = SOURCE
     problem: str | None = None
+    detected_licenses: tuple[str, ...] = ()
 
 
 _STRINGS = (
@@ -107,6 +109,7 @@ SOURCE_SCHEMA = pa.schema(
         ("src_encoding", pa.string()),
         ("kind", pa.string()),
         ("problem", pa.string()),
+        ("detected_licenses", pa.list_(pa.string())),
     ]
 )
 

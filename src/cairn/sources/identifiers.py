@@ -1,0 +1,90 @@
+"""Identifiers back to contents: an id-only release, and an object store or a source to read again.
+
+Any folder of Parquet with The Stack v2's columns is read, the published sets among them: files by
+row, or repositories with their files in a list.
+"""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cairn.base import UserError
+from cairn.sources.record import REGULAR, SOURCE, Origin, SourceFile
+from cairn.sources.spec import Spec
+
+OPTIONS = ("objects", "cache", "from")
+ROWS = 512  # read at a time
+NEEDED = ("blob_id", "content_id", "path", "length_bytes")
+
+
+def records(spec: Spec) -> Iterator[SourceFile]:
+    """Every file that the release names, without its bytes; `raw` is None.
+
+    UserError where the folder is none, or its columns are not The Stack v2's. A part that cannot
+    be read is one record with a problem.
+    """
+    for path in _parts(spec):
+        try:
+            file = pq.ParquetFile(path)
+            names = set(file.schema_arrow.names)
+            nested = "files" in names
+            if not nested and not names.issuperset(NEEDED):
+                lacking = ", ".join(name for name in NEEDED if name not in names)
+                raise UserError("source", spec.text, f"{path.name} lacks {lacking}", "see the docs")
+            for batch in file.iter_batches(ROWS):
+                for row in batch.to_pylist():
+                    yield from (_record(row | inside) for inside in row.pop("files", [{}]))
+        except (OSError, pa.ArrowException) as error:
+            yield damaged(path.as_uri(), f"{path.name}: {error}")
+
+
+def _parts(spec: Spec) -> list[Path]:
+    root = Path(spec.path).expanduser()
+    found = sorted((root / "data").glob("*.parquet")) or sorted(root.glob("*.parquet"))
+    if not found:
+        raise UserError("source", spec.text, "holds no Parquet files", "give an id-only release")
+    return found
+
+
+def damaged(url: str, problem: str) -> SourceFile:
+    """A record that stands for a part of a release."""
+    origin = Origin(repo_name=url, origin_url=url, directory_id="")
+    return SourceFile(
+        origin=origin,
+        path="",
+        content_id="",
+        blob_id="",
+        mode=REGULAR,
+        length_bytes=0,
+        raw=None,
+        problem=" ".join(problem.split()),
+    )
+
+
+def _record(row: dict[str, Any]) -> SourceFile:
+    known = {field.name for field in fields(Origin)}
+    origin = {key: _plain(value) for key, value in row.items() if key in known}
+    origin.setdefault("origin_url", row.get("repo_url") or f"https://github.com/{row['repo_name']}")
+    for name in ("star_events_count", "fork_events_count"):
+        origin[name] = origin.get(name) or 0
+    return SourceFile(
+        origin=Origin(**origin),
+        path=row["path"].lstrip("/"),  # the published sets begin paths with a slash
+        content_id=row["content_id"],
+        blob_id=row["blob_id"],
+        mode=REGULAR,
+        length_bytes=row["length_bytes"],
+        raw=None,
+        src_encoding=row.get("src_encoding"),
+        kind=row.get("kind") or SOURCE,
+        detected_licenses=tuple(row.get("detected_licenses") or ()),
+    )
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
