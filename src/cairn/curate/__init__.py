@@ -9,6 +9,9 @@ from cairn.curate.rules import Thresholds
 from cairn.curate.selection import CAPS, parse_caps
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cairn.curate.cluster import Cluster
     from cairn.curate.corpus import read_files, read_ledger
     from cairn.curate.finding import lookup
     from cairn.curate.local import Local
@@ -69,7 +72,7 @@ class Curate(Recipe):
     seed: int = 0
     """Of what is drawn: which lines of a pull request are shown, how a program is compiled."""
     driver: Literal["local", "ray"] = "local"
-    """Processes of this machine, or a Ray cluster through Daft (an extra). The result is the same."""
+    """This machine, or a Ray cluster through Daft (an extra). The result is the same."""
     workers: int = 0
     """Processes that judge files; 0 takes one a core. The result is the same."""
 
@@ -92,7 +95,9 @@ class Curate(Recipe):
         if self.workers < 0:
             raise UserError("workers", self.workers, "is negative", "take 0 or more")
         if (self.redact == "model") != (self.redact_model is not None):
-            raise UserError("redact_model", self.redact_model, "does not go with redact", "set both")
+            raise UserError(
+                "redact_model", self.redact_model, "does not go with redact", "set both"
+            )
         parse_caps(self.caps)
 
     def run(self, work: Work) -> dict[str, Any]:
@@ -101,11 +106,16 @@ class Curate(Recipe):
 
         return curate(self, work)
 
-    def open_driver(self) -> "Local":
-        """What runs the stages."""
+    def open_driver(self, out: "Path") -> "Local | Cluster":
+        """What runs the stages, with room for what it spills below `out`."""
+        workers = self.workers or os.cpu_count() or 1
+        if self.driver == "ray":
+            from cairn.curate.cluster import Cluster
+
+            return Cluster(workers, out / ".stages" / "spill")
         from cairn.curate.local import Local
 
-        return Local(self.workers or os.cpu_count() or 1)
+        return Local(workers)
 
     def headline(self, facts: dict[str, Any]) -> str:
         """How much of what was seen is kept."""

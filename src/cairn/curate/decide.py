@@ -6,18 +6,29 @@ repositories, exact duplicates, near duplicates, quality, selection of languages
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cairn.curate import languages
+from cairn.curate import languages, shuffles
 from cairn.curate.licences import NON_PERMISSIVE, PERMISSIVE, classify, permissive_ids
 from cairn.curate.near import components
 from cairn.curate.optout import OptOut
+from cairn.curate.shuffles import connect
 
-MEMORY = "1500MB"  # of DuckDB; what does not fit is spilled
+
+class Shuffles(Protocol):
+    """Who brings rows with one key together; every driver has its own."""
+
+    def best_copies(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """From `alive` (kind, content_id, rank) the table `best`: of each content the least."""
+
+    def edges(self, connection: duckdb.DuckDBPyConnection) -> np.ndarray:
+        """From `ranked` (kind, language, bands, rank) pairs int64 [E, 2] that share a band."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -141,50 +152,41 @@ EXACT_ORDER = f"coalesce(list_contains($whitelist, gha_license_id), false) DESC,
 NEAR_ORDER = f"""
     license_type = '{PERMISSIVE}' DESC, license_type = '{NON_PERMISSIVE}' ASC, {_TOTAL}
 """
-EXACT = f"""
-    CREATE TABLE unique_files AS
-    SELECT row, kind, language, path, repo_name, origin_url, star_events_count, fork_events_count,
-        revision_date, visit_date, license_type,
-        row_number() OVER copies AS place, first_value(row) OVER copies AS kept_row
+ALIVE = f"""
+    CREATE TABLE alive AS
+    SELECT row, kind, content_id, row_number() OVER (ORDER BY {EXACT_ORDER}) - 1 AS rank
     FROM gated WHERE gate IS NULL
-    WINDOW copies AS (PARTITION BY kind, content_id ORDER BY {EXACT_ORDER})
+"""
+UNIQUE = """
+    CREATE TABLE unique_files AS
+    SELECT a.row, a.rank <> b.rank AS is_copy, k.row AS kept_row FROM alive a
+    JOIN best b ON b.kind = a.kind AND b.content_id = a.content_id
+    JOIN alive k ON k.rank = b.rank
 """
 RANKED = f"""
     CREATE TABLE ranked AS
-    SELECT u.row, u.kind, u.language, f.bands,
-        row_number() OVER (ORDER BY {NEAR_ORDER.replace("row", "u.row")}) - 1 AS rank
-    FROM (SELECT * FROM unique_files WHERE place = 1) u
-    JOIN (SELECT row, bands FROM files WHERE bands IS NOT NULL) f USING (row)
-"""
-# Per language and kind, never across. Members of a bucket are linked to its best.
-EDGES = """
-    SELECT DISTINCT least_rank, rank FROM (
-        SELECT rank, min(rank) OVER (PARTITION BY kind, language, band, key) AS least_rank FROM (
-            SELECT rank, kind, language, unnest(bands) AS key,
-                generate_subscripts(bands, 1) AS band
-            FROM ranked
-        )
-    ) WHERE rank > least_rank
+    SELECT row, kind, language, bands, row_number() OVER (ORDER BY {NEAR_ORDER}) - 1 AS rank
+    FROM gated WHERE bands IS NOT NULL AND row IN (SELECT row FROM unique_files WHERE NOT is_copy)
 """
 CHOSEN = """
     CREATE TABLE chosen AS
     SELECT g.row, g.language, g.kind, g.content_id, g.length_bytes, g.detected_licenses,
         g.license_type, CASE
             WHEN g.gate IS NOT NULL THEN g.gate
-            WHEN u.place > 1 THEN 'exact_duplicate'
+            WHEN u.is_copy THEN 'exact_duplicate'
             WHEN n.row IS NOT NULL THEN 'near_duplicate'
             WHEN g.quality_rule IS NOT NULL THEN g.quality_rule
             WHEN $smol AND g.kind = 'source' AND NOT list_contains($languages, g.language)
                 THEN 'selection'
         END AS rule, CASE
             WHEN g.gate IS NOT NULL THEN g.why
-            WHEN u.place > 1 THEN concat('of ', e.repo_name, ':', e.path)
+            WHEN u.is_copy THEN concat('of ', e.repo_name, ':', e.path)
             WHEN n.row IS NOT NULL THEN concat('of ', k.repo_name, ':', k.path)
             WHEN g.quality_rule IS NOT NULL THEN g.quality_reason
             WHEN $smol AND g.kind = 'source' AND NOT list_contains($languages, g.language)
                 THEN concat(g.language, ' is not in the small selection')
         END AS reason,
-        CASE WHEN u.place > 1 THEN u.kept_row ELSE n.kept_row END AS duplicate_of
+        CASE WHEN u.is_copy THEN u.kept_row ELSE n.kept_row END AS duplicate_of
     FROM gated g
     LEFT JOIN unique_files u ON u.row = g.row
     LEFT JOIN files e ON e.row = u.kept_row
@@ -210,19 +212,17 @@ DECIDED = """
 """
 
 
-def connect(spill: Path, threads: int = 0) -> duckdb.DuckDBPyConnection:
-    """DuckDB in bounded memory; what does not fit goes to the folder `spill`."""
-    settings = {"temp_directory": str(spill), "memory_limit": MEMORY}
-    if threads:
-        settings["threads"] = str(threads)
-    return duckdb.connect(config=settings)
-
-
-def decide(annotated: list[tuple[int, Path]], wanted: Decision, path: Path, spill: Path) -> None:
+def decide(
+    annotated: list[tuple[int, Path]],
+    wanted: Decision,
+    path: Path,
+    spill: Path,
+    shuffles: Shuffles = shuffles,
+) -> None:
     """Settle licence, gates and duplicates of every annotated row; write Parquet to `path`.
 
     `annotated`: number of the source and path of each part, in order. Columns written: row (of the
-    ledger), detected_licenses, license_type, verdict, rule, reason; ordered by row.
+    ledger), detected_licenses, license_type, duplicate_of, verdict, rule, reason; ordered by row.
     """
     with connect(spill) as connection:
         _read(connection, annotated)
@@ -233,8 +233,10 @@ def decide(annotated: list[tuple[int, Path]], wanted: Decision, path: Path, spil
         if not wanted.repository_duplicates:
             connection.execute("DELETE FROM copies")
         connection.execute(GATES, {"classes": list(wanted.classes)})
-        connection.execute(EXACT, {"whitelist": sorted(permissive_ids())})
-        _near(connection, wanted.near)
+        connection.execute(ALIVE, {"whitelist": sorted(permissive_ids())})
+        shuffles.best_copies(connection)
+        connection.execute(UNIQUE)
+        _near(connection, wanted.near, shuffles)
         names = sorted(languages.SMOL)
         connection.execute(CHOSEN, {"smol": wanted.smol, "languages": names})
         _caps(connection, wanted.caps)
@@ -303,16 +305,14 @@ def _extensions(connection: duckdb.DuckDBPyConnection, wanted: bool) -> None:
     connection.execute("CREATE TABLE extensions AS SELECT * FROM excluded")
 
 
-def _near(connection: duckdb.DuckDBPyConnection, wanted: bool) -> None:
+def _near(connection: duckdb.DuckDBPyConnection, wanted: bool, shuffles: Shuffles) -> None:
     """The table `near`: rows to drop, each with the row of its component that stays."""
     if not wanted:
         connection.execute("CREATE TABLE near (row BIGINT, kept_row BIGINT)")
         return
     connection.execute(RANKED)
     rows = connection.execute("SELECT row FROM ranked ORDER BY rank").fetchnumpy()["row"]
-    edges = connection.execute(EDGES).fetchnumpy()
-    pairs = np.stack([np.asarray(edges[name], np.int64) for name in ("least_rank", "rank")], 1)
-    best = components(pairs, len(rows))
+    best = components(shuffles.edges(connection), len(rows))
     dropped = np.flatnonzero(best != np.arange(len(rows)))
     rows = np.asarray(rows, np.int64)
     found = pa.table({"row": rows[dropped], "kept_row": rows[best[dropped]]})  # noqa: F841

@@ -8,12 +8,18 @@ from multiprocessing import get_context
 from types import TracebackType
 from typing import Any, TypeVar
 
+from cairn.curate import shuffles
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
 class Local:
     """Runs tasks in `workers` processes, begun when they are first needed; one runs them here."""
+
+    whole_sources = False  # batches of a large source are tasks of their own
+    best_copies = staticmethod(shuffles.best_copies)
+    edges = staticmethod(shuffles.edges)
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -23,7 +29,10 @@ class Local:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=kind is None, cancel_futures=True)

@@ -31,13 +31,14 @@ from cairn.curate.writing import Group, grouped, write_group
 
 if TYPE_CHECKING:
     from cairn.curate import Curate
+    from cairn.curate.cluster import Cluster
     from cairn.curate.local import Local
 
 
 def curate(recipe: "Curate", work: Work) -> dict[str, Any]:
     """Fill `work.out`; returns facts. Finished stages of an interrupted run are used again."""
     malware = _malware(recipe)
-    with recipe.open_driver() as driver:
+    with recipe.open_driver(work.out) as driver:
         annotated = _read(recipe, work, driver)
         decided = _decide(recipe, work, annotated, driver)
         finishing = Finishing(recipe.redact, recipe.redact_model, recipe.benchmarks, malware)
@@ -55,7 +56,7 @@ def curate(recipe: "Curate", work: Work) -> dict[str, Any]:
     return {key: facts[key] for key in ("seen", "kept", "licences", "malware")}
 
 
-def _read(recipe: "Curate", work: Work, driver: "Local") -> list[tuple[int, Path]]:
+def _read(recipe: "Curate", work: Work, driver: "Local | Cluster") -> list[tuple[int, Path]]:
     wanted = Annotation(
         max_bytes=recipe.max_bytes,
         thresholds=recipe.thresholds,
@@ -71,11 +72,11 @@ def _read(recipe: "Curate", work: Work, driver: "Local") -> list[tuple[int, Path
         for number, spec in enumerate(recipe.sources)
     ]
     if left is None:
-        annotated = read_sources(work, readings, wanted, driver.map)
+        annotated = read_sources(work, readings, wanted, driver.map, driver.whole_sources)
     for one in readings if left is not None else ():
         if left:
             some = Reading(one.number, one.spec, one.exclude, one.max_bytes, left, metadata)
-            parts = read_sources(work, [some], wanted, driver.map)
+            parts = read_sources(work, [some], wanted, driver.map, driver.whole_sources)
             left -= sum(pq.read_metadata(path).num_rows for _, path in parts)
             annotated += parts
     if not annotated:
@@ -97,7 +98,7 @@ def _metadata(recipe: "Curate", work: Work) -> Path | None:
 
 
 def _decide(
-    recipe: "Curate", work: Work, annotated: list[tuple[int, Path]], driver: "Local"
+    recipe: "Curate", work: Work, annotated: list[tuple[int, Path]], driver: "Local | Cluster"
 ) -> Path:
     name = f"{STAGES}/decided.parquet"
     if not work.has(name):
@@ -111,11 +112,13 @@ def _decide(
             caps=parse_caps(recipe.caps),
         )
         with progress("deciding"), work.part(name) as path:
-            deciding.decide(annotated, wanted, path, work.out / STAGES / "spill")
+            deciding.decide(annotated, wanted, path, work.out / STAGES / "spill", driver)
     return work.out / name
 
 
-def _write(work: Work, groups: list[Group], finishing: Finishing, driver: "Local") -> None:
+def _write(
+    work: Work, groups: list[Group], finishing: Finishing, driver: "Local | Cluster"
+) -> None:
     todo = [group for group in groups if not all(work.has(name) for name in group.names)]
     with progress("writing", unit="files") as bar:
         done = partial(write_group, out=work.out, wanted=finishing)

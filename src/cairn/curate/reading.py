@@ -61,19 +61,22 @@ Mapping = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[tuple[Any, An
 
 
 def read_sources(
-    work: Work, sources: Sequence[Reading], wanted: Annotation, run: Mapping
+    work: Work, sources: Sequence[Reading], wanted: Annotation, run: Mapping, whole: bool
 ) -> list[tuple[int, Path]]:
-    """Annotate every source that is not done; returns each part with its source's number."""
+    """Annotate every source that is not done; returns each part with its source's number.
+
+    `whole`: every source is one task, however large.
+    """
     todo = [one for one in sources if not work.has(f"{one.folder}/done")]
     sizes = {one.number: _size(one.spec) for one in todo}
-    small = [one for one in todo if one.max_files is None and sizes[one.number] < LARGE]
+    small = [one for one in todo if whole or (one.max_files is None and sizes[one.number] < LARGE)]
     # The largest first, so that no worker is left alone with one at the end.
     small.sort(key=lambda one: (-sizes[one.number], one.number))
-    if len(small) < FEW:
+    if len(small) < FEW and not whole:
         small = []
     with progress("reading", unit="files") as bar:
-        whole = partial(read_source, out=work.out, wanted=wanted)
-        for _, count in run(whole, small):
+        task = partial(read_source, out=work.out, wanted=wanted)
+        for _, count in run(task, small):
             bar.advance(count)
         for one in todo:
             if one not in small:
