@@ -1,0 +1,134 @@
+"""What events tell of repositories: default branch, licence, language, stars, forks."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cairn.sources.events.hours import Hour, read_hours
+from cairn.sources.events.layout import COUNTED_TYPES, NAME, Event, Plain, integer_of, text_of, utc
+from cairn.sources.events.spill import Spill, database
+
+METADATA_SCHEMA = pa.schema(
+    [
+        ("repo_name", pa.string()),
+        ("origin_url", pa.string()),
+        ("github_id", pa.int64()),
+        ("default_branch", pa.string()),
+        ("gha_license_id", pa.string()),
+        ("gha_language", pa.string()),
+        ("gha_created_at", pa.string()),
+        ("gha_event_created_at", pa.string()),
+        ("star_events_count", pa.int64()),
+        ("fork_events_count", pa.int64()),
+    ]
+)
+_SEEN = pa.schema(
+    [
+        ("repo_name", pa.string()),
+        ("github_id", pa.int64()),
+        ("created_at", pa.string()),
+        ("event_id", pa.int64()),
+        ("key", pa.string()),
+        ("counts", pa.string()),  # the event's type where it counts for this repository
+        ("told", pa.bool_()),  # whether the event holds the repository's object
+        ("default_branch", pa.string()),
+        ("license", pa.string()),
+        ("language", pa.string()),
+        ("repo_created_at", pa.string()),
+    ]
+)
+# An event may stand in two hours: it counts once. Of two objects of one time the one of the later
+# event wins, and then the greater by all its values, so that no order of files matters.
+_COLLAPSE = """
+    WITH told AS (
+        SELECT repo_name, arg_max(
+            {github_id: github_id, branch: default_branch, license: license, language: language,
+                born: repo_created_at, seen: created_at},
+            {a: created_at, b: event_id, c: coalesce(github_id, 0), d: coalesce(default_branch, ''),
+                e: coalesce(license, ''), f: coalesce(language, ''),
+                g: coalesce(repo_created_at, ''), h: key}) AS it
+        FROM seen WHERE told GROUP BY repo_name
+    ), counted AS (
+        SELECT repo_name,
+            arg_max(github_id, {a: created_at, b: event_id, c: github_id}) AS github_id,
+            count(DISTINCT key) FILTER (counts = 'WatchEvent') AS stars,
+            count(DISTINCT key) FILTER (counts = 'ForkEvent') AS forks
+        FROM seen GROUP BY repo_name
+    )
+    SELECT repo_name, 'https://github.com/' || repo_name,
+        coalesce(it.github_id, counted.github_id), it.branch, it.license, it.language, it.born,
+        it.seen, stars, forks
+    FROM counted LEFT JOIN told USING (repo_name) ORDER BY repo_name
+"""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """How many repositories were written, and the hours with what was wrong in them."""
+
+    repositories: int
+    hours: list[Hour]
+
+
+def repository_metadata(hours: Sequence[Path], out: Path) -> Metadata:
+    """Collapse hours of events to one row of METADATA_SCHEMA a repository, by name.
+
+    As The Stack v2 has it: the latest base repository of a PullRequestEvent or object of a
+    ForkEvent tells of a repository (the forkee, and before 2015 the one that was forked); stars are
+    WatchEvents and forks ForkEvents, each event once. A repository is known by its name, so that
+    one that was renamed has two rows. Dates are ISO 8601 in UTC. Damage is counted, not fatal.
+    """
+    read = [Hour(path) for path in hours]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".events-") as scratch:
+        folder = Path(scratch)
+        with Spill(folder / "seen.parquet", _SEEN) as seen:
+            for event in read_hours(read):
+                for row in _rows(event):
+                    seen.add(row)
+        made = folder / "metadata.parquet"
+        count = 0
+        with database(folder) as connection, pq.ParquetWriter(made, METADATA_SCHEMA) as writer:
+            connection.execute("SET threads = 1")
+            connection.read_parquet(str(seen.path)).create_view("seen")
+            reader = connection.sql(_COLLAPSE).to_arrow_reader(20_000)
+            for batch in reader:
+                columns = [
+                    column.cast(field.type)
+                    for column, field in zip(batch.columns, METADATA_SCHEMA, strict=True)
+                ]
+                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=METADATA_SCHEMA))
+                count += batch.num_rows
+        made.replace(out)
+    return Metadata(count, read)
+
+
+def _rows(event: Event) -> list[tuple[Any, ...]]:
+    """Rows of _SEEN: the event as it counts, and each repository that it tells of."""
+    common = (event.created_at, event.event_id, event.key)
+    rows: list[tuple[Any, ...]] = []
+    if event.type in COUNTED_TYPES:
+        own = (event.repo_name, event.repo_id, *common, event.type, False)
+        rows.append((*own, None, None, None, None))
+    for told in event.told:
+        name = told.get("full_name")
+        if isinstance(name, str) and NAME.fullmatch(name):
+            rows.append((name, integer_of(told, "id"), *common, None, True, *_said(told)))
+    return rows
+
+
+def _said(told: Plain) -> tuple[str | None, str | None, str | None, str | None]:
+    """Default branch, SPDX licence, language and when it was created."""
+    licence = told.get("license")
+    spdx = licence.get("spdx_id") if isinstance(licence, dict) else None
+    branch = text_of(told.get("default_branch")) or text_of(told.get("master_branch"))
+    try:
+        born = utc(told.get("created_at"))
+    except (ValueError, OverflowError):
+        born = None
+    return branch, text_of(spdx), text_of(told.get("language")), born
