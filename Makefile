@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUNS ?= runs
 
-.PHONY: demo test check kernels bench test-gpu format clean help
+.PHONY: demo test check kernels bench test-gpu test-cluster format clean help
 
 help:
 	@echo "make demo      the whole life of a small model, on this machine's own Python sources"
@@ -16,6 +16,7 @@ help:
 	@echo "make check     format, lint, types, floors"
 	@echo "make kernels   operations against their definitions"
 	@echo "make bench     measurements, one JSON line each"
+	@echo "make test-cluster  the cluster driver on a local Ray cluster"
 	@echo "make test-gpu  the tests that need an NVIDIA GPU"
 
 $(READY): pyproject.toml constraints.txt
@@ -46,6 +47,13 @@ kernels: $(READY)
 bench: $(READY)
 	for name in model serving; do $(BIN)/cairn bench $$name || exit 1; done
 
+# Daft and Ray are heavy and want their own pyarrow: an environment of their own.
+test-cluster:
+	test -x .venv-cluster/bin/python || $(PYTHON) -m venv .venv-cluster
+	.venv-cluster/bin/python -m pip install --quiet --disable-pip-version-check \
+	  duckdb==2.0.0 dulwich==1.2.21 rich numpy==2.4.6 "daft[ray]>=0.7.26,<0.8" pytest
+	PYTHONPATH=src .venv-cluster/bin/python -m pytest --confcutdir=tests/curate tests/curate/test_cluster.py
+
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
 
@@ -54,4 +62,4 @@ format: $(READY)
 	$(BIN)/ruff check --fix src tests bench plans
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-cluster .pytest_cache .ruff_cache .hypothesis build dist

@@ -105,8 +105,8 @@ def test_every_file_seen_has_a_verdict_with_its_reason(corpus: Path):
         "one/package-lock.json": ("drop", "generated"),
         "one/story.txt": ("drop", "text_name"),
         "three/main.py": ("keep", None),
-        "two/COPYING": ("drop", "text_name"),
-        "two/deep/LICENSE": ("drop", "text_name"),
+        "two/COPYING": ("drop", "licence"),
+        "two/deep/LICENSE": ("drop", "licence"),
         "two/deep/below.py": ("drop", "licence"),
         "two/main.py": ("drop", "licence"),
     }
@@ -293,7 +293,7 @@ def test_one_hostile_file_does_not_stop_a_run(tmp_path: Path):
 def test_an_interrupted_run_goes_on_with_finished_stages(
     tree: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def crash(*arguments: object) -> None:
+    def crash(*arguments: object, **fields: object) -> None:
         raise RuntimeError
 
     with monkeypatch.context() as patch:

@@ -100,9 +100,10 @@ def _source(path: str, text: str, wanted: Annotation) -> dict[str, Any]:
     if not language:
         extension = languages.extension_of(path)
         return found | _dropped("language", f"no known language for .{extension}")
-    verdict = rules.judge(text, language, path, wanted.thresholds)
-    if is_generated and verdict.keep:
+    if is_generated:
         verdict = rules.Verdict(False, "generated", "looks written by a program, by linguist")
+    else:
+        verdict = rules.judge(text, language, path, wanted.thresholds)
     return found | {
         "content": text,
         "bands": near.band_keys(text) if wanted.near else None,

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from multiprocessing import get_context
 from types import TracebackType
@@ -50,12 +51,17 @@ class Local:
             yield from ((task, function(task)) for task in chain(first, pending))
             return
         running: deque[tuple[Any, Future[Result]]] = deque()
-        for task in chain(first, pending):
-            running.append((task, self._started().submit(function, task)))
-            if len(running) > 2 * self.workers:
+        try:
+            for task in chain(first, pending):
+                running.append((task, self._started().submit(function, task)))
+                if len(running) > 2 * self.workers:
+                    oldest, future = running.popleft()
+                    yield oldest, future.result()
+            while running:
                 oldest, future = running.popleft()
                 yield oldest, future.result()
-        yield from ((task, future.result()) for task, future in running)
+        except BrokenProcessPool:
+            raise OSError("a worker was killed, for want of memory perhaps; run it again") from None
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:

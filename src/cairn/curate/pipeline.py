@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import pyarrow.parquet as pq
 
 from cairn.base import UserError, Work, note, progress, write_json, write_text
@@ -112,7 +113,10 @@ def _decide(
             caps=parse_caps(recipe.caps),
         )
         with progress("deciding"), work.part(name) as path:
-            deciding.decide(annotated, wanted, path, work.out / STAGES / "spill", driver)
+            try:
+                deciding.decide(annotated, wanted, path, work.out / STAGES / "spill", driver)
+            except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+                raise OSError(f"deciding stopped: {error}") from None  # a full disk, say
     return work.out / name
 
 
