@@ -1,0 +1,75 @@
+"""Licences: which files carry them, what they say, and what follows (StarCoder2, section 2.1).
+
+A file has the union of what its own header says and of what the licence files in all directories
+above it say. What a text says is found by SPDX tags, and by holding its words against the texts,
+notices and short names of licences that ScanCode knows (`table`): word for word first (`exact`),
+then what is nearly so (`approximate`). Which of these matches count (`matches`, `findings`) follows
+ScanCode's rules (Apache-2.0, nexB Inc. and others), so that both say the same of a licence file.
+"""
+
+import re
+from functools import lru_cache
+
+from cairn.curate.licences.classes import (
+    CLASSES,
+    NO_LICENSE,
+    NON_PERMISSIVE,
+    PERMISSIVE,
+    classify,
+)
+from cairn.curate.licences.expressions import permissive_ids, tags
+from cairn.curate.licences.findings import licences_in
+
+__all__ = [
+    "CLASSES",
+    "HEADER",
+    "LARGEST",
+    "NON_PERMISSIVE",
+    "NO_LICENSE",
+    "PERMISSIVE",
+    "base_of",
+    "classify",
+    "detect",
+    "is_carrier",
+    "permissive_ids",
+    "tags",
+]
+
+HEADER = 4_000  # characters of a file that may be its licence header
+LARGEST = 400_000  # characters of a licence file that are read
+
+_NAMES = (
+    r"li[cs]en[cs]es?|legal|copy(?:left|right|ing)|unlicense|[al]?gpl[-_ v]?(?:\d\.?\d?)?|bsdl?|"
+    r"mitx?|apache|artistic|copyingv?\d?|disclaimer|eupl|gfdl|[cm]pl|cc0|al[-_ v]?(?:\d\.?\d)?|"
+    r"about|notice|readme|guidelines"
+)
+_CARRIER = re.compile(rf"(?:.*[-_. ])?(?:{_NAMES})(?:[-_. ].*)?", re.IGNORECASE | re.DOTALL)
+# No statement of a licence does without one of these.
+_SIGNS = re.compile(
+    r"licen[cs]|spdx|copy(?:ing|left|righted)|permi(?:ssion|tted)|redistribut|public domain|"
+    r"warrant|gpl|proprietary|confidential|cc0|\bmit\b|\bbsd\b|apache|terms",
+    re.IGNORECASE,
+)
+
+
+def is_carrier(path: str) -> bool:
+    """Whether a file of this name may tell the licence of what lies beside and below it."""
+    return _CARRIER.fullmatch(path.rpartition("/")[2]) is not None
+
+
+def base_of(path: str) -> str:
+    """The directory that a licence file speaks for, with its final `/`; empty for the root.
+
+    What lies in a folder LICENSES speaks for the folder that holds it, as REUSE has it.
+    """
+    base = path[: path.rfind("/") + 1]
+    return base.removesuffix("LICENSES/") if f"/{base}".endswith("/LICENSES/") else base
+
+
+def detect(text: str) -> frozenset[str]:
+    """SPDX identifiers of the licences that a text states, quotes, or names by tag."""
+    text = text[:LARGEST]
+    return _detect(text) if _SIGNS.search(text) else frozenset()
+
+
+_detect = lru_cache(maxsize=1024)(licences_in)
