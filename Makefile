@@ -7,8 +7,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUNS ?= runs
+PACKAGES ?= packages
 
-.PHONY: demo test check kernels bench test-gpu test-cluster format clean help
+.PHONY: demo test check kernels bench test-gpu test-cluster packages format clean help
 
 help:
 	@echo "make demo      the whole life of a small model, on this machine's own Python sources"
@@ -16,6 +17,7 @@ help:
 	@echo "make check     format, lint, types, floors"
 	@echo "make kernels   operations against their definitions"
 	@echo "make bench     measurements, one JSON line each"
+	@echo "make packages  2 GB of real source packages, to measure curation on"
 	@echo "make test-cluster  the cluster driver on a local Ray cluster"
 	@echo "make test-gpu  the tests that need an NVIDIA GPU"
 
@@ -46,6 +48,9 @@ kernels: $(READY)
 
 bench: $(READY)
 	for name in model serving; do $(BIN)/cairn bench $$name || exit 1; done
+
+packages:
+	$(PYTHON) bench/packages.py $(PACKAGES) --bytes 2GB
 
 # Daft and Ray are heavy and want their own pyarrow: an environment of their own.
 test-cluster:
