@@ -6,21 +6,55 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cairn.curate.licences.matches import Match, is_dense, is_scattered, make
-from cairn.curate.licences.table import GRAM, Ints, Table
+from cairn.curate.licences.table import GRAM, Hashes, Ints, Table
 from cairn.curate.licences.words import Text
 
 LEAST = 6  # words of a passage that is looked at
 CONTAINED = 0.2  # of a rule's runs of words: less is no likeness
-RIVALS = 8  # rules that are held against a passage word by word
+RIVALS = 16  # rules that are held against a passage word by word
+ALIKE = 0.8  # of the words of a text and a rule, if one is the other
+WHOLE_RIVALS = 10
+CLOSE = 0.75  # of the best likeness: how much a rival has
 GAP = 50  # words between two parts of a match
-ROUNDS = 40  # matches sought in one passage
+ROUNDS = 40  # times that each word is looked at, at most
 
 
 def approximate(text: Text, table: Table, free: NDArray[np.bool_]) -> list[Match]:
-    """Matches with parts of rules, in the passages whose words are `free`."""
+    """Matches with parts of rules: the text as a whole, then the passages whose words are `free`."""
+    found = _whole(text, table)
+    free = free.copy()
+    for match in found:
+        free[match.start : match.end + 1] = False
+    left = list(_passages(free))
+    budget = ROUNDS * len(free)
+    while left and budget > 0:
+        begin, end = left.pop()
+        budget -= end - begin
+        made, covered = _best(text, table, begin, end)
+        found += made
+        edges = [begin, *(edge for pair in covered for edge in pair), end]
+        rest = zip(edges[::2], edges[1::2], strict=True)
+        left += [(low, high) for low, high in rest if covered and high - low >= LEAST]
+    return found
+
+
+def _whole(text: Text, table: Table) -> list[Match]:
+    """Matches with rules that have nearly the same words as all of the text."""
+    size = len(text.ids)
+    near = (table.length >= ALIKE * size) & (table.length <= size / ALIKE)
+    rules = _hits(text, table, 0, size)
+    likely = _likeness(table, rules[near[rules]])
+    order = np.argsort(-likely, kind="stable")[:WHOLE_RIVALS]
+    count = np.bincount(text.ids, minlength=1 << 16)
     found: list[Match] = []
-    for begin, end in _passages(free):
-        found += _passage(text, table, begin, end)
+    for rule in order[likely[order] > 0].tolist():
+        words, times = np.unique(table.words_of(rule), return_counts=True)
+        shared = int(np.minimum(times, count[words]).sum())
+        distinct = int((count[words] > 0).sum())
+        alike = shared / (size + int(table.length[rule]) - shared)
+        kinds = distinct / (int((count > 0).sum()) + len(words) - distinct)
+        if min(alike, kinds) >= ALIKE:
+            found += _aligned(text, table, rule, (0, size))
     return found
 
 
@@ -31,61 +65,84 @@ def _passages(free: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
             yield begin, end
 
 
-def _passage(text: Text, table: Table, begin: int, end: int) -> list[Match]:
-    places, rules = _hits(text, table, begin, end)
+def _best(
+    text: Text, table: Table, begin: int, end: int
+) -> tuple[list[Match], list[tuple[int, int]]]:
+    """Matches wherever the likeliest rule of a passage stands, and the stretches this settles."""
+    likely = _likeness(table, _hits(text, table, begin, end))
+    best = int(np.argmax(likely))
     found: list[Match] = []
-    for _ in range(ROUNDS):
-        count = np.bincount(rules, minlength=len(table.length))
-        share = count / np.maximum(table.grams.count, 1)
-        share[(share < CONTAINED) | ((count < 2) & (share < 0.5))] = 0
-        likely = np.minimum(share, 1) * table.length
-        best = int(np.argmax(likely))
-        if not likely[best]:
-            break
-        at = places[rules == best]
-        low, high = _densest(at, int(table.length[best]))
-        near = np.bincount(
-            rules[(places >= low) & (places <= high)], minlength=len(table.length)
-        )
-        close = np.minimum(near / np.maximum(table.grams.count, 1), 1) * table.length
+    covered: list[tuple[int, int]] = []
+    if not likely[best]:
+        return found, covered
+    for low, high in _stretches(text, table, best, (begin, end)):
+        close = _likeness(table, _hits(text, table, low, high))
         rivals = np.argsort(-close, kind="stable")[:RIVALS]
-        made = [
-            match
-            for rule in rivals[close[rivals] >= 0.8 * close[best]].tolist()
-            for match in _aligned(text, table, rule, (max(begin, low), min(end, high + GRAM)))
-        ]
+        rivals = rivals[close[rivals] >= max(CLOSE * close[rivals[0]], 1e-9)]
+        made = [m for rule in rivals.tolist() for m in _aligned(text, table, rule, (low, high))]
         if made:
-            longest = max(made, key=lambda m: (m.size, m.telling, m.coverage))
-            found += [match for match in made if match.rule == longest.rule]
-        outside = (places < low) | (places > high)
-        places, rules = places[outside], rules[outside]
+            good = CLOSE * max(match.size * match.coverage for match in made)
+            made = [match for match in made if match.size * match.coverage >= good]
+            low, high = min(m.start for m in made), max(m.end for m in made) + 1
+        found += made
+        covered.append((low, high))
+    return found, sorted(covered)
+
+
+def _stretches(
+    text: Text, table: Table, rule: int, within: tuple[int, int]
+) -> list[tuple[int, int]]:
+    """Where a rule stands in a passage, whole or in part; these do not overlap."""
+    begin, end = within
+    words = table.words_of(rule)
+    own = np.sort(Hashes(words).of(np.arange(len(words) - GRAM + 1), GRAM))
+    places = np.arange(begin, end - GRAM + 1)
+    hashes = text.hashes.of(places, GRAM)
+    at = np.minimum(np.searchsorted(own, hashes), len(own) - 1)
+    places = places[own[at] == hashes]
+    margin = 2 + min(len(words) // 8, GAP)
+    reach = int(1.3 * len(words)) + GAP
+    found: list[tuple[int, int]] = []
+    most = 0
+    while len(places) and len(found) < ROUNDS:
+        last = np.searchsorted(places, places + reach, side="right")
+        count = last - np.arange(len(places))
+        first = int(np.argmax(count))
+        most = max(most, int(count[first]))
+        if count[first] < most / 2:
+            break
+        low = max(begin, int(places[first]) - margin)
+        high = min(end, int(places[last[first] - 1]) + GRAM + margin)
+        for one, other in found:
+            low = max(low, other) if one <= low < other else low
+            high = min(high, one) if one < high <= other else high
+        if low < high:
+            found.append((low, high))
+        places = np.concatenate([places[:first], places[last[first] :]])
     return found
 
 
-def _hits(text: Text, table: Table, begin: int, end: int) -> tuple[Ints, Ints]:
-    """(places, rules) of runs of GRAM words that a rule holds too."""
+def _likeness(table: Table, rules: Ints) -> NDArray[np.floating]:
+    """For each rule: words that it is likely to share, times their part of it."""
+    count = np.bincount(rules, minlength=len(table.length))
+    shared = np.minimum(count * 256 / table.grams.kept + GRAM - 1, table.length)
+    part = shared / table.length
+    part[(part < CONTAINED) | (part < 0.8 * table.coverage / 100) | (count == 0)] = 0
+    return part * shared
+
+
+def _hits(text: Text, table: Table, begin: int, end: int) -> Ints:
+    """Rules that hold a run of GRAM words of a passage: each once for every such run."""
     at = np.arange(begin, end - GRAM + 1)
     hashes = text.hashes.of(at, GRAM)
     grams = table.grams
     place = np.searchsorted(grams.hashes, hashes)
     place[place == len(grams.hashes)] = 0
     known = grams.hashes[place] == hashes
-    at, place = at[known], place[known]
-    _, once = np.unique(place, return_index=True)  # a run that is repeated tells nothing more
-    at, place = at[once], place[once]
+    place = np.unique(place[known])  # a run that is repeated tells nothing more
     counts = grams.first[place + 1] - grams.first[place]
     offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    rules = grams.rules[np.repeat(grams.first[place], counts) + offset]
-    return np.repeat(at, counts), rules.astype(np.int64)
-
-
-def _densest(places: Ints, length: int) -> tuple[int, int]:
-    """The stretch about as long as the rule that holds most of the places, with a margin."""
-    places = np.sort(places)
-    reach = np.searchsorted(places, places + int(1.3 * length) + GAP, side="right")
-    best = int(np.argmax(reach - np.arange(len(places))))
-    margin = 2 + min(length // 8, GAP)
-    return int(places[best]) - margin, int(places[reach[best] - 1]) + margin
+    return grams.rules[np.repeat(grams.first[place], counts) + offset].astype(np.int64)
 
 
 def _aligned(text: Text, table: Table, rule: int, within: tuple[int, int]) -> list[Match]:

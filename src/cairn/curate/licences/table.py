@@ -108,7 +108,7 @@ class Grams:
     hashes: NDArray[np.uint64]  # sorted, distinct
     first: Ints  # of each hash, into `rules`; one more at the end
     rules: NDArray[np.uint16]
-    count: Ints  # of each rule: how many of its runs are here
+    kept: Ints  # of each rule: how many of 256 of its runs are here
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,8 @@ class Table:
         new[1:] = (value[1:] != value[:-1]) | (rule[1:] != rule[:-1])
         value, rule = value[new], rule[new]
         hashes, first = np.unique(value, return_index=True)
-        count = np.bincount(rule, minlength=len(self.length))
-        return Grams(hashes, np.append(first, len(value)), rule, count)
+        kept = _share(self.length).astype(np.int64)
+        return Grams(hashes, np.append(first, len(value)), rule, kept)
 
     def _chunks(self):
         """(rules, hashes of their words, where each begins in these), some rules at a time."""
