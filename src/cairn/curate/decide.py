@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from cairn.curate import languages, shuffles
 from cairn.curate.licences import NON_PERMISSIVE, PERMISSIVE, classify, permissive_ids
 from cairn.curate.near import components
-from cairn.curate.optout import OptOut
+from cairn.curate.optout import COVERED, OptOut
 from cairn.curate.shuffles import connect
 
 
@@ -258,24 +258,9 @@ def _read(connection: duckdb.DuckDBPyConnection, annotated: list[tuple[int, Path
 
 def _opt_out(connection: duckdb.DuckDBPyConnection, opt_out: OptOut) -> None:
     """The table `opted_out`: row and reason of every file that a request covers."""
-    requests = opt_out.table()  # noqa: F841 (DuckDB finds it by name)
-    connection.execute("""
-        CREATE TABLE opted_out AS
-        WITH facts AS (
-            SELECT row, 'repository' AS field, lower(repo_name) AS value FROM files
-            UNION ALL SELECT row, 'repository', lower(rtrim(regexp_replace(
-                origin_url, '^[a-z+]+://[^/]+/|[.]git$', '', 'g'), '/')) FROM files
-            UNION ALL SELECT row, 'owner', lower(split_part(repo_name, '/', 1)) FROM files
-                WHERE contains(repo_name, '/')
-            UNION ALL SELECT row, 'content_id', content_id FROM files
-            UNION ALL SELECT row, 'directory_id', directory_id FROM files
-            UNION ALL SELECT row, 'revision_id', revision_id FROM files
-            UNION ALL SELECT row, 'snapshot_id', snapshot_id FROM files
-            UNION ALL SELECT row, 'origin_url', origin_url FROM files
-        )
-        SELECT row, min(concat(r.field, ' ', r.value, ' is opted out')) AS reason
-        FROM facts f JOIN requests r ON r.field = f.field AND r.value = f.value GROUP BY row
-    """)
+    connection.register("requests", opt_out.table())
+    covered = COVERED.format(row="row", files="files", requests="requests")
+    connection.execute(f"CREATE TABLE opted_out AS {covered}")
 
 
 def _licence_classes(connection: duckdb.DuckDBPyConnection) -> None:

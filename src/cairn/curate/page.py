@@ -17,7 +17,7 @@ from cairn.curate.report import funnel
 SAMPLES = 12  # of each rule
 CLUSTERS = 20
 MEMBERS = 8  # shown of a cluster
-LANGUAGES = 40  # shown at once
+LANGUAGES = 25  # shown at once
 
 SAMPLED = f"""
     SELECT rule, repo_name, path, origin_url, length_bytes, reason FROM (
