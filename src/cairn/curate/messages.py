@@ -25,7 +25,7 @@ _COVERAGE = re.compile(
 
 _SIGN = re.compile(r"\s{0,8}(?:#{1,6}\s|[-*+] \[ \]|\*\*[^*\n]{1,200}\*\*:?\s*+$)")
 _FORM = re.compile(
-    r"\s{0,8}(?:-{3,}|\*{3,}|_{3,}|`{3,}\w{0,20}|~{3,}|[|:\s-]{3,}|(?:[-*+]|\d{1,3}[.)])|"
+    r"\s{0,8}(?:\*{3,}+|_{3,}+|`{3,}+\w{0,20}|~{3,}+|[|:\s-]{3,}+|(?:[-*+]|\d{1,3}[.)])|"
     r"\.{3}|n/?a|none|_no response_|#{1,6})\s*+$",
     re.IGNORECASE,
 )
@@ -135,7 +135,7 @@ def unfilled(text: str) -> bool:
     """Whether a description is a template in which nothing was written.
 
     It shows a template's signs (headings, open check boxes, bold labels, HTML comments) and has no
-    line beside them but labels, rules, examples and the phrases of the templates that GitHub offers.
+    line beside them but labels, rules, examples and the phrases of GitHub's own templates.
     """
     shown = without_html_comments(text)
     signs = shown != text
