@@ -79,7 +79,9 @@ def test_a_killed_worker_ends_the_run_and_loses_nothing(
     while running.poll() is None and not list(stages.glob("read-*/part-*")):
         time.sleep(0.002)
     children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
-    workers = [one for one in children if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
+    workers = [
+        one for one in children if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()
+    ]
     os.kill(int(workers[0]), signal.SIGKILL)
     said, _ = running.communicate(timeout=60)
     assert running.returncode == 28
@@ -95,7 +97,9 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(
     small.mkdir()
     line = command(small / "runs", sources, tmp_path / "script.py")
     mount = f"mount -t tmpfs -o size=1m tmpfs {small}"
-    inside = f"{mount} && {' '.join(line)}; code=$?; cp -a {small}/runs {tmp_path}/saved; exit $code"
+    inside = (
+        f"{mount} && {' '.join(line)}; code=$?; cp -a {small}/runs {tmp_path}/saved; exit $code"
+    )
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", inside], capture_output=True, text=True, check=False
     )

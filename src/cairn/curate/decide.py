@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cairn.curate import languages, shuffles
+from cairn.curate import shuffles
 from cairn.curate.licences import NON_PERMISSIVE, PERMISSIVE, classify, permissive_ids
 from cairn.curate.near import components
 from cairn.curate.optout import COVERED, OptOut
+from cairn.curate.selection import SMOL, SMOL_NAMES, excluded_extension
 from cairn.curate.shuffles import connect
 
 
@@ -176,14 +177,16 @@ CHOSEN = """
             WHEN u.is_copy THEN 'exact_duplicate'
             WHEN n.row IS NOT NULL THEN 'near_duplicate'
             WHEN g.quality_rule IS NOT NULL THEN g.quality_rule
-            WHEN $smol AND g.kind = 'source' AND NOT list_contains($languages, g.language)
+            WHEN g.language NOT IN (SELECT * FROM selected) AND g.kind = 'source'
+                AND string_split(g.path, '/')[-1] NOT IN (SELECT * FROM selected)
                 THEN 'selection'
         END AS rule, CASE
             WHEN g.gate IS NOT NULL THEN g.why
             WHEN u.is_copy THEN concat('of ', e.repo_name, ':', e.path)
             WHEN n.row IS NOT NULL THEN concat('of ', k.repo_name, ':', k.path)
             WHEN g.quality_rule IS NOT NULL THEN g.quality_reason
-            WHEN $smol AND g.kind = 'source' AND NOT list_contains($languages, g.language)
+            WHEN g.language NOT IN (SELECT * FROM selected) AND g.kind = 'source'
+                AND string_split(g.path, '/')[-1] NOT IN (SELECT * FROM selected)
                 THEN concat(g.language, ' is not in the small selection')
         END AS reason,
         CASE WHEN u.is_copy THEN u.kept_row ELSE n.kept_row END AS duplicate_of
@@ -237,8 +240,8 @@ def decide(
         shuffles.best_copies(connection)
         connection.execute(UNIQUE)
         _near(connection, wanted.near, shuffles)
-        names = sorted(languages.SMOL)
-        connection.execute(CHOSEN, {"smol": wanted.smol, "languages": names})
+        _select(connection, wanted.smol)
+        connection.execute(CHOSEN)
         _caps(connection, wanted.caps)
         connection.execute(DECIDED.format(path=str(path).replace("'", "''")))
 
@@ -280,7 +283,7 @@ def _licence_classes(connection: duckdb.DuckDBPyConnection) -> None:
 def _extensions(connection: duckdb.DuckDBPyConnection, wanted: bool) -> None:
     query = "SELECT DISTINCT language, extension FROM files WHERE kind = 'source'"
     pairs = connection.execute(query).fetchall() if wanted else []
-    out = [pair for pair in pairs if languages.excluded_extension(*pair)]
+    out = [pair for pair in pairs if excluded_extension(*pair)]
     excluded = pa.table(  # noqa: F841 (DuckDB finds it by name)
         {
             "language": pa.array([one for one, _ in out], pa.string()),
@@ -302,6 +305,16 @@ def _near(connection: duckdb.DuckDBPyConnection, wanted: bool, shuffles: Shuffle
     rows = np.asarray(rows, np.int64)
     found = pa.table({"row": rows[dropped], "kept_row": rows[best[dropped]]})  # noqa: F841
     connection.execute("CREATE TABLE near AS SELECT * FROM found")
+
+
+def _select(connection: duckdb.DuckDBPyConnection, smol: bool) -> None:
+    """The table `selected`: languages and names of files that are taken."""
+    connection.execute("CREATE TABLE selected (name VARCHAR)")
+    if smol:
+        chosen = pa.table({"name": sorted(SMOL | SMOL_NAMES)})  # noqa: F841
+        connection.execute("INSERT INTO selected SELECT name FROM chosen")
+    else:
+        connection.execute("INSERT INTO selected SELECT DISTINCT language FROM files")
 
 
 def _caps(connection: duckdb.DuckDBPyConnection, caps: dict[str, int]) -> None:

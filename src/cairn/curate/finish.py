@@ -41,9 +41,7 @@ def finish(batch: pa.RecordBatch, wanted: Finishing) -> pa.RecordBatch:
     """Rows with `content`, `kind`, `src_encoding` of files that stay, to FINISHED, row by row."""
     rows = batch.to_pylist()
     infected = _scan(rows) if wanted.malware else [None] * len(rows)
-    found = [
-        _finish(row, signature, wanted) for row, signature in zip(rows, infected, strict=True)
-    ]
+    found = [_finish(row, signature, wanted) for row, signature in zip(rows, infected, strict=True)]
     return pa.RecordBatch.from_pylist(found, schema=FINISHED)
 
 

@@ -59,7 +59,9 @@ def page(facts: dict[str, Any], sources: Sequence[str], ledger: Path) -> str:
             _section("funnel", "From seen to kept", _funnel(facts)),
             _section("languages", "Languages", _bars(facts["languages"], "language", LANGUAGES)),
             _section("licences", "Licences", _licences(facts)),
-            _section("repositories", "Repositories", _bars(facts["repositories"], "repository", 20)),
+            _section(
+                "repositories", "Repositories", _bars(facts["repositories"], "repository", 20)
+            ),
             _section("clusters", "Near duplicates", _clusters(rows(CLUSTERED), rows(SIZES))),
             _section("rules", "What each rule dropped", _rules(facts, rows(SAMPLED))),
             _section("redactions", "Personal data and secrets replaced", _redactions(facts)),

@@ -4,11 +4,6 @@ from dataclasses import dataclass
 
 from cairn.curate.pieces import Document
 from cairn.sources.record import (
-    ANSWERS,
-    DOCUMENTATION,
-    INTERMEDIATE,
-    ISSUE,
-    PULL_REQUEST,
     SOURCE,
 )
 
