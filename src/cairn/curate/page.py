@@ -158,14 +158,15 @@ def _rules(facts: dict[str, Any], samples: Sequence[dict[str, Any]]) -> str:
         name = escape(rule["rule"])
         lines = [
             f"<tr><th>{escape(row['repo_name'])}</th><td class=text>{escape(row['path'])}</td>"
-            f"<td>{size(row['length_bytes'])}</td><td class=text>{escape(row['reason'] or '')}</td></tr>"
+            f"<td>{size(row['length_bytes'])}</td>"
+            f"<td class=text>{escape(row['reason'] or '')}</td></tr>"
             for row in samples
             if row["rule"] == rule["rule"]
         ]
         table = _table(("repository", "path", "bytes", "reason"), lines)
         made.append(
-            f'<details class="rule" id="rule-{name}"><summary><b>{name}</b> {rule["files"]:,} files, '
-            f"{size(rule['bytes'])}</summary>{table}</details>"
+            f'<details class="rule" id="rule-{name}"><summary><b>{name}</b> '
+            f"{rule['files']:,} files, {size(rule['bytes'])}</summary>{table}</details>"
         )
     return "\n".join(made)
 
