@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from cairn.tokens.tokenizer import Tokenizer
 
 SPLITS = ("train", "heldout")
 PART_BYTES = 64_000_000  # of text; what a killed run loses at most
+ROW_GROUP = 65_536  # documents
 COLUMNS = [
     "ledger_row",
     "content_id",
@@ -136,38 +137,57 @@ def _write_part(folder: Path, rows: pa.Table, tokenizer: Tokenizer, heldout: flo
 def _join(parts: list[Path], split: str, folder: Path, tokenizer: Tokenizer) -> dict[str, Any]:
     """All parts of a split as one tokens.bin and one documents.parquet."""
     folder.mkdir()
-    documents = tokens = size = 0
-    with (
-        (folder / TOKENS).open("wb") as file,
-        pq.ParquetWriter(folder / DOCUMENTS, DOCUMENT_SCHEMA, compression="zstd") as writer,
-    ):
+    with (folder / TOKENS).open("wb") as file:
         for part in parts:
             with (part / f"{split}.bin").open("rb") as source:
                 shutil.copyfileobj(source, file, 1 << 20)
-            table = pq.read_table(part / f"{split}.parquet", schema=DOCUMENT_SCHEMA)
+    tables = (pq.read_table(part / f"{split}.parquet", schema=DOCUMENT_SCHEMA) for part in parts)
+    counts = write_documents(folder, tables)
+    return write_index(folder, counts, tokenizer)
+
+
+def write_documents(folder: Path, tables: Iterable[pa.Table]) -> dict[str, int]:
+    """documents.parquet of tables in DOCUMENT_SCHEMA: numbered, with offsets, in equal row groups.
+
+    Returns documents, tokens and bytes.
+    """
+    documents = tokens = size = 0
+    with pq.ParquetWriter(folder / DOCUMENTS, DOCUMENT_SCHEMA, compression="zstd") as writer:
+        for table in _regrouped(tables):
             lengths = table["length"].to_numpy()
             ends = tokens + np.cumsum(lengths)
             numbers = np.arange(documents, documents + len(lengths), dtype=np.int64)
             table = table.set_column(0, "document", pa.array(numbers))
             table = table.set_column(1, "offset", pa.array(ends - lengths, pa.int64()))
-            writer.write_table(table)
+            writer.write_table(table.combine_chunks(), row_group_size=ROW_GROUP)
             documents += len(lengths)
             tokens = int(ends[-1]) if len(ends) else tokens
             size += int(table["bytes"].to_numpy().sum())
+    return {"documents": documents, "tokens": tokens, "bytes": size}
+
+
+def _regrouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of ROW_GROUP rows, so that no parts show in the file."""
+    held = DOCUMENT_SCHEMA.empty_table()
+    for table in tables:
+        held = pa.concat_tables([held, table])
+        while held.num_rows >= ROW_GROUP:
+            yield held.slice(0, ROW_GROUP)
+            held = held.slice(ROW_GROUP)
+    if held.num_rows:
+        yield held
+
+
+def write_index(folder: Path, counts: dict[str, int], tokenizer: Tokenizer) -> dict[str, Any]:
+    """index.json of a split whose other files stand; returns its facts."""
     index = {
         "version": VERSION,
         "dtype": token_type(tokenizer.vocab_size).str,
-        "tokens": tokens,
-        "documents": documents,
-        "bytes": size,
+        **counts,
         "vocab_size": tokenizer.vocab_size,
         "tokenizer_sha256": tokenizer.digest,
         "sha256": {name: sha256_of(folder / name) for name in (TOKENS, DOCUMENTS)},
     }
     write_json(folder / INDEX, index)
-    return {
-        "documents": documents,
-        "tokens": tokens,
-        "bytes": size,
-        "bytes_per_token": round(size / tokens, 4) if tokens else 0.0,
-    }
+    tokens, size = counts["tokens"], counts["bytes"]
+    return {**counts, "bytes_per_token": round(size / tokens, 4) if tokens else 0.0}
