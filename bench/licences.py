@@ -51,6 +51,15 @@ def distinct(names: Path) -> Iterator[tuple[str, str, bytes]]:
             yield sha, name, raw
 
 
+def decoded(raw: bytes) -> str:
+    for encoding in ("utf-8-sig", "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "cp1252"):
+        try:
+            return raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return raw.decode("latin-1")
+
+
 def ask(names: Path, known: dict, answers: Path) -> None:
     from scancode.api import get_licenses
 
@@ -67,7 +76,6 @@ def ask(names: Path, known: dict, answers: Path) -> None:
 
 
 def compare(names: Path, known: dict, half: int | None, show: int) -> None:
-    from cairn.curate.annotate import decode
     from cairn.curate.licences import classify, detect
     from cairn.curate.licences.classes import IGNORABLE
     from cairn.curate.licences.expressions import chosen
@@ -77,7 +85,7 @@ def compare(names: Path, known: dict, half: int | None, show: int) -> None:
     for sha, name, raw in distinct(names):
         if sha not in known or (half is not None and int(sha[-1], 16) % 2 != half):
             continue
-        text = decode(raw)[0]
+        text = decoded(raw)
         begin = time.perf_counter()
         ours = detect(text)
         seconds.append((time.perf_counter() - begin, len(raw), name))

@@ -77,9 +77,11 @@ def _best(
         return found, covered
     for low, high in _stretches(text, table, best, (begin, end)):
         close = _likeness(table, _hits(text, table, low, high))
-        rivals = np.argsort(-close, kind="stable")[:RIVALS]
-        rivals = rivals[close[rivals] >= max(CLOSE * close[rivals[0]], 1e-9)]
-        made = [m for rule in rivals.tolist() for m in _aligned(text, table, rule, (low, high))]
+        made = [
+            match
+            for rule in _rivals(table, close)
+            for match in _aligned(text, table, rule, (low, high))
+        ]
         if made:
             good = CLOSE * max(match.size * match.coverage for match in made)
             made = [match for match in made if match.size * match.coverage >= good]
@@ -87,6 +89,15 @@ def _best(
         found += made
         covered.append((low, high))
     return found, sorted(covered)
+
+
+def _rivals(table: Table, close: NDArray[np.floating]) -> list[int]:
+    """The likeliest rules, one of each expression and length."""
+    order = np.argsort(-close, kind="stable")[: 8 * RIVALS]
+    order = order[close[order] >= max(CLOSE * close[order[0]], 1e-9)]
+    kinds = table.expression[order].astype(np.int64) << 16 | table.length[order]
+    _, first = np.unique(kinds, return_index=True)
+    return order[np.sort(first)[:RIVALS]].tolist()
 
 
 def _stretches(

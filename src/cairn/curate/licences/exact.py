@@ -1,37 +1,60 @@
 """Runs of words that are a rule, word for word."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cairn.curate.licences import table as t
-from cairn.curate.licences.matches import Match, is_scattered, make
+from cairn.curate.licences.matches import Match, make, settle, settled_again
 from cairn.curate.licences.table import Ints, Table
 from cairn.curate.licences.words import Text
 
 
 def exact(text: Text, table: Table) -> list[Match]:
-    """Matches of whole rules that stand in no longer one, and are not broken where they must not.
+    """Matches of whole rules, none within another and few overlapping.
 
     A run of words is looked up by its first 1, 2, 4 ... words, so the time is linear in the text
     but for the rules that begin alike.
     """
+    rules, starts, ends = _unbroken(text, table)
+    outer = _outermost(starts, ends)
+    found = settle(_made(text, table, rules[outer], starts[outer]))
+    taken = np.zeros(len(text.ids) + 1, np.int64)
+    for match in found:
+        taken[match.start : match.end + 1] = 1
+    sums = np.concatenate([[0], np.cumsum(taken)])
+    # What stood only in matches that went may say more than nothing.
+    again = (sums[ends + 1] == sums[starts]) & ~outer
+    if again.any():
+        rules, starts, ends = rules[again], starts[again], ends[again]
+        outer = _outermost(starts, ends)
+        found = settled_again(found, _made(text, table, rules[outer], starts[outer]))
+    return found
+
+
+def _unbroken(text: Text, table: Table) -> tuple[Ints, Ints, Ints]:
+    """(rules, first words, last words) of runs that no word breaks where it must not."""
     rules, starts = _runs(text, table)
     ends = starts + table.length[rules] - 1
-    flags = table.flags[rules]
     broken = text.unknown[ends] > text.unknown[starts]
-    fine = ~(broken & ((flags & (t.CONTINUOUS | t.PHRASE)) > 0))
+    fine = ~(broken & ((table.flags[rules] & (t.CONTINUOUS | t.PHRASE)) > 0))
     for at in np.nonzero(broken & fine)[0].tolist():
         phrases = table.phrases.get(int(rules[at]))
         if phrases is not None:
             start = int(starts[at])
             fine[at] = not any(text.unknown_within(start + a, start + b - 1) for a, b in phrases)
-    wide = (text.line[ends] - text.line[starts] + 1) > ends - starts + 3
-    fine &= ~((table.length[rules] < t.SMALL) & wide)
-    rules, starts, ends = _outermost(rules[fine], starts[fine], ends[fine])
-    made = (
-        make(table, text, rule, range(start, end + 1), (0, end - start))
-        for rule, start, end in zip(rules.tolist(), starts.tolist(), ends.tolist(), strict=True)
-    )
-    return [match for match in made if not is_scattered(match)]
+    size = ends - starts + 1 + 2 * ((table.flags[rules] & t.TAG) > 0)
+    scattered = text.line[ends] - text.line[starts] + 1 > size
+    fine &= ~((table.length[rules] < t.SMALL) & scattered)
+    order = np.lexsort((-ends[fine], starts[fine]))
+    return rules[fine][order], starts[fine][order], ends[fine][order]
+
+
+def _made(text: Text, table: Table, rules: Ints, starts: Ints) -> list[Match]:
+    found = []
+    for rule, start in zip(rules.tolist(), starts.tolist(), strict=True):
+        length = int(table.length[rule])
+        found.append(make(table, text, rule, range(start, start + length), (0, length - 1)))
+    return found
 
 
 def _runs(text: Text, table: Table) -> tuple[Ints, Ints]:
@@ -62,13 +85,9 @@ def _runs(text: Text, table: Table) -> tuple[Ints, Ints]:
     return np.concatenate(rules), np.concatenate(starts)
 
 
-def _outermost(rules: Ints, starts: Ints, ends: Ints) -> tuple[Ints, Ints, Ints]:
-    """Without the runs that lie within another."""
-    order = np.lexsort((-ends, starts))
-    rules, starts, ends = rules[order], starts[order], ends[order]
+def _outermost(starts: Ints, ends: Ints) -> NDArray[np.bool_]:
+    """Which runs, sorted by their beginnings and the longest first, lie within no other."""
+    outer = np.ones(len(ends), bool)
     if len(ends):
-        reach = np.maximum.accumulate(ends)
-        outer = np.ones(len(ends), bool)
-        outer[1:] = ends[1:] > reach[:-1]
-        rules, starts, ends = rules[outer], starts[outer], ends[outer]
-    return rules, starts, ends
+        outer[1:] = ends[1:] > np.maximum.accumulate(ends)[:-1]
+    return outer

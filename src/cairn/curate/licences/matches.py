@@ -121,6 +121,12 @@ def settle(matches: list[Match]) -> list[Match]:
     return sorted(matches, key=_order)
 
 
+def settled_again(kept: list[Match], others: list[Match]) -> list[Match]:
+    """With those of the others that share no word with what was kept."""
+    found, _ = _sweep(kept + _untouched(kept, others), _contained)
+    return sorted(found, key=_order)
+
+
 def without_lists(matches: list[Match]) -> list[Match]:
     """Without what is known to mean nothing, and without long lists of licences' names."""
     matches = [match for match in matches if not match.is_a(t.FALSE_POSITIVE)]
