@@ -134,7 +134,7 @@ def _changes(stores: list[DiskObjectStore], base: str, head: str) -> Iterator[Fi
     while pending:
         inside, *pair = pending.pop()
         trees += 1
-        if trees > MOST_TREES or len(changed) > MOST_CHANGES:
+        if trees + len(pending) > MOST_TREES or len(changed) > MOST_CHANGES:
             raise UnresolvedError(f"more than {MOST_CHANGES:,} files differ")
         old, new = (_entries(stores, tree) for tree in pair)
         for name in old.keys() | new.keys():
