@@ -45,13 +45,13 @@ def matches_in(text: Text, rules: Table) -> list[Match]:
         return []
     found = exact(text, rules)
     free = np.ones(len(text.ids), bool)
-    left = text.ids < rules.telling
+    known = np.zeros(len(text.ids), bool)
     for match in found:
-        left[match.start : match.end + 1] = False
+        known[match.start : match.end + 1] = True
         if match.is_a(t.TEXT) and match.length > WHOLE:
             free[match.start : match.end + 1] = False
-    if left.any():
-        found = settle(found + approximate(text, rules, free))
+    if (~known & (text.ids < rules.telling)).any():
+        found = settle(found + approximate(text, rules, free, known))
     return found
 
 

@@ -12,6 +12,7 @@ from cairn.curate.licences.table import Table
 from cairn.curate.licences.words import Text
 
 LISTED, LISTED_DISTINCT = 15, 5  # so many names of licences in a row are a list, not a statement
+DENSE = 0.4  # of the words from the first that is matched to the last
 NEAR = 10  # words between the names in a list
 
 
@@ -94,14 +95,7 @@ def make(table: Table, text: Text, rule: int, places: Sequence[int], inner: tupl
 
 def is_dense(match: Match) -> bool:
     """Whether the words of an approximate match stand close enough to mean anything."""
-    density = min(match.size / match.magnitude, match.size / match.span)
-    if match.size < 10:
-        return density >= 0.1
-    if match.size < 15:
-        return density >= 0.2
-    if match.size < 20 and match.telling < 5:
-        return density >= 0.3
-    return density >= 0.4
+    return min(match.size / match.magnitude, match.size / match.span) >= DENSE
 
 
 def is_scattered(match: Match) -> bool:
