@@ -317,10 +317,10 @@ def test_participants():
 
 
 LINES = [f"{QUOTE}\n", f"{FOOTER}\n", "On a\nwrote:\n", "\n\n", "\t\n", "From: a\nTo: b\n"]
-RUNS = "<!-- On > ----- _____ | @a github.com/ **a # a: * [![ Codecov ` ~".split()
+RUNS = "<!--,On,>,-----,_____,|,@a,github.com/,**a,#,a:,*,[![,Codecov,`,~"
 
 
-@pytest.mark.parametrize("piece", [*LINES, *RUNS, " ", "| ", "On ", "# "])
+@pytest.mark.parametrize("piece", [*LINES, *RUNS.split(","), " ", "| ", "On ", "# "])
 def test_time_is_linear(piece: str):
     text = piece * (400_000 // len(piece))
     begun = time.process_time()
