@@ -82,6 +82,13 @@ def _add_provenance(verb: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("query", metavar="SWHID | URL | FILE")
     one.add_argument("--json", action="store_true", help="machine-readable")
 
+    one = verb("withdraw", run_withdraw, "Take out who asks to be left out, and tell what had it.")
+    one.add_argument("plan", type=Path, help="the plan whose artifacts are looked through")
+    one.add_argument("requests", type=Path, nargs="+", help="lists of repositories, owners, SWHIDs")
+    one.add_argument("--runs", type=Path, default=Path("runs"), help="where artifacts live")
+    one.add_argument("--suffix", default="withdrawn", help="names the smaller corpus and shards")
+    one.add_argument("--list", action="store_true", help="only tell which artifacts had the files")
+
 
 def _add_use(verb: Callable[..., argparse.ArgumentParser]) -> None:
     one = verb("generate", run_generate, "One completion; with --suffix, fill-in-the-middle.")
@@ -237,6 +244,26 @@ def run_lookup(arguments: Arguments) -> None:
         records_table(found)
     else:
         print(f"{arguments.query}: not in the ledger of {arguments.corpus}, so never seen")
+
+
+def run_withdraw(arguments: Arguments) -> None:
+    """`cairn withdraw`."""
+    from cairn.base.log import note
+    from cairn.base.make import load_plan, make
+    from cairn.base.tables import made_table, records_table
+    from cairn.curate.optout import OptOut
+    from cairn.tokens.withdrawal import affected, withdrawing
+
+    requests = tuple(str(path) for path in arguments.requests)
+    runs = arguments.runs / arguments.plan.stem
+    plan = load_plan(arguments.plan)
+    found = affected(runs, OptOut.read(arguments.requests))
+    records_table(found)
+    held = {row["artifact"] for row in found if row["what"] == "holds"}
+    smaller = {} if arguments.list else withdrawing(plan, held, requests, arguments.suffix)
+    made = [make(plan | smaller, runs, name, report=note)[-1] for name in smaller]
+    if made:
+        made_table(made)
 
 
 def run_generate(arguments: Arguments) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from cairn.base import Recipe, UserError, Work
+from cairn.base.lazy import lazily
 from cairn.curate.rules import Thresholds
 from cairn.curate.selection import CAPS, parse_caps
 
@@ -15,18 +16,18 @@ if TYPE_CHECKING:
     from cairn.curate.corpus import read_files, read_ledger
     from cairn.curate.finding import lookup
     from cairn.curate.local import Local
+    from cairn.curate.withdrawal import Withdraw
 
-_HOMES = {"lookup": "finding", "read_files": "corpus", "read_ledger": "corpus"}
+_HOMES = {
+    "Withdraw": "withdrawal",
+    "lookup": "finding",
+    "read_files": "corpus",
+    "read_ledger": "corpus",
+}
 
-__all__ = ["Curate", "Thresholds", "lookup", "read_files", "read_ledger"]
+__all__ = ["Curate", "Thresholds", "Withdraw", "lookup", "read_files", "read_ledger"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, _HOMES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,7 @@ class Curate(Recipe):
 
             return Cluster(workers, out / ".stages" / "spill")
         from cairn.curate.local import Local
+    from cairn.curate.withdrawal import Withdraw
 
         return Local(workers)
 

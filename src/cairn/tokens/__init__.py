@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cairn.tokens.shards import TokenShards
     from cairn.tokens.stream import PretrainingStream, StreamState
     from cairn.tokens.tokenizer import Tokenizer
+    from cairn.tokens.withdrawal import WithdrawTokens
 
 _HOMES = {
     "Attribution": "attribution",
@@ -29,6 +30,7 @@ _HOMES = {
     "TokenShards": "shards",
     "Tokenizer": "tokenizer",
     "Window": "batch",
+    "WithdrawTokens": "withdrawal",
     "assemble": "batch",
     "conversation": "chat",
     "files_in_batch": "provenance",
@@ -53,6 +55,7 @@ __all__ = [
     "Tokenize",
     "Tokenizer",
     "Window",
+    "WithdrawTokens",
     "assemble",
     "conversation",
     "files_in_batch",

@@ -4,7 +4,7 @@ The shards are those that `Tokenize` would make of the smaller corpus, byte for 
 tokenizer: it was learned when the files were still there, and stays.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cairn.base import Manifest, Recipe, Ref, UserError, Work, find_manifest
+from cairn.curate import Curate
 from cairn.curate.corpus import LEDGER, parts_of
 from cairn.curate.optout import OptOut
-from cairn.curate.withdrawal import covered_rows, link
+from cairn.curate.withdrawal import Withdraw, covered_rows, link
+from cairn.tokens import Tokenize
 from cairn.tokens.shards import DOCUMENTS, TOKENS, TokenShards
 from cairn.tokens.tokenizer import TRAVELLING, Tokenizer
 from cairn.tokens.tokenizing import SPLITS, write_documents, write_index
@@ -119,6 +121,24 @@ def _write(
                 file.write(before.tokens[start:end].tobytes())
     counts = write_documents(folder, [before.documents.filter(pa.array(keep))])
     return write_index(folder, counts, tokenizer)
+
+
+def withdrawing(
+    plan: Mapping[str, Recipe], held: Collection[str], requests: tuple[str, ...], suffix: str
+) -> dict[str, Recipe]:
+    """What a plan needs beside it, corpora first: each that is in `held` again, without the files.
+
+    Names are those of the plan with `suffix` after an underscore.
+    """
+    made: dict[str, Recipe] = {}
+    for name, recipe in plan.items():
+        if name in held and isinstance(recipe, Curate | Withdraw):
+            made[f"{name}_{suffix}"] = Withdraw(corpus=Ref(name), requests=requests)
+    for name, recipe in plan.items():
+        corpus = f"{recipe.corpus.name}_{suffix}" if isinstance(recipe, Tokenize) else ""
+        if name in held and corpus in made:
+            made[f"{name}_{suffix}"] = WithdrawTokens(shards=Ref(name), corpus=Ref(corpus))
+    return made
 
 
 def affected(runs: Path, opt_out: OptOut) -> list[dict[str, Any]]:
