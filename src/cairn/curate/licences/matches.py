@@ -155,23 +155,28 @@ def _order(match: Match) -> tuple[int, int, int, bool]:
 def _sweep(
     matches: list[Match], loser: Callable[[Match, Match, Match | None], Match | None]
 ) -> tuple[list[Match], list[Match]]:
-    """(kept, dropped): each match against the kept ones that begin before it and reach it."""
-    kept: list[Match] = []
-    dropped: list[Match] = []
-    for match in sorted(matches, key=_order):
-        place = len(kept) - 1
-        stays = True
-        while place >= 0 and kept[place].end >= match.start:
-            before = kept[place - 1] if place else None
-            lost = loser(kept[place], match, before)
-            if lost is match:
-                stays = False
+    """(kept, dropped): each match against those that begin in it, in the order of the text."""
+    order = sorted(matches, key=_order)
+    alive = [True] * len(order)
+    before: Match | None = None
+    for place, match in enumerate(order):
+        if not alive[place]:
+            continue
+        for later in range(place + 1, len(order)):
+            other = order[later]
+            if other.start > match.end:
                 break
-            if lost is not None:
-                dropped.append(kept.pop(place))
-            place -= 1
-        (kept if stays else dropped).append(match)
-    return kept, dropped
+            if not alive[later]:
+                continue
+            lost = loser(match, other, before)
+            if lost is other:
+                alive[later] = False
+            elif lost is match:
+                alive[place] = False
+                break
+        before = match if alive[place] else before
+    kept = [match for match, stays in zip(order, alive, strict=True) if stays]
+    return kept, [match for match, stays in zip(order, alive, strict=True) if not stays]
 
 
 def _contained(one: Match, other: Match, _: Match | None) -> Match | None:
