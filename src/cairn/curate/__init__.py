@@ -115,7 +115,6 @@ class Curate(Recipe):
 
             return Cluster(workers, out / ".stages" / "spill")
         from cairn.curate.local import Local
-    from cairn.curate.withdrawal import Withdraw
 
         return Local(workers)
 
