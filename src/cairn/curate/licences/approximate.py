@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from cairn.curate.licences.blocks import blocks
 from cairn.curate.licences.candidates import candidates, least_words, shared
 from cairn.curate.licences.matches import Match, is_dense, is_scattered, make
-from cairn.curate.licences.table import Ints, Table
+from cairn.curate.licences.table import SMALL, Ints, Table
 from cairn.curate.licences.words import Text
 
 NEAR, TOP = 10, 70  # rules held word by word against the whole text, and against a passage
@@ -29,11 +29,11 @@ def approximate(
     found: list[Match] = []
     rules = candidates(shared(text.ids, table), table, NEAR, alike=True)
     everything = np.ones(len(text.ids), bool)
-    for rule in rules:
-        found += _matches(text, table, rule, everything, (0, len(text.ids)))
     free = free.copy()
-    for match in found:
-        free[_places(match)] = False
+    for rule in rules:
+        for i, _, size in (equal := _equal(text, table, rule, everything, (0, len(text.ids)))):
+            free[i : i + size] = False
+        found += _matches(text, table, rule, equal)
     for begin, end in _passages(text, telling):
         if not (telling & free & ~known)[begin:end].any():
             continue
@@ -42,15 +42,8 @@ def approximate(
             work -= end - begin + int(table.length[rule])
             if work < 0:
                 return found
-            found += _matches(text, table, rule, free, (begin, end))
+            found += _matches(text, table, rule, _equal(text, table, rule, free, (begin, end)))
     return found
-
-
-def _places(match: Match) -> Ints:
-    size = match.end - match.start + 1
-    raw = match.mask.to_bytes((size + 7) // 8, "little")
-    bits = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little", count=size)
-    return np.flatnonzero(bits) + match.start
 
 
 def _passages(text: Text, telling: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
@@ -66,10 +59,10 @@ def _passages(text: Text, telling: NDArray[np.bool_]) -> Iterator[tuple[int, int
         yield begin, len(text.ids)
 
 
-def _matches(
+def _equal(
     text: Text, table: Table, rule: int, free: NDArray[np.bool_], within: tuple[int, int]
-) -> list[Match]:
-    """Wherever a rule stands, in part, between two places."""
+) -> list[tuple[int, int, int]]:
+    """Blocks that a text and a rule have in common, for as often as the rule stands there."""
     begin, end = within
     words = table.words_of(rule).astype(np.int64)
     found: list[tuple[int, int, int]] = []
@@ -77,15 +70,20 @@ def _matches(
         made = blocks(text.ids, free, words, table.telling, begin, end)
         if not made:
             break
-        found += [
-            (i, j, size) for i, j, size in made if size > 1 or text.ids[i] < table.telling
-        ]
-        begin = max(begin, max(i + size for i, _, size in made))
+        found += made
+        begin = max(i + size for i, _, size in made)
+    return found
+
+
+def _matches(
+    text: Text, table: Table, rule: int, equal: list[tuple[int, int, int]]
+) -> list[Match]:
+    """Matches of chains of blocks, if they are enough of the rule."""
     matches = []
-    for chain in _chains(found, int(table.length[rule])):
+    for chain in _chains(equal, int(table.length[rule])):
         outer = np.concatenate([np.arange(i, i + size) for i, _, size in chain])
         inner = np.concatenate([np.arange(j, j + size) for _, j, size in chain])
-        match = make(table, text, rule, outer.tolist(), (int(inner.min()), int(inner.max())))
+        match = make(table, text, rule, outer.tolist(), (int(inner[0]), int(inner[-1])))
         if _is_enough(match, table, text, outer, inner):
             matches.append(match)
     return matches
@@ -113,6 +111,8 @@ def _is_enough(match: Match, table: Table, text: Text, outer: Ints, inner: Ints)
     """Whether a part of a rule is as much as the rule asks for."""
     least, telling = (column[match.rule] for column in least_words())
     if match.size < least or match.telling < telling or not is_dense(match):
+        return False
+    if match.length < SMALL and match.coverage < 0.8:
         return False
     if match.coverage * 100 < table.coverage[match.rule] or is_scattered(match):
         return False

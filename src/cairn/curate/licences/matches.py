@@ -148,8 +148,8 @@ def _is_list(row: list[Match]) -> bool:
     return len(row) >= LISTED and distinct >= min(LISTED_DISTINCT, len(row) / 3)
 
 
-def _order(match: Match) -> tuple[int, int, int, bool]:
-    return (match.start, -match.telling, -match.size, not match.exact)
+def _order(match: Match) -> tuple[int, int, int, bool, int]:
+    return (match.start, -match.telling, -match.size, not match.exact, match.rule)
 
 
 def _sweep(
