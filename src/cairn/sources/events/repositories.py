@@ -46,24 +46,22 @@ _SEEN = pa.schema(
 # event wins, and then the greater by all its values, so that no order of files matters.
 _COLLAPSE = """
     WITH told AS (
-        SELECT repo_name, arg_max(
-            {github_id: github_id, branch: default_branch, license: license, language: language,
-                born: repo_created_at, seen: created_at},
-            {a: created_at, b: event_id, c: coalesce(github_id, 0), d: coalesce(default_branch, ''),
-                e: coalesce(license, ''), f: coalesce(language, ''),
-                g: coalesce(repo_created_at, ''), h: key}) AS it
-        FROM seen WHERE told GROUP BY repo_name
+        SELECT * FROM seen WHERE told QUALIFY row_number() OVER (PARTITION BY repo_name ORDER BY
+            created_at DESC, event_id DESC, github_id DESC NULLS LAST, default_branch, license,
+            language, repo_created_at, key) = 1
+    ), numbered AS (
+        SELECT repo_name, github_id FROM seen QUALIFY row_number() OVER (PARTITION BY repo_name
+            ORDER BY github_id IS NULL, created_at DESC, event_id DESC, github_id) = 1
     ), counted AS (
-        SELECT repo_name,
-            arg_max(github_id, {a: created_at, b: event_id, c: github_id}) AS github_id,
-            count(DISTINCT key) FILTER (counts = 'WatchEvent') AS stars,
-            count(DISTINCT key) FILTER (counts = 'ForkEvent') AS forks
-        FROM seen GROUP BY repo_name
+        SELECT repo_name, count(*) FILTER (counts = 'WatchEvent') AS stars,
+            count(*) FILTER (counts = 'ForkEvent') AS forks
+        FROM (SELECT DISTINCT repo_name, counts, key FROM seen) GROUP BY repo_name
     )
     SELECT repo_name, 'https://github.com/' || repo_name,
-        coalesce(it.github_id, counted.github_id), it.branch, it.license, it.language, it.born,
-        it.seen, stars, forks
-    FROM counted LEFT JOIN told USING (repo_name) ORDER BY repo_name
+        coalesce(t.github_id, n.github_id), t.default_branch, t.license, t.language,
+        t.repo_created_at, t.created_at, stars, forks
+    FROM counted JOIN numbered n USING (repo_name) LEFT JOIN told t USING (repo_name)
+    ORDER BY repo_name
 """
 
 
@@ -94,7 +92,6 @@ def repository_metadata(hours: Sequence[Path], out: Path) -> Metadata:
         made = folder / "metadata.parquet"
         count = 0
         with database(folder) as connection, pq.ParquetWriter(made, METADATA_SCHEMA) as writer:
-            connection.execute("SET threads = 1")
             connection.read_parquet(str(seen.path)).create_view("seen")
             reader = connection.sql(_COLLAPSE).to_arrow_reader(20_000)
             for batch in reader:

@@ -1,5 +1,6 @@
-"""Rows written to a Parquet file as they come, and a database over it that may spill."""
+"""Rows and bytes written to files as they come, and a database over the rows that may spill."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 
 ROWS = 20_000
 BYTES = 32 * 2**20
-MEMORY = "1GB"
+MEMORY, THREADS = "1GB", 2
 
 
 class Spill:
@@ -48,11 +49,40 @@ class Spill:
         self._held, self._size = [], 0
 
 
+class Heap:
+    """Pieces of bytes in one file, packed one by one: too large for a database to sort."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b")
+        self._end = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def put(self, raw: bytes) -> tuple[int, int]:
+        """Where the bytes are kept. All are put before the first is got."""
+        packed = pa.compress(raw, codec="lz4_raw", asbytes=True)
+        place = self._end
+        self._file.write(packed)
+        self._end += len(packed)
+        return place, len(packed)
+
+    def get(self, place: int, length: int, size: int) -> bytes:
+        """The bytes that were put; `size` is their number."""
+        self._file.flush()
+        packed = os.pread(self._file.fileno(), length, place)
+        return pa.decompress(packed, decompressed_size=size, codec="lz4_raw", asbytes=True)
+
+
 @contextmanager
 def database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """DuckDB with a bound on its memory; what does not fit goes to `folder`."""
     with duckdb.connect() as connection:
         connection.execute(f"SET memory_limit = '{MEMORY}'")
         connection.execute("SET temp_directory = $folder", {"folder": str(folder / "spilled")})
+        connection.execute(f"SET threads = {THREADS}")
         connection.execute("SET preserve_insertion_order = false")
         yield connection

@@ -13,7 +13,7 @@ import pyarrow as pa
 from cairn.sources.digest import digest
 from cairn.sources.events.hours import Hour, find_hours, read_hours
 from cairn.sources.events.layout import THREAD_TYPES, Event, Plain
-from cairn.sources.events.spill import Spill, database
+from cairn.sources.events.spill import Heap, Spill, database
 from cairn.sources.events.trees import Trees
 from cairn.sources.record import ISSUE, PULL_REQUEST, REGULAR, Origin, SourceFile
 from cairn.sources.spec import Spec
@@ -31,7 +31,9 @@ _SCHEMA = pa.schema(
         ("rank", pa.int8()),
         ("event_id", pa.int64()),
         ("key", pa.string()),
-        ("event", pa.binary()),
+        ("place", pa.int64()),  # of the event's JSON in the heap
+        ("length", pa.int64()),
+        ("size", pa.int64()),  # before it was packed
     ]
 )
 # Within a second a thread opens before it is talked of, and is closed after.
@@ -42,16 +44,17 @@ _THREADS = """
     WITH threads AS (
         SELECT repository, number, bool_or(pull) AS pull FROM events GROUP BY ALL
     ), repositories AS (
-        SELECT repository, max(repo_id) AS repo_id,
-            arg_max(repo_name, {a: created_at, b: event_id, c: repo_name}) AS name
-        FROM events GROUP BY repository
+        SELECT repository, repo_id, repo_name AS name FROM events
+        QUALIFY row_number() OVER (PARTITION BY repository
+            ORDER BY created_at DESC, event_id DESC, repo_name) = 1
     ), pulls AS (
         SELECT repository, count(*) AS pulls FROM threads WHERE pull GROUP BY repository
     )
-    SELECT r.name, r.repo_id, e.number, t.pull, p.pulls, e.repository, e.key, e.event
+    SELECT r.name, r.repo_id, e.number, t.pull, p.pulls, e.repository, e.key, e.place, e.length,
+        e.size
     FROM events e JOIN threads t USING (repository, number) JOIN repositories r USING (repository)
     LEFT JOIN pulls p USING (repository)
-    ORDER BY r.name, e.number, e.repository, e.created_at, e.rank, e.event_id, e.key, e.event
+    ORDER BY r.name, e.number, e.repository, e.created_at, e.rank, e.event_id, e.key, e.place
 """
 
 
@@ -74,18 +77,18 @@ def read(spec: Spec, *, max_bytes: int = MAX_BYTES) -> Iterator[SourceFile]:
 def _read(hours: list[Hour], trees: Trees | None, max_bytes: int) -> Iterator[SourceFile]:
     with tempfile.TemporaryDirectory(prefix="cairn-events-") as scratch:
         folder = Path(scratch)
-        with Spill(folder / "events.parquet", _SCHEMA) as spill:
-            for event in read_hours(hours):
-                if event.type in THREAD_TYPES:
-                    row = _row(event)
-                    spill.add(row, len(row[-1]))
-        for hour in hours:
-            if hour.complaint():
-                yield _damaged(hour)
-        with database(folder) as connection, _closing(trees):
-            connection.read_parquet(str(spill.path)).create_view("events")
-            for thread in _threads(connection, max_bytes):
-                yield _record(thread, trees, max_bytes)
+        with Heap(folder / "events.heap") as heap:
+            with Spill(folder / "events.parquet", _SCHEMA) as spill:
+                for event in read_hours(hours):
+                    if event.type in THREAD_TYPES:
+                        spill.add(_row(event, heap))
+            for hour in hours:
+                if hour.complaint():
+                    yield _damaged(hour)
+            with database(folder) as connection, _closing(trees):
+                connection.read_parquet(str(spill.path)).create_view("events")
+                for thread in _threads(connection, heap, max_bytes):
+                    yield _record(thread, trees, max_bytes)
 
 
 @contextmanager
@@ -97,7 +100,7 @@ def _closing(trees: Trees | None) -> Iterator[None]:
             trees.close()
 
 
-def _row(event: Event) -> tuple[Any, ...]:
+def _row(event: Event, heap: Heap) -> tuple[Any, ...]:
     plain = {
         "type": event.type,
         "key": event.key,
@@ -105,11 +108,12 @@ def _row(event: Event) -> tuple[Any, ...]:
         "created_at": event.created_at,
         **event.payload,
     }
+    raw = _canonical(plain)
     repository = event.repo_name if event.repo_id is None else str(event.repo_id)
     rank = _RANKS.get(event.payload.get("action", ""), 1) if _opens(event) else 1
     return (
         repository, event.repo_name, event.repo_id, event.number, event.pull, event.created_at,
-        rank, event.event_id, event.key, _canonical(plain),
+        rank, event.event_id, event.key, *heap.put(raw), len(raw),
     )  # fmt: skip
 
 
@@ -124,15 +128,18 @@ def _canonical(plain: Plain) -> bytes:
     ).encode("utf-8")
 
 
-def _threads(connection: duckdb.DuckDBPyConnection, most: int) -> Iterator[Plain]:
-    """Threads without their trees; of those past `most` bytes only some events, and `left_out`."""
+def _threads(connection: duckdb.DuckDBPyConnection, heap: Heap, most: int) -> Iterator[Plain]:
+    """Threads without their trees, each event as its JSON.
+
+    Of a thread past `most` bytes only some events, and its size in `left_out`.
+    """
     thread: Plain = {}
     place: tuple[Any, ...] | None = None
     seen: set[str] = set()
     size = 0
     for batch in connection.sql(_THREADS).to_arrow_reader(2_000):
         columns = (column.to_pylist() for column in batch.columns)
-        for name, repo_id, number, pull, pulls, repository, key, event in zip(
+        for name, repo_id, number, pull, pulls, repository, key, *kept in zip(
             *columns, strict=True
         ):
             if (repository, number) != place:
@@ -147,12 +154,12 @@ def _threads(connection: duckdb.DuckDBPyConnection, most: int) -> Iterator[Plain
                     thread["pull_requests_in_repository"] = pulls
             if key in seen:
                 continue  # an event that stands in two hours
-            size += len(event) + 1
+            size += kept[-1] + 1
             if size > most:
                 thread["left_out"] = size
                 continue
             seen.add(key)
-            thread["events"].append(json.loads(event))
+            thread["events"].append(heap.get(*kept))
     if thread:
         yield thread
 
@@ -162,7 +169,8 @@ def _record(thread: Plain, trees: Trees | None, max_bytes: int) -> SourceFile:
     pull = thread["kind"] == PULL_REQUEST
     if trees is not None and pull and not left_out:
         thread["trees"] = _resolved(thread, trees, max_bytes)
-    raw = _canonical(thread)
+    events = b",".join(thread.pop("events"))  # canonical already; their name sorts first
+    raw = b'{"events":[' + events + b"]," + _canonical(thread).removeprefix(b"{")
     length = max(len(raw), left_out)
     found = digest([raw], len(raw), keep=False)
     name = thread["repository"]
@@ -189,7 +197,7 @@ def _resolved(thread: Plain, trees: Trees, most: int) -> Plain:
     name = thread["repository"]
     bases: list[str] = []
     heads: dict[str, str] = {}
-    for event in thread["events"]:
+    for event in map(json.loads, thread["events"]):
         pull = event.get("pull_request", {})
         if "base" in pull:
             bases.append(pull["base"])
