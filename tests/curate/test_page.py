@@ -1,0 +1,70 @@
+"""The page of a corpus: what is on it, nothing hostile runs, and a browser shows it."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from cairn.base.make import make
+from cairn.curate import Curate
+
+HOSTILE = "<script>alert(1)</script>.py"
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("page")
+    tree = root / "tree"
+    tree.mkdir()
+    names = [f"name_{n} = call({n})" for n in range(60)]
+    (tree / "a.py").write_text("\n".join(names))
+    (tree / "b.py").write_text("\n".join([*names, "one_more = here"]))
+    (tree / "c.py").write_text("mail = 'jane.doe@corp-mail.io'\n")
+    (tree / "empty.py").write_text("")
+    (tree / HOSTILE.replace("/", "_")).write_text("")
+    make({"corpus": Curate(sources=(str(tree),), workers=1)}, root / "runs")
+    return root / "runs" / "corpus"
+
+
+class Names(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scripts = 0
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.scripts += tag == "script"
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_the_page_asks_for_nothing_and_runs_nothing_of_the_data(corpus: Path):
+    text = (corpus / "report.html").read_text()
+    found = Names()
+    found.feed(text)
+    assert found.scripts == 1, "its own"
+    assert all(address.startswith("#") for address in found.addresses)
+    assert "&lt;script&gt;alert(1)&lt;_script&gt;.py" in text
+    assert "default-src 'none'" in text
+
+
+def test_the_page_tells_of_funnel_clusters_rules_and_redactions(corpus: Path):
+    text = re.sub(r"<[^>]+>", " ", (corpus / "report.html").read_text())
+    text = " ".join(text.split())
+    assert "near_duplicate 1" in text
+    assert "files in 1 repositories, Python: kept tree: a.py tree: b.py" in text
+    assert "empty 2 files" in text
+    assert "email 1" in text
+
+
+@pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
+def test_a_browser_opens_the_rule_that_the_address_names(corpus: Path, tmp_path: Path):
+    line = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+    line += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    line += [f"--user-data-dir={tmp_path}", "--dump-dom", f"file://{corpus}/report.html#rule-empty"]
+    done = subprocess.run([str(one) for one in line], capture_output=True, text=True, timeout=60)
+    assert re.search(r'<details class="rule" id="rule-empty" open', done.stdout), done.stderr
+    assert re.search(r'<details class="rule" id="rule-near_duplicate">', done.stdout)
