@@ -5,6 +5,11 @@ run of tokens, without writing it:
 
     with metadata     <repo_name>name <file_sep>path\\ncode <file_sep>path\\ncode ... <|endoftext|>
     without           <file_sep>code <file_sep>code ... <|endoftext|>
+
+A document of any other kind is a context of its own, told as it is, never with metadata and never
+as fill-in-the-middle:
+
+    others            tokens <|endoftext|>
 """
 
 from dataclasses import dataclass
@@ -12,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cairn.base import UserError
+from cairn.sources.record import SOURCE
 from cairn.tokens.shards import TokenShards
 
 
@@ -49,6 +55,7 @@ class Layout:
     contexts  int64 [N]: context of each document, 0, 1, 2, ... in the order told
     opens     bool [N]: first of its context, so <repo_name> may stand before it
     closes    bool [N]: last of its context, so <|endoftext|> stands after it
+    bare      bool [N]: no source file, so nothing stands before it
     metadata  bool [C]; infilling bool [C]: what was drawn for each context
     """
 
@@ -57,6 +64,7 @@ class Layout:
     contexts: np.ndarray
     opens: np.ndarray
     closes: np.ndarray
+    bare: np.ndarray
     metadata: np.ndarray
     infilling: np.ndarray
 
@@ -64,6 +72,12 @@ class Layout:
 def repositories(shards: TokenShards) -> tuple[np.ndarray, list[str]]:
     """Number of each document's repository, int64 [N], and the names by number."""
     encoded = shards.documents["repo_name"].combine_chunks().dictionary_encode()
+    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+
+
+def kinds(shards: TokenShards) -> tuple[np.ndarray, list[str]]:
+    """Number of each document's kind, int64 [N], and the kinds by number."""
+    encoded = shards.documents["kind"].combine_chunks().dictionary_encode()
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
 
 
@@ -80,8 +94,11 @@ def lay_out(
     is the length of <repo_name> and the name.
     """
     count = len(repository)
-    shuffled = np.lexsort((generator.random(count), repository))
-    edges = _edges(repository[shuffled], shards.lengths[shuffled] + 1, formats.context_tokens)
+    kind, names = kinds(shards)
+    bare = (np.array(names) != SOURCE)[kind]
+    group = np.where(bare, count + np.arange(count), repository)  # each bare one is its own
+    shuffled = np.lexsort((generator.random(count), group))
+    edges = _edges(group[shuffled], shards.lengths[shuffled] + 1, formats.context_tokens)
     order = generator.permutation(len(edges) - 1)
     sizes = np.diff(edges)[order]
     ends = np.cumsum(sizes)
@@ -93,12 +110,15 @@ def lay_out(
     closes[ends - 1] = True
     metadata = generator.random(len(order)) < formats.metadata_rate
     infilling = generator.random(len(order)) < formats.infilling_rate
+    bare = bare[documents]
+    metadata[contexts[bare]] = False
+    infilling[contexts[bare]] = False
     paths = shards.documents["path_tokens"].to_numpy()[documents]
     named = metadata[contexts]
-    stretch = 1 + shards.lengths[documents] + named * paths + closes
+    stretch = ~bare + shards.lengths[documents] + named * paths + closes
     stretch = stretch + (named & opens) * header_tokens[repository[documents]]
     starts = np.concatenate([[0], np.cumsum(stretch)]).astype(np.int64)
-    return Layout(documents, starts, contexts, opens, closes, metadata, infilling)
+    return Layout(documents, starts, contexts, opens, closes, bare, metadata, infilling)
 
 
 def _edges(repository: np.ndarray, sizes: np.ndarray, cap: int) -> np.ndarray:

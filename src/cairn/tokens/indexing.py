@@ -2,7 +2,8 @@
 
 The text is cut into blocks of whole documents; each has its own suffix array, so that memory is
 bounded and a killed run goes on. Between documents stands a byte that UTF-8 never uses, so no
-match can run from one file into the next.
+match can run from one file into the next. Of documents with marks the text alone is indexed, piece
+below piece.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cairn.base import UserError, Work, progress, write_json
+from cairn.tokens.layouts import plain_bytes
 from cairn.tokens.shards import TokenShards
 from cairn.tokens.tokenizer import Tokenizer
 
@@ -78,10 +80,11 @@ def _write_block(
 
     folder.mkdir()
     sizes = shards.documents["bytes"].to_numpy()[start:stop]
+    kinds = shards.documents["kind"][start:stop].to_pylist()
     ends = np.cumsum(sizes + 1)
     text = np.full(int(ends[-1]), BORDER, np.uint8)
     for place, document in enumerate(range(start, stop)):
-        raw = tokenizer.decode_bytes(shards.document(document).tolist())
+        raw = plain_bytes(kinds[place], shards.document(document), tokenizer)
         if len(raw) != sizes[place]:
             raise UserError(f"{shards.folder}: document {document} is not of this tokenizer")
         text[ends[place] - 1 - len(raw) : ends[place] - 1] = np.frombuffer(raw, np.uint8)

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from cairn.base import UserError, Work, note, progress
 from cairn.tokens.chat import template
+from cairn.tokens.layouts import kinds_of
 from cairn.tokens.sentinels import END_OF_TEXT, SENTINELS
 from cairn.tokens.tokenizer import CONFIG, TEMPLATE, VOCABULARY, Tokenizer
 
@@ -128,13 +129,16 @@ def _choose(corpus: Path, sample_bytes: int) -> tuple[frozenset[int] | None, int
 
 
 def _texts(corpus: Path, chosen: frozenset[int] | None) -> Iterator[str]:
+    """What is written in the files, without the marks of documents that have them."""
     from cairn.curate.corpus import read_files
+    from cairn.curate.pieces import plain_text
 
     row = 0
-    for batch in read_files(corpus, columns=["content"]):
-        for text in batch.column("content").to_pylist():
+    for batch in read_files(corpus, columns=["content", "kind"]):
+        contents = batch.column("content").to_pylist()
+        for kind, content in zip(kinds_of(batch), contents, strict=True):
             if chosen is None or row in chosen:
-                yield text
+                yield plain_text(kind, content)
             row += 1
 
 

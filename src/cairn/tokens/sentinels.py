@@ -10,6 +10,9 @@ FIM_MIDDLE = "<fim_middle>"
 FIM_SUFFIX = "<fim_suffix>"
 REPO_NAME = "<repo_name>"
 FILE_SEP = "<file_sep>"
+ISSUE_COMMENT = "<issue_comment>"
+CODE_TO_INTERMEDIATE = "<code_to_intermediate>"
+INTERMEDIATE_TO_CODE = "<intermediate_to_code>"
 SYSTEM_TURN = "<SPECIAL_10>"
 TURN = "<SPECIAL_11>"
 END_OF_TURN = "<SPECIAL_12>"
@@ -23,7 +26,7 @@ SENTINELS: tuple[str, ...] = (
     REPO_NAME,
     FILE_SEP,
     "<issue_start>",
-    "<issue_comment>",
+    ISSUE_COMMENT,
     "<issue_closed>",
     "<jupyter_start>",
     "<jupyter_text>",
@@ -31,8 +34,8 @@ SENTINELS: tuple[str, ...] = (
     "<jupyter_output>",
     "<jupyter_script>",
     "<empty_output>",
-    "<code_to_intermediate>",
-    "<intermediate_to_code>",
+    CODE_TO_INTERMEDIATE,
+    INTERMEDIATE_TO_CODE,
     "<pr>",
     "<pr_status>",
     "<pr_is_merged>",

@@ -12,7 +12,7 @@ from cairn.base import UserError
 from cairn.base.files import sha256_of
 
 TOKENS, DOCUMENTS, INDEX = "tokens.bin", "documents.parquet", "index.json"
-VERSION = 1
+VERSION = 2  # 1 had no kinds
 
 DOCUMENT_SCHEMA = pa.schema(
     [
@@ -27,7 +27,8 @@ DOCUMENT_SCHEMA = pa.schema(
         ("language", pa.string()),
         ("license_type", pa.string()),
         ("detected_licenses", pa.list_(pa.string())),
-        ("bytes", pa.int64()),  # of its text in UTF-8
+        ("bytes", pa.int64()),  # of its text in UTF-8, without marks
+        ("kind", pa.string()),  # of record, as in a corpus
     ]
 )
 
@@ -38,7 +39,10 @@ def token_type(vocab_size: int) -> np.dtype:
 
 
 class TokenShards:
-    """One split of a shards folder, memory-mapped: document i is one file's code, without marks."""
+    """One split of a shards folder, memory-mapped.
+
+    Document i is one file's code without marks, or a document of another kind with its own.
+    """
 
     def __init__(
         self, folder: Path, index: dict[str, Any], tokens: np.ndarray, documents: pa.Table
@@ -95,12 +99,16 @@ def _read_index(folder: Path) -> dict[str, Any]:
         raise UserError("shards", str(folder), f"has no {INDEX}", mend)
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(index, dict) and index.get("version") == 1:
+            raise _broken(path, "was written by an earlier version of cairn")
         whole = (
             np.dtype(index["dtype"]) == token_type(index["vocab_size"])
             and index["version"] == VERSION
             and all(isinstance(index["sha256"][name], str) for name in (TOKENS, DOCUMENTS))
             and all(type(index[name]) is int for name in ("tokens", "documents"))
         )
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError):
         whole = False
         index = {}

@@ -14,8 +14,9 @@ import numpy as np
 
 from cairn.base import UserError
 from cairn.tokens.batch import Batch, Window, assemble
-from cairn.tokens.contexts import Formats, Layout, lay_out, repositories
+from cairn.tokens.contexts import Formats, Layout, kinds, lay_out, repositories
 from cairn.tokens.infilling import infill
+from cairn.tokens.layouts import Orders
 from cairn.tokens.sentinels import (
     END_OF_TEXT,
     FILE_SEP,
@@ -27,7 +28,7 @@ from cairn.tokens.sentinels import (
 from cairn.tokens.shards import TokenShards
 from cairn.tokens.tokenizer import Tokenizer
 
-LAYOUT, ORDER, WINDOW = range(3)  # what a generator is for; part of its seed
+LAYOUT, ORDER, WINDOW, DOCUMENT = range(4)  # what a generator is for; part of its seed
 GROWTH = 4  # tokens that reordering adds, about: three marks, and pieces that no longer merge
 SHORTEST = 16  # tokens of a cut file that are worth reordering
 
@@ -126,6 +127,8 @@ class PretrainingStream:
                 tokenizer.id(mark)
         self._ledger_rows = shards.documents["ledger_row"].to_numpy()
         self._paths = shards.documents["path"].combine_chunks()
+        self._kinds, self._kind_names = kinds(shards)
+        self._orders = Orders(tokenizer)
         self._planned: dict[int, tuple[Layout, np.ndarray]] = {}
 
     def start(self) -> StreamState:
@@ -188,7 +191,9 @@ class PretrainingStream:
         writer = _Writer(self.sequence_length)
         for place in range(first, stop):
             start, after = int(layout.starts[place]), int(layout.starts[place + 1])
-            piece = self._piece(layout, place, max(begin - start, 0), min(end, after) - start)
+            piece = self._piece(
+                epoch, layout, place, max(begin - start, 0), min(end, after) - start
+            )
             told = layout.infilling[layout.contexts[place]]
             self._write(writer, piece, generator if told else None)
             if layout.closes[place] and end >= after and not writer.closed:
@@ -197,16 +202,18 @@ class PretrainingStream:
                 break
         return writer.window(int(self._end[0]))
 
-    def _piece(self, layout: Layout, place: int, low: int, high: int) -> _Piece:
+    def _piece(self, epoch: int, layout: Layout, place: int, low: int, high: int) -> _Piece:
         """Tokens [low, high) of one document's stretch, without <|endoftext|>."""
         document = int(layout.documents[place])
         header, opening, line = self._separator[:0], self._separator, ""
+        if layout.bare[place]:
+            opening = header
         if layout.metadata[layout.contexts[place]]:
             line = f"{self._paths[document].as_py()}\n"
             opening = np.concatenate([opening, self.tokenizer.encode_array(line)])
             if layout.opens[place]:
                 header = self._headers[self._repository[document]]
-        code = self.shards.document(document)
+        code = self._told(epoch, document)
         begin = len(header)  # of the opening, then of the code
         shown = opening[max(low - begin, 0) : max(high - begin, 0)]
         begin += len(opening)
@@ -218,6 +225,13 @@ class PretrainingStream:
             high - begin >= len(code),
             int(self._ledger_rows[document]),
         )
+
+    def _told(self, epoch: int, document: int) -> np.ndarray:
+        """A document's tokens, its pieces in the order of this epoch, whoever asks for it."""
+        ids, kind = self.shards.document(document), self._kind_names[self._kinds[document]]
+        if not self._orders.draws(kind):
+            return ids
+        return self._orders.draw(kind, ids, self._generator(epoch, DOCUMENT, document))
 
     def _write(self, writer: _Writer, piece: _Piece, generator: np.random.Generator | None) -> None:
         writer.add(piece.header)

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 
 from cairn.base import UserError, Work, note, progress, write_json
 from cairn.base.files import sha256_of
+from cairn.tokens.layouts import encode_documents, kinds_of
 from cairn.tokens.shards import (
     DOCUMENT_SCHEMA,
     DOCUMENTS,
@@ -34,6 +36,7 @@ COLUMNS = [
     "license_type",
     "detected_licenses",
     "content",
+    "kind",
 ]
 
 
@@ -111,9 +114,9 @@ def _grouped(corpus: Path, part_bytes: int) -> Iterator[pa.Table]:
 
 def _write_part(folder: Path, rows: pa.Table, tokenizer: Tokenizer, heldout: float) -> None:
     folder.mkdir()
-    texts = rows["content"].to_pylist()
+    kinds = kinds_of(rows)
     paths = tokenizer.encode_arrays([f"{path}\n" for path in rows["path"].to_pylist()])
-    encoded = tokenizer.encode_arrays(texts)
+    encoded, sizes = encode_documents(kinds, rows["content"].to_pylist(), tokenizer)
     out = np.array([is_held_out(key, heldout) for key in rows["content_id"].to_pylist()], bool)
     count = rows.num_rows
     table = pa.table(
@@ -122,8 +125,9 @@ def _write_part(folder: Path, rows: pa.Table, tokenizer: Tokenizer, heldout: flo
             "offset": np.zeros(count, np.int64),
             "length": np.array([len(ids) for ids in encoded], np.int64),
             "path_tokens": np.array([len(ids) for ids in paths], np.int32),
-            **{name: rows[name] for name in COLUMNS if name != "content"},
-            "bytes": np.array([len(text.encode("utf-8")) for text in texts], np.int64),
+            **{name: rows[name] for name in COLUMNS if name not in ("content", "kind")},
+            "bytes": np.array(sizes, np.int64),
+            "kind": pa.array(kinds, pa.string()),
         }
     ).cast(DOCUMENT_SCHEMA)
     dtype = token_type(tokenizer.vocab_size)
@@ -146,12 +150,13 @@ def _join(parts: list[Path], split: str, folder: Path, tokenizer: Tokenizer) -> 
     return write_index(folder, counts, tokenizer)
 
 
-def write_documents(folder: Path, tables: Iterable[pa.Table]) -> dict[str, int]:
+def write_documents(folder: Path, tables: Iterable[pa.Table]) -> dict[str, Any]:
     """documents.parquet of tables in DOCUMENT_SCHEMA: numbered, with offsets, in equal row groups.
 
-    Returns documents, tokens and bytes.
+    Returns documents, tokens, bytes, and documents by kind.
     """
     documents = tokens = size = 0
+    kinds: Counter[str] = Counter()
     with pq.ParquetWriter(folder / DOCUMENTS, DOCUMENT_SCHEMA, compression="zstd") as writer:
         for table in _regrouped(tables):
             lengths = table["length"].to_numpy()
@@ -161,9 +166,11 @@ def write_documents(folder: Path, tables: Iterable[pa.Table]) -> dict[str, int]:
             table = table.set_column(1, "offset", pa.array(ends - lengths, pa.int64()))
             writer.write_table(table.combine_chunks(), row_group_size=ROW_GROUP)
             documents += len(lengths)
+            kinds.update(table["kind"].to_pylist())
             tokens = int(ends[-1]) if len(ends) else tokens
             size += int(table["bytes"].to_numpy().sum())
-    return {"documents": documents, "tokens": tokens, "bytes": size}
+    found = {"documents": documents, "tokens": tokens, "bytes": size}
+    return {**found, "kinds": dict(sorted(kinds.items()))}
 
 
 def _regrouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -178,7 +185,7 @@ def _regrouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield held
 
 
-def write_index(folder: Path, counts: dict[str, int], tokenizer: Tokenizer) -> dict[str, Any]:
+def write_index(folder: Path, counts: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
     """index.json of a split whose other files stand; returns its facts."""
     index = {
         "version": VERSION,

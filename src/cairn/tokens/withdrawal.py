@@ -110,7 +110,7 @@ def _write(
     if keep.all():
         for name in (TOKENS, DOCUMENTS):
             link(before.folder / name, folder / name)
-        counts = {key: before.index[key] for key in ("documents", "tokens", "bytes")}
+        counts = {key: before.index[key] for key in ("documents", "tokens", "bytes", "kinds")}
         return write_index(folder, counts, tokenizer)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], keep, [False]]))).reshape(-1, 2)
     ends = before.offsets + before.lengths

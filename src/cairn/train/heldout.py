@@ -6,7 +6,8 @@ from pathlib import Path
 from cairn.base import progress
 from cairn.model import Decoder
 from cairn.model.likelihood import document_bits
-from cairn.tokens.sentinels import FILE_SEP
+from cairn.sources.record import SOURCE
+from cairn.tokens.sentinels import END_OF_TEXT, FILE_SEP
 from cairn.tokens.shards import TokenShards
 from cairn.tokens.tokenizer import Tokenizer
 
@@ -18,16 +19,20 @@ def bits_per_byte(
 ) -> float:
     """Bits spent on all tokens of held-out files, divided by the files' bytes in UTF-8.
 
-    The first `limit` files by content id, which is a hash, so a sample that no name decides. Each
-    file stands alone after `<file_sep>`.
+    The first `limit` source files by content id, which is a hash, so a sample that no name decides.
+    Each stands alone after `<file_sep>`. Where there are none, other documents stand for them, each
+    after `<|endoftext|>` as in training.
     """
     order = shards.documents["content_id"].to_pylist()
-    chosen = sorted(range(len(order)), key=lambda number: order[number])[:limit]
+    kinds = shards.documents["kind"].to_pylist()
+    files = [number for number, kind in enumerate(kinds) if kind == SOURCE]
+    chosen = sorted(files or range(len(order)), key=lambda number: order[number])[:limit]
+    begins = tokenizer.id(FILE_SEP if files else END_OF_TEXT)
     documents = [shards.document(number).tolist() for number in chosen]
     size = sum(shards.documents["bytes"][number].as_py() for number in chosen)
     context = min(model.config.max_positions, LONGEST)
     with progress("held-out bits per byte", unit="windows") as bar:
-        bits = document_bits(model, documents, tokenizer.id(FILE_SEP), context, bar.advance)
+        bits = document_bits(model, documents, begins, context, bar.advance)
     return sum(bits) / max(size, 1)
 
 
