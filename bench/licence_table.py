@@ -1,14 +1,17 @@
-"""Make the table of licences that ships in the package, from an installation of ScanCode.
+"""Make the licence tables that ship in the package, from ScanCode and the Blue Oak Council's list.
 
-    python bench/licence_table.py src/cairn/curate/licences
+    python bench/licence_table.py BLUEOAK src/cairn/curate/licences
 
-Needs scancode-toolkit 32.5 (with pluggy < 1.7) and numpy, and no cairn. Writes `rules.xz`: for each
-of ScanCode's rules the numbers of its words, and what the rule says of itself. Words are kept as
-CRC-32 only, so the table holds no licence's text. ScanCode's data is CC-BY-4.0 (nexB Inc. and
-others); the table is derived from it and stands under the same licence.
+Needs scancode-toolkit 32.5 (with pluggy < 1.7) and numpy, and no cairn; BLUEOAK is `index.json` of
+the npm package `@blueoak/list`. Writes `rules.xz`: for each of ScanCode's rules the numbers of its
+words, and what the rule says of itself. Words are kept as CRC-32 only, so the table holds no
+licence's text. ScanCode's data is CC-BY-4.0 (nexB Inc. and others); the tables are derived from it
+and stand under the same licence. Writes `permissive.json`: what Blue Oak rates, and what ScanCode
+has in its categories Permissive and Public Domain.
 """
 
 import io
+import json
 import lzma
 import sys
 import zlib
@@ -30,10 +33,14 @@ FLAGS = (
     "ends_with_license",
     "is_approx_matchable",
 )
+CREDIT = (
+    "SPDX identifiers that the Blue Oak Council rates (CC0-1.0), and those in the categories "
+    "Permissive and Public Domain of ScanCode LicenseDB (CC-BY-4.0, nexB Inc. and others)."
+)
 BARE = ("gpl_bare", "freeware_bare", "public-domain_bare")
 
 
-def main(folder: Path) -> None:
+def main(blue_oak: Path, folder: Path) -> None:
     from licensedcode.cache import build_spdx_license_expression, get_index, get_licensing
     from licensedcode.stopwords import STOPWORDS
 
@@ -76,7 +83,22 @@ def main(folder: Path) -> None:
     filters[0]["dict_size"] = 1 << 24
     packed = lzma.compress(buffer.getvalue(), filters=filters)
     (folder / "rules.xz").write_bytes(packed)
+    ids = permissive(json.loads(blue_oak.read_text(encoding="utf-8")))
+    listed = {"credit": CREDIT, "permissive": ids}
+    (folder / "permissive.json").write_text(json.dumps(listed, indent=0) + "\n", encoding="utf-8")
+    print(f"{len(ids):,} permissive identifiers")
     print(f"{len(order):,} rules, {len(expressions):,} expressions, {len(packed):,} bytes")
+
+
+def permissive(rated: list[dict]) -> list[str]:
+    from licensedcode.cache import get_licenses_db
+
+    ids = {one["id"] for rating in rated for one in rating["licenses"] if one.get("id")}
+    for licence in get_licenses_db().values():
+        if licence.category in ("Permissive", "Public Domain"):
+            ids.add(licence.spdx_license_key or f"LicenseRef-scancode-{licence.key}")
+            ids.update(licence.other_spdx_license_keys or ())
+    return sorted(ids)
 
 
 def _flags(rule, number: int, index) -> int:
@@ -91,4 +113,4 @@ def _flags(rule, number: int, index) -> int:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -18,7 +18,7 @@ from cairn.curate.licences.classes import (
     classify,
 )
 from cairn.curate.licences.expressions import permissive_ids, tags
-from cairn.curate.licences.findings import licences_in
+from cairn.curate.licences.findings import licences_in, licences_of_header
 
 __all__ = [
     "CLASSES",
@@ -30,6 +30,7 @@ __all__ = [
     "base_of",
     "classify",
     "detect",
+    "header",
     "is_carrier",
     "permissive_ids",
     "tags",
@@ -45,11 +46,14 @@ _NAMES = (
 )
 _CARRIER = re.compile(rf"(?:.*[-_. ])?(?:{_NAMES})(?:[-_. ].*)?", re.IGNORECASE | re.DOTALL)
 # No statement of a licence does without one of these.
-_SIGNS = re.compile(
-    r"licen[cs]|spdx|copy(?:ing|left|righted)|permi(?:ssion|tted)|redistribut|public domain|"
-    r"warrant|gpl|proprietary|confidential|cc0|\bmit\b|\bbsd\b|apache|terms",
-    re.IGNORECASE,
+_SIGNS = (
+    *("licen", "spdx", "copying", "copyleft", "permission is", "redistribut", "public domain"),
+    *("gpl", "warrant", "proprietary", "confidential", "cc0"),
 )
+_NAMED = (*_SIGNS, "mit", "bsd", "apache", "mozilla", "eclipse", "artistic", "zlib", "terms")
+# The last line of a notice has one of these.
+_ENDS = (*_SIGNS, "copyright", "damage", "dealing", "notice", "software", "liab")
+_REMEMBERED = 20_000  # characters of a text that is likely to come again
 
 
 def is_carrier(path: str) -> bool:
@@ -67,9 +71,31 @@ def base_of(path: str) -> str:
 
 
 def detect(text: str) -> frozenset[str]:
-    """SPDX identifiers of the licences that a text states, quotes, or names by tag."""
+    """SPDX identifiers of the licences that a text states, quotes, or names by tag.
+
+    Identifiers that SPDX does not have begin with `LicenseRef-scancode-`.
+    """
     text = text[:LARGEST]
-    return _detect(text) if _SIGNS.search(text) else frozenset()
+    plain = text.lower()
+    if not any(sign in plain for sign in _NAMED):
+        return frozenset()
+    return _known(text) if len(text) <= _REMEMBERED else licences_in(text)
 
 
-_detect = lru_cache(maxsize=1024)(licences_in)
+def header(text: str) -> frozenset[str]:
+    """As `detect`, of what the first lines of a source file say; files that begin alike are quick.
+
+    Looked at are the lines of the first HEADER characters from the first that may tell of a
+    licence to the last that may.
+    """
+    plain = text[:HEADER].lower()
+    signs = [place for sign in _SIGNS if (place := plain.find(sign)) >= 0]
+    if not signs:
+        return frozenset()
+    begin = plain.rfind("\n", 0, min(signs)) + 1
+    end = plain.find("\n", max(plain.rfind(sign) for sign in _ENDS))
+    return _known_header(text[begin : end if end > 0 else HEADER])
+
+
+_known = lru_cache(maxsize=256)(licences_in)
+_known_header = lru_cache(maxsize=4096)(licences_of_header)

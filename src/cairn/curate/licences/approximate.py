@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from cairn.curate.licences.blocks import blocks
+from cairn.curate.licences.blocks import Block, Work, blocks
 from cairn.curate.licences.candidates import candidates, least_words, shared
 from cairn.curate.licences.matches import Match, is_dense, is_scattered, make
 from cairn.curate.licences.table import SMALL, Ints, Table
@@ -13,8 +13,10 @@ from cairn.curate.licences.words import Text
 
 NEAR, TOP = 10, 70  # rules held word by word against the whole text, and against a passage
 GAP = 50  # words between two parts of a match
+SHORTEST = 10  # words: a shorter rule must stand whole, and then it is found as it is
 BLANK = 15  # lines without a telling word that end a passage
-WORK = 4_000_000  # words of text times rules that are compared, at most
+WORK = 40  # microseconds, roughly, that each word of a text may cost, and any text at all
+WORK_AT_LEAST = 500_000
 
 
 def approximate(
@@ -25,24 +27,26 @@ def approximate(
     `free`: words that are in no long text found already; `known`: words in any exact match.
     """
     telling = text.ids < table.telling
-    work = WORK
+    work = Work(WORK * len(text.ids) + WORK_AT_LEAST)
     found: list[Match] = []
-    rules = candidates(shared(text.ids, table), table, NEAR, alike=True)
+    everywhere = shared(text.ids, table)
+    rules = candidates(everywhere, table, NEAR, alike=True)
     everything = np.ones(len(text.ids), bool)
     free = free.copy()
     for rule in rules:
-        for i, _, size in (equal := _equal(text, table, rule, everything, (0, len(text.ids)))):
+        equal = _equal(text, table, rule, everything, (0, len(text.ids)), work)
+        for i, _, size in equal:
             free[i : i + size] = False
         found += _matches(text, table, rule, equal)
     for begin, end in _passages(text, telling):
         if not (telling & free & ~known)[begin:end].any():
             continue
         part = text.ids[begin:end][free[begin:end]]
-        for rule in candidates(shared(part, table), table, TOP, alike=False):
-            work -= end - begin + int(table.length[rule])
-            if work < 0:
-                return found
-            found += _matches(text, table, rule, _equal(text, table, rule, free, (begin, end)))
+        same = everywhere if len(part) == len(text.ids) else shared(part, table)
+        for rule in candidates(same, table, TOP, alike=False):
+            if table.length[rule] >= SHORTEST:
+                equal = _equal(text, table, rule, free, (begin, end), work)
+                found += _matches(text, table, rule, equal)
     return found
 
 
@@ -60,23 +64,19 @@ def _passages(text: Text, telling: NDArray[np.bool_]) -> Iterator[tuple[int, int
 
 
 def _equal(
-    text: Text, table: Table, rule: int, free: NDArray[np.bool_], within: tuple[int, int]
-) -> list[tuple[int, int, int]]:
-    """Blocks that a text and a rule have in common, for as often as the rule stands there."""
-    begin, end = within
+    text: Text,
+    table: Table,
+    rule: int,
+    free: NDArray[np.bool_],
+    within: tuple[int, int],
+    work: Work,
+) -> list[Block]:
     words = table.words_of(rule).astype(np.int64)
-    found: list[tuple[int, int, int]] = []
-    while begin < end:
-        made = blocks(text.ids, free, words, table.telling, begin, end)
-        if not made:
-            break
-        found += made
-        begin = max(i + size for i, _, size in made)
-    return found
+    return blocks(text.ids, free, words, table.telling, within, work)
 
 
 def _matches(
-    text: Text, table: Table, rule: int, equal: list[tuple[int, int, int]]
+    text: Text, table: Table, rule: int, equal: list[Block]
 ) -> list[Match]:
     """Matches of chains of blocks, if they are enough of the rule."""
     matches = []
@@ -90,11 +90,11 @@ def _matches(
 
 
 def _chains(
-    found: list[tuple[int, int, int]], length: int
-) -> list[list[tuple[int, int, int]]]:
+    found: list[Block], length: int
+) -> list[list[Block]]:
     """Blocks that follow each other in text and rule without a wide gap, as one match each."""
     widest = min(length // 2 or 1, GAP)
-    chains: list[list[tuple[int, int, int]]] = []
+    chains: list[list[Block]] = []
     for i, j, size in sorted(found):
         for chain in chains[-1:]:
             last_i, last_j, last_size = chain[-1]

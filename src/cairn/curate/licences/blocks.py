@@ -5,31 +5,73 @@ it that are equal too; then what lies before it in both, then what lies after (a
 ScanCode with telling words only).
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from cairn.curate.licences.table import Ints
 
 
-def blocks(
-    ids: Ints, free: NDArray[np.bool_], rule: Ints, telling: int, begin: int, end: int
-) -> list[tuple[int, int, int]]:
-    """(place in the passage, place in the rule, words) of equal stretches, in order.
+Block = tuple[int, int, int]  # place in the passage, place in the rule, words
 
-    `free`: words of the passage that may be used; these are sought from `begin` to `end`.
+
+@dataclass
+class Work:
+    """What may still be spent on a text, so that none takes longer than in proportion."""
+
+    left: int
+
+    def spend(self, runs: int) -> bool:
+        """Whether so many runs may be looked through."""
+        self.left -= 15 + runs // 60
+        return self.left > 0
+
+
+def blocks(
+    ids: Ints,
+    free: NDArray[np.bool_],
+    rule: Ints,
+    telling: int,
+    within: tuple[int, int],
+    work: Work,
+) -> list[Block]:
+    """Equal stretches of a passage and a rule, for as often as the rule stands there.
+
+    `free`: words of the passage that may be used; these are sought in the bounds of `within`.
     """
-    runs = _runs(ids, free, rule, telling, begin, end)
-    found: list[tuple[int, int, int]] = []
-    left = [(begin, end, 0, len(rule), runs)]
+    begin, end = within
+    runs = _runs(ids, free, rule, telling, within, work)
+    found: list[Block] = []
+    while begin < end and len(runs[0]):
+        made = _once(ids, free, rule, (begin, end), runs, work)
+        if not made:
+            break
+        found += made
+        begin = made[-1][0] + made[-1][2]
+        kept = runs[0] + runs[2] > begin
+        runs = (runs[0][kept], runs[1][kept], runs[2][kept])
+    return found
+
+
+def _once(
+    ids: Ints,
+    free: NDArray[np.bool_],
+    rule: Ints,
+    within: tuple[int, int],
+    runs: tuple[Ints, Ints, Ints],
+    work: Work,
+) -> list[Block]:
+    found: list[Block] = []
+    left = [(*within, 0, len(rule), runs)]
     while left:
         low, high, under, over, runs = left.pop()
+        if not work.spend(len(runs[0])):
+            break
         runs = _clipped(runs, low, high, under, over)
         if not len(runs[0]):
             continue
-        best = int(np.argmax(runs[2]))
-        if np.count_nonzero(runs[2] == runs[2][best]) > 1:
-            ties = np.flatnonzero(runs[2] == runs[2][best])
-            best = int(ties[np.lexsort((runs[1][ties], runs[0][ties]))[0]])
+        best = _longest(runs)
         i, j, size = int(runs[0][best]), int(runs[1][best]), int(runs[2][best])
         while i > low and j > under and ids[i - 1] == rule[j - 1] and free[i - 1]:
             i, j, size = i - 1, j - 1, size + 1
@@ -41,6 +83,8 @@ def blocks(
         ):
             size += 1
         found.append((i, j, size))
+        if len(runs[0]) == 1:
+            continue
         if low < i and under < j:
             left.append((low, i, under, j, runs))
         if i + size < high and j + size < over:
@@ -48,16 +92,33 @@ def blocks(
     return _joined(sorted(found))
 
 
+def _longest(runs: tuple[Ints, Ints, Ints]) -> int:
+    """Of the longest runs the one that ends first, then the one that comes first in the rule."""
+    i, j, size = runs
+    ties = np.flatnonzero(size == size.max())
+    if len(ties) == 1:
+        return int(ties[0])
+    return int(ties[np.argmin((i[ties] << 32) + j[ties])])
+
+
 def _runs(
-    ids: Ints, free: NDArray[np.bool_], rule: Ints, telling: int, begin: int, end: int
+    ids: Ints,
+    free: NDArray[np.bool_],
+    rule: Ints,
+    telling: int,
+    within: tuple[int, int],
+    work: Work,
 ) -> tuple[Ints, Ints, Ints]:
     """(place, place, words) of runs of telling words that both have in a row."""
+    begin, end = within
     places = np.flatnonzero(free[begin:end] & (ids[begin:end] < telling)) + begin
     inner = np.flatnonzero(rule < telling)
     inner = inner[np.argsort(rule[inner], kind="stable")]
     own = rule[inner]
     first = np.searchsorted(own, ids[places], side="left")
     counts = np.searchsorted(own, ids[places], side="right") - first
+    if not work.spend(10 * int(counts.sum())):
+        counts[:] = 0
     i = np.repeat(places, counts)
     ends = np.cumsum(counts)
     j = inner[np.repeat(first - ends + counts, counts) + np.arange(len(i))]
@@ -81,8 +142,8 @@ def _clipped(
     return i[kept] + late[kept], j[kept] + late[kept], left[kept]
 
 
-def _joined(found: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    joined: list[tuple[int, int, int]] = []
+def _joined(found: list[Block]) -> list[Block]:
+    joined: list[Block] = []
     for i, j, size in found:
         if joined and joined[-1][0] + joined[-1][2] == i and joined[-1][1] + joined[-1][2] == j:
             i, j, size = joined[-1][0], joined[-1][1], joined[-1][2] + size

@@ -50,6 +50,8 @@ def spelled(name: str) -> str:
     """An identifier as the SPDX list spells it: its case, `-only` and `-or-later`."""
     known = _spellings()
     bare = name.rstrip(".,").lower()
+    if "-with-" in bare and bare.endswith("-exception"):  # as GPL-2.0-with-classpath-exception
+        bare = bare.partition("-with-")[0]
     later = bare.removesuffix("+")
     tries = (f"{later}-or-later", later) if bare.endswith("+") else (bare, f"{bare}-only")
     if bare.endswith("+") or f"{bare}-only" not in known:

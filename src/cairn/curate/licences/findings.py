@@ -1,6 +1,7 @@
 """From matches to licences: what stands together is read together, as ScanCode reads it."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -14,21 +15,50 @@ from cairn.curate.licences.words import Text, read
 
 TOGETHER = 4  # lines between two matches that belong together
 WHOLE = 120  # words of a text that, once found, is not searched again
+SHORT = 15  # words of a match that may be a mere mention
+SENTENCE = 2_000  # characters of the lines around it that are looked at
+_PASSING = re.compile(
+    r"\b(?:previously|formerly|used to be|no longer|earlier versions?|"
+    r"versions? (?:before|prior to|up to))\b(?:[^.;]|\.\d){0,80}\b(?:under|licen[cs]ed)\b"
+    r"|\b(?:gpl|licen[cs]e)[- ]compatible"
+    r"|\bcompatible with (?:the |both |all )*(?:gnu|[al]?gpl|apache|mit|bsd|mozilla|licen[cs]e)",
+    re.IGNORECASE,
+)
 FREE_UNKNOWN = "LicenseRef-scancode-free-unknown"
 
 
 def licences_in(text: str) -> frozenset[str]:
     """Identifiers of the licences that a text states, quotes or names by tag."""
+    return _named(text, matches_in)
+
+
+def licences_of_header(text: str) -> frozenset[str]:
+    """As `licences_in`, but what is only nearly a known notice counts where nothing else is."""
+    return _named(text, lambda words, rules: exact(words, rules)) or licences_in(text)
+
+
+def _named(text: str, match: Callable[[Text, Table], list[Match]]) -> frozenset[str]:
     rules = table()
     found = set(tags(text))
-    for expression in expressions_in(read(without_tags(text), rules), rules):
+    bare = without_tags(text)
+    matches = without_lists(match(read(bare, rules), rules))
+    lines = bare.split("\n")
+    for expression in _counting([one for one in matches if not _in_passing(one, lines)]):
         found |= chosen(expression)
     return frozenset(found)
 
 
-def expressions_in(text: Text, rules: Table) -> list[str]:
+def _in_passing(match: Match, lines: list[str]) -> bool:
+    """Whether a short name stands in a sentence of what was once so, or of what goes together."""
+    if match.length > SHORT or match.is_a(t.TEXT | t.FALSE_POSITIVE):
+        return False
+    first, last = match.lines
+    around = lines[max(first - 1, 0) : last + 1]
+    return sum(map(len, around)) < SENTENCE and bool(_PASSING.search(" ".join(around)))
+
+
+def _counting(matches: list[Match]) -> list[str]:
     """The expression of every match that counts."""
-    matches = without_lists(matches_in(text, rules))
     groups = list(_groups(matches))
     counted = [_counted(group) for group in groups]
     known = {name for group in counted for match in group for name in match.ids}
