@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import pytest
 
 from cairn.base import Recipe, Ref, UserError, Work, read_manifest, write_text
 from cairn.base.artifact import lineage
+from cairn.base.config import FREE
+from cairn.base.files import sha256_of
 from cairn.base.make import apply_overrides, as_sibling, load_plan, make, order_of
 
 
@@ -249,3 +251,36 @@ def test_a_damaged_beginning_is_told(tmp_path: Path, text: str):
     (tmp_path / "numbers" / ".begun.json").write_text(text)
     with pytest.raises(UserError, match="is damaged"):
         make(plan(), tmp_path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy(Recipe):
+    path: str
+    workers: int = field(default=1, metadata={FREE: True})
+
+    def inputs(self) -> dict[str, str]:
+        return {"path": sha256_of(Path(self.path))}
+
+    def run(self, work: Work) -> dict[str, Any]:
+        write_text(work.out / "copy.txt", Path(self.path).read_text())
+        return {}
+
+
+def test_what_does_not_change_the_result_is_not_of_the_digest(tmp_path: Path):
+    (tmp_path / "list").write_text("one")
+    for workers in (1, 4):
+        recipe = Copy(path=str(tmp_path / "list"), workers=workers)
+        make({"copy": recipe}, tmp_path / str(workers))
+    digests = {read_manifest(tmp_path / str(n) / "copy").digest for n in (1, 4)}
+    assert len(digests) == 1
+    recipe = Copy(path=str(tmp_path / "list"), workers=2)
+    assert [one.status for one in make({"copy": recipe}, tmp_path / "1")] == ["skipped"]
+
+
+def test_a_list_that_has_changed_since_is_noticed(tmp_path: Path):
+    (tmp_path / "list").write_text("one")
+    recipe = Copy(path=str(tmp_path / "list"))
+    make({"copy": recipe}, tmp_path)
+    (tmp_path / "list").write_text("two")
+    with pytest.raises(UserError, match=r"what copy\.path names has changed"):
+        make({"copy": recipe}, tmp_path)

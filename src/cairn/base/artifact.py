@@ -32,6 +32,7 @@ class Manifest:
     files: dict[str, dict[str, Any]]
     digest: str
     facts: dict[str, Any]
+    inputs: dict[str, str] = field(default_factory=dict)
     headline: str = ""
     seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
@@ -49,6 +50,13 @@ class Recipe:
     def run(self, work: "Work") -> dict[str, Any]:
         """Make the files in `work.out`; return facts (small, JSON, the same on every run)."""
         raise NotImplementedError
+
+    def inputs(self) -> dict[str, str]:
+        """SHA-256 by name of small files outside the plan that settle what is made.
+
+        A list of requests, say: the recipe holds only its path. UserError where one is missing.
+        """
+        return {}
 
     def headline(self, facts: dict[str, Any]) -> str:
         """The key figure shown in the table of `cairn make`."""

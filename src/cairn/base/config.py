@@ -36,6 +36,20 @@ def to_plain(value: Any) -> Any:
     return value
 
 
+FREE = "free"  # in a field's metadata: the field does not change what is made
+
+
+def what_settles(value: Any) -> Any:
+    """`to_plain` without the fields that do not change what is made, how many processes say."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type | Ref):
+        kept = [f.name for f in dataclasses.fields(value) if not f.metadata.get(FREE)]
+        fields = {name: what_settles(getattr(value, name)) for name in kept}
+        return {"kind": type(value).__name__, **fields}
+    if isinstance(value, tuple | list):
+        return [what_settles(item) for item in value]
+    return to_plain(value)
+
+
 def digest_of(plain: Any) -> str:
     """SHA-256 of the canonical JSON of a plain value, as hex."""
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -24,7 +24,7 @@ from cairn.base.artifact import (
     verify,
     write_manifest,
 )
-from cairn.base.config import digest_of, nearest, override, refs_in, to_plain
+from cairn.base.config import digest_of, nearest, override, refs_in, what_settles
 from cairn.base.errors import UserError
 from cairn.base.files import write_json
 
@@ -146,9 +146,9 @@ def _make_one(
 ) -> Made:
     out = folder / name
     parents = {ref.name: made[ref.name] for ref in refs_in(recipe)}
-    plain = to_plain(recipe)
+    plain = what_settles(recipe)
     parent_digests = {key: parent.manifest.digest for key, parent in sorted(parents.items())}
-    wanted = {"recipe": plain, "parents": parent_digests}
+    wanted = {"recipe": plain, "parents": parent_digests, "inputs": recipe.inputs()}
     before = find_manifest(out)
     if before is not None:
         _refuse_changes(name, out, _as_wanted(before), wanted)
@@ -211,6 +211,7 @@ def _describe(
         files=files,
         digest=content_digest(recipe_digest, files),
         facts=facts,
+        inputs=wanted["inputs"],
         headline=recipe.headline(facts),
         seconds=round(seconds, 3),
         versions=_versions(),
@@ -220,7 +221,7 @@ def _describe(
 
 def _as_wanted(manifest: Manifest) -> dict[str, Any]:
     digests = {key: parent["digest"] for key, parent in sorted(manifest.parents.items())}
-    return {"recipe": manifest.recipe, "parents": digests}
+    return {"recipe": manifest.recipe, "parents": digests, "inputs": manifest.inputs}
 
 
 def _refuse_changes(name: str, out: Path, was: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -233,6 +234,10 @@ def _refuse_changes(name: str, out: Path, was: dict[str, Any], wanted: dict[str,
     changes += [
         f"parent {key} was made anew"
         for key, _, _ in _differences(was["parents"], wanted["parents"])
+    ]
+    changes += [
+        f"what {name}.{key} names has changed"
+        for key, _, _ in _differences(was["inputs"], wanted["inputs"])
     ]
     mend = f"keep it and make a sibling with --as NAME, or delete {out}"
     raise UserError(f"{out} was made otherwise: {'; '.join(changes)}: {mend}")
@@ -255,7 +260,8 @@ def _differences(was: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any,
 def _read_begun(out: Path) -> dict[str, Any] | None:
     try:
         begun = json.loads((out / BEGUN).read_text(encoding="utf-8"))
-        return {key: dict(begun[key]) for key in ("recipe", "parents")}
+        found = {key: dict(begun[key]) for key in ("recipe", "parents")}
+        return {**found, "inputs": dict(begun.get("inputs", {}))}
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError):

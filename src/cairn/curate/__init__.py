@@ -2,30 +2,41 @@
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cairn.base import Recipe, UserError, Work
+from cairn.base.config import FREE
 from cairn.base.lazy import lazily
 from cairn.curate.rules import Thresholds
 from cairn.curate.selection import CAPS, parse_caps
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cairn.curate.cluster import Cluster
     from cairn.curate.corpus import read_files, read_ledger
     from cairn.curate.finding import lookup
     from cairn.curate.local import Local
+    from cairn.curate.optout import OptOut
+    from cairn.curate.sketch import SketchCorpus
     from cairn.curate.withdrawal import Withdraw
 
 _HOMES = {
+    "SketchCorpus": "sketch",
     "Withdraw": "withdrawal",
     "lookup": "finding",
     "read_files": "corpus",
     "read_ledger": "corpus",
 }
 
-__all__ = ["Curate", "Thresholds", "Withdraw", "lookup", "read_files", "read_ledger"]
+__all__ = [
+    "Curate",
+    "SketchCorpus",
+    "Thresholds",
+    "Withdraw",
+    "lookup",
+    "read_files",
+    "read_ledger",
+]
 
 __getattr__ = lazily(__name__, _HOMES)
 
@@ -72,9 +83,9 @@ class Curate(Recipe):
     """Most files that are read, over all sources in order; None reads all. For a quick look."""
     seed: int = 0
     """Of what is drawn: which lines of a pull request are shown, how a program is compiled."""
-    driver: Literal["local", "ray"] = "local"
+    driver: Literal["local", "ray"] = field(default="local", metadata={FREE: True})
     """This machine, or a Ray cluster through Daft (an extra). The result is the same."""
-    workers: int = 0
+    workers: int = field(default=0, metadata={FREE: True})
     """Processes that judge files; 0 takes one a core. The result is the same."""
 
     def __post_init__(self) -> None:
@@ -101,13 +112,23 @@ class Curate(Recipe):
             )
         parse_caps(self.caps)
 
+    def inputs(self) -> dict[str, str]:
+        """The requests that the lists hold now."""
+        return {"opt_out": self.requests().digest} if self.opt_out else {}
+
+    def requests(self) -> "OptOut":
+        """Who asked to be left out. UserError for a list that cannot be read."""
+        from cairn.curate.optout import OptOut
+
+        return OptOut.read([Path(one).expanduser() for one in self.opt_out])
+
     def run(self, work: Work) -> dict[str, Any]:
         """Write files/, ledger/, report.json and report.md."""
         from cairn.curate.pipeline import curate
 
         return curate(self, work)
 
-    def open_driver(self, out: "Path") -> "Local | Cluster":
+    def open_driver(self, out: Path) -> "Local | Cluster":
         """What runs the stages, with room for what it spills below `out`."""
         workers = self.workers or os.cpu_count() or 1
         if self.driver == "ray":

@@ -20,9 +20,8 @@ from cairn.base import UserError, Work, note, progress, write_json, write_text
 from cairn.base.artifact import remove
 from cairn.curate import decide as deciding
 from cairn.curate.annotate import Annotation
-from cairn.curate.finish import Finishing
+from cairn.curate.finish import Finishing, contamination
 from cairn.curate.malware import Scanner
-from cairn.curate.optout import OptOut
 from cairn.curate.page import page
 from cairn.curate.reading import STAGES, Reading, read_sources
 from cairn.curate.rendering import Rendering
@@ -47,6 +46,8 @@ def curate(recipe: "Curate", work: Work) -> dict[str, Any]:
         _write(work, groups, finishing, driver)
     facts = summarise(work.out / "ledger")
     facts["malware"] = "scanned" if malware else "not scanned"
+    if recipe.benchmarks is not None:
+        facts["benchmarks_sha256"] = contamination(recipe.benchmarks).digest
     if not facts["kept"]["files"]:
         rules = ", ".join(f"{row['rule']} {row['files']:,}" for row in facts["rules"])
         raise UserError("sources", ", ".join(recipe.sources), f"leave nothing ({rules})", "widen")
@@ -107,7 +108,7 @@ def _decide(
             classes=recipe.licenses,
             near=recipe.near_duplicates,
             repository_duplicates=recipe.repository_duplicates,
-            opt_out=OptOut.read([Path(one).expanduser() for one in recipe.opt_out]),
+            opt_out=recipe.requests(),
             excluded_extensions=recipe.excluded_extensions,
             smol=recipe.selection == "smol",
             caps=parse_caps(recipe.caps),
@@ -138,5 +139,5 @@ def _malware(recipe: "Curate") -> bool:
     if not found and recipe.malware == "require":
         raise UserError("malware", "require", "finds no ClamAV", "install clamd or clamscan")
     if not found:
-        note("not scanned for malware: ClamAV is not installed")
+        note("not scanned for malware: ClamAV is not installed, or has no signatures")
     return found

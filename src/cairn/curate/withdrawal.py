@@ -51,6 +51,11 @@ class Withdraw(Recipe):
         if not self.requests:
             raise UserError("requests", self.requests, "name no list", "give files of requests")
 
+    def inputs(self) -> dict[str, str]:
+        """The requests that the lists hold now."""
+        found = OptOut.read([Path(one).expanduser() for one in self.requests])
+        return {"requests": found.digest}
+
     def run(self, work: Work) -> dict[str, Any]:
         """Write files/, ledger/ and the reports of the smaller corpus."""
         found = OptOut.read([Path(one).expanduser() for one in self.requests])
