@@ -117,7 +117,7 @@ def test_every_file_seen_has_a_verdict_with_its_reason(corpus: Path):
 def test_licences_come_from_all_directories_above(corpus: Path):
     found = rows(corpus)
     assert found["one/copy.py"]["detected_licenses"] == ["MIT"]
-    assert found["two/deep/below.py"]["detected_licenses"] == ["GPL-3.0", "MIT"]
+    assert found["two/deep/below.py"]["detected_licenses"] == ["GPL-3.0-only", "MIT"]
     assert found["two/main.py"]["license_type"] == "non_permissive"
     assert found["three/main.py"]["license_type"] == "no_license"
 

@@ -75,9 +75,7 @@ def _equal(
     return blocks(text.ids, free, words, table.telling, within, work)
 
 
-def _matches(
-    text: Text, table: Table, rule: int, equal: list[Block]
-) -> list[Match]:
+def _matches(text: Text, table: Table, rule: int, equal: list[Block]) -> list[Match]:
     """Matches of chains of blocks, if they are enough of the rule."""
     matches = []
     for chain in _chains(equal, int(table.length[rule])):
@@ -89,9 +87,7 @@ def _matches(
     return matches
 
 
-def _chains(
-    found: list[Block], length: int
-) -> list[list[Block]]:
+def _chains(found: list[Block], length: int) -> list[list[Block]]:
     """Blocks that follow each other in text and rule without a wide gap, as one match each."""
     widest = min(length // 2 or 1, GAP)
     chains: list[list[Block]] = []
@@ -119,7 +115,11 @@ def _is_enough(match: Match, table: Table, text: Text, outer: Ints, inner: Ints)
     for first, last in table.phrases.get(match.rule, ()):
         place = int(np.searchsorted(inner, first))
         span = outer[place : place + last - first]
-        if len(span) < last - first or inner[place] != first or inner[place + len(span) - 1] != last - 1:
+        if (
+            len(span) < last - first
+            or inner[place] != first
+            or inner[place + len(span) - 1] != last - 1
+        ):
             return False
         if span[-1] - span[0] != len(span) - 1 or text.unknown_within(span[0], span[-1]):
             return False

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from cairn.curate.licences.table import Ints
 
-
 Block = tuple[int, int, int]  # place in the passage, place in the rule, words
 
 

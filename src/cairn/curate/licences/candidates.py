@@ -117,9 +117,7 @@ def candidates(found: Shared, rules: Table, top: int, *, alike: bool) -> list[in
     rows = rows[enough]
     rows = rows[found.words[rows] / rules.length[rows] >= rules.coverage[rows] / 100]
     union = found.size + rules.length[rows] - found.words[rows]
-    rows, rounded, _ = _ranked(
-        rows, found.words[rows], rules.length[rows], union, alike=alike
-    )
+    rows, rounded, _ = _ranked(rows, found.words[rows], rules.length[rows], union, alike=alike)
     group = np.column_stack([rules.expression[rows], rules.length[rows], *rounded])
     _, first = np.unique(group, axis=0, return_index=True)
     return rows[np.sort(first)][:top].tolist()

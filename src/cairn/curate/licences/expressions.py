@@ -11,9 +11,7 @@ from cairn.curate.licences.table import table
 UNKNOWN_ID = "LicenseRef-scancode-unknown-spdx"
 
 # The tag at the beginning of a line, after the marks of a comment.
-_TAG = re.compile(
-    r"SPDX-License-Identifier[ \t]*:[ \t]*([^\r\n*#<>\"'`;|]{1,300})", re.IGNORECASE
-)
+_TAG = re.compile(r"SPDX-License-Identifier[ \t]*:[ \t]*([^\r\n*#<>\"'`;|]{1,300})", re.IGNORECASE)
 _PART = re.compile(r"[()]|[A-Za-z0-9][A-Za-z0-9.+:_-]*")
 _WORDS = frozenset({"AND", "OR", "WITH"})
 _DEPTH = 50  # of parentheses
@@ -58,9 +56,7 @@ def spelled(name: str) -> str:
         found = next((known[one] for one in tries if one in known), None)
     else:
         found = known[f"{bare}-only"]
-    if found is None:
-        return name if bare.startswith("licenseref-") else UNKNOWN_ID
-    return found
+    return found or UNKNOWN_ID
 
 
 @cache

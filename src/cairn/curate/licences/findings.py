@@ -151,10 +151,8 @@ def _is_introduced(group: list[Match]) -> bool:
 
 
 def _has_no_gaps(group: list[Match]) -> bool:
-    for match in group:
-        if match.size == match.length and match.magnitude > match.size:
-            return False
-    return True
+    """Whether no whole rule has words of others between its own."""
+    return all(match.size < match.length or match.magnitude == match.size for match in group)
 
 
 def _misleads(group: list[Match]) -> bool:

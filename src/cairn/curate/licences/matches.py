@@ -126,16 +126,16 @@ def without_lists(matches: list[Match]) -> list[Match]:
     matches = [match for match in matches if not match.is_a(t.FALSE_POSITIVE)]
     kept: list[Match] = []
     row: list[Match] = []
-    for match in [*matches, None]:
-        named = match is not None and _is_name(match)
+    for match in matches:
+        named = _is_name(match)
         if named and (not row or match.start - row[-1].end <= NEAR):
             row.append(match)
             continue
         kept += [] if _is_list(row) else row
         row = [match] if named else []
-        if match is not None and not named:
+        if not named:
             kept.append(match)
-    return kept
+    return kept if _is_list(row) else kept + row
 
 
 def _is_name(match: Match) -> bool:

@@ -1,8 +1,9 @@
 """The table of licences: the words of every rule of ScanCode, as numbers (`rules.xz`).
 
-Words that mean the same (license, licence) may have one number. Made by `bench/licence_table.py` from the data of ScanCode 32.5 (CC-BY-4.0, nexB Inc. and others).
 A rule is a text, a notice or a short name of one or more licences, and says how far it may be
-trusted. Words are numbers; those below `telling` are words that licences use and others do not.
+trusted. Words are numbers; those below `telling` are words that licences use and others do not, and
+words that mean the same (license, licence) may have one number. Made by `bench/licence_table.py`
+from the data of ScanCode 32.5 (CC-BY-4.0, nexB Inc. and others).
 """
 
 import io
@@ -39,7 +40,6 @@ UNKNOWN, STOP = -1, -2
 SMALL = 15  # words; a shorter rule must stand on few lines
 CHUNK = 400_000  # words hashed at a time, which bounds memory
 LEVELS = 16  # of doubling: no rule has 2**16 words
-GRAM = 4  # words that must stand in a row to tell that a text is like a rule
 
 
 class Words(dict[str, int]):
@@ -102,16 +102,6 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Grams:
-    """Which rules hold a run of GRAM words; of long rules, some of their runs."""
-
-    hashes: NDArray[np.uint64]  # sorted, distinct
-    first: Ints  # of each hash, into `rules`; one more at the end
-    rules: NDArray[np.uint16]
-    kept: Ints  # of each rule: how many of 256 of its runs are here
-
-
-@dataclass(frozen=True)
 class Table:
     """Rules as columns; `tokens[starts[r]:starts[r] + length[r]]` are the words of rule r."""
 
@@ -132,12 +122,6 @@ class Table:
         return self.tokens[start : start + int(self.length[rule])]
 
     @cached_property
-    def telling_length(self) -> Ints:
-        """How many telling words each rule has."""
-        sums = np.concatenate([[0], np.cumsum(self.tokens < self.telling, dtype=np.int64)])
-        return sums[self.starts + self.length] - sums[self.starts]
-
-    @cached_property
     def levels(self) -> tuple[Level, ...]:
         """For runs of words that are a rule, word for word."""
         whole = np.zeros(len(self.length), np.uint64)
@@ -149,38 +133,13 @@ class Table:
                 prefix[level, rules[long]] = hashes.of(at[long], 1 << level)
         return tuple(self._level(level, prefix[level], whole) for level in range(LEVELS))
 
-    def _level(self, level: int, prefix: Ints, whole: NDArray[np.uint64]) -> Level:
+    def _level(self, level: int, prefix: NDArray[np.uint64], whole: NDArray[np.uint64]) -> Level:
         prefixes = np.unique(prefix[self.length >= 1 << level])
         rules = np.nonzero((self.length >= 1 << level) & (self.length < 2 << level))[0]
         rules = rules[np.argsort(prefix[rules], kind="stable")]
         first = np.searchsorted(prefix[rules], prefixes)
         first = np.append(first, len(rules))
         return Level(prefixes, first, rules, self.length[rules], whole[rules])
-
-    @cached_property
-    def grams(self) -> Grams:
-        """For texts that are like a rule."""
-        found: list[NDArray[np.uint64]] = []
-        of: list[Ints] = []
-        for rules, hashes, at in self._chunks():
-            wanted = (self.flags[rules] & APPROXIMATE) > 0
-            rules, at = rules[wanted], at[wanted]
-            counts = np.maximum(self.length[rules] - GRAM + 1, 0)
-            rule = np.repeat(rules, counts)
-            place = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-            value = hashes.of(np.repeat(at, counts) + place, GRAM)
-            kept = (value >> np.uint64(56)) < np.repeat(_share(self.length[rules]), counts)
-            found.append(value[kept])
-            of.append(rule[kept].astype(np.uint16))
-        value, rule = np.concatenate(found), np.concatenate(of)
-        order = np.lexsort((rule, value))
-        value, rule = value[order], rule[order]
-        new = np.ones(len(value), bool)
-        new[1:] = (value[1:] != value[:-1]) | (rule[1:] != rule[:-1])
-        value, rule = value[new], rule[new]
-        hashes, first = np.unique(value, return_index=True)
-        kept = _share(self.length).astype(np.int64)
-        return Grams(hashes, np.append(first, len(value)), rule, kept)
 
     def _chunks(self):
         """(rules, hashes of their words, where each begins in these), some rules at a time."""
@@ -194,11 +153,6 @@ class Table:
             rules = np.arange(begin, end)
             yield rules, hashes, self.starts[rules] - low
             begin = end
-
-
-def _share(length: Ints) -> NDArray[np.uint64]:
-    """How many of 256 runs are kept of a rule: all of short ones, few of long ones."""
-    return np.where(length < 64, 256, np.where(length < 300, 96, 32)).astype(np.uint64)
 
 
 @cache
