@@ -133,7 +133,7 @@ def _rendered(document: Document, wanted: Annotation) -> dict[str, Any]:
 
 def _licences(path: str, text: str, tool: str) -> dict[str, Any]:
     if not licences.is_carrier(path):
-        return {"said_here": sorted(licences.detect(text[: licences.HEADER]))}
+        return {"said_here": sorted(licences.header(text))}
     if tool == "scancode":
         from cairn.curate.licences.scancode import scancode_detect
 

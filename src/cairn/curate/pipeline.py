@@ -21,6 +21,7 @@ from cairn.base.artifact import remove
 from cairn.curate import decide as deciding
 from cairn.curate.annotate import Annotation
 from cairn.curate.finish import Finishing, contamination
+from cairn.curate.licences.scancode import require_scancode
 from cairn.curate.malware import Scanner
 from cairn.curate.page import page
 from cairn.curate.reading import STAGES, Reading, read_sources
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 def curate(recipe: "Curate", work: Work) -> dict[str, Any]:
     """Fill `work.out`; returns facts. Finished stages of an interrupted run are used again."""
+    if recipe.licence_tool == "scancode":
+        require_scancode()
     malware = _malware(recipe)
     with recipe.open_driver(work.out) as driver:
         annotated = _read(recipe, work, driver)
