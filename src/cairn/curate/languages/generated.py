@@ -169,7 +169,7 @@ def first_lines(text: str, most: int) -> list[str]:
 
 def _last_lines(text: str) -> list[str]:
     """The last two lines that are not an empty end."""
-    return text[-LONGEST_HEAD:].removesuffix("\n").rsplit("\n", 2)[-2:]
+    return text.removesuffix("\n").rsplit("\n", 2)[-2:]
 
 
 @cache

@@ -28,7 +28,7 @@ _NAMES = (
     rf"materialize\.(?:{_STYLES}|js)|bulma\.(?:css|sass|scss)",
     r"jquery[^.]*+\.js|jquery-\d\.\d+(?:\.\d+)?\.js|jquery-ui(?:-\d\.\d+(?:\.\d+)?)?(?:\.\w+)?\.(?:js|css)",
     r"jquery\.(?:ui|effects)\.[^.]*+\.(?:js|css)|jquery\.fileupload(?:-\w+)?\.js",
-    r"jquery\.dataTables\.js|jquery[^.]*+\.(?:validate(?:\.unobtrusive)?|unobtrusive-ajax)\.js",
+    r"jquery[^.]*+\.(?:validate(?:\.unobtrusive)?|unobtrusive-ajax)\.js",
     r"slick\.\w+[^\n]js|Leaflet\.Coordinates-\d+\.\d+\.\d+\.src\.js|tiny_mce[^.]*+\.js",
     r"mootools[^.]*\d\.\d+[^\n]\d+[^.]*+\.js|shBrush[^.]*+\.js|angular[^.]*+\.js",
     r"d3(?:\.v\d+)?[^.]*+\.js|react(?:-[^.]*+)?\.js|modernizr-\d\.\d+(?:\.\d+)?\.js",
@@ -39,6 +39,7 @@ _NAMES = (
 _BEGINS = (
     r"aclocal\.m4|libtool\.m4|lt(?:options|sugar|version|~obsolete)\.m4|cpplint\.py|erlang\.mk",
     r"\.indent\.pro|jquery\.fn\.gantt\.js|jquery\.fancybox\.(?:js|css)|fuelux\.js|bootbox\.js",
+    r"jquery\.dataTables\.js",
     r"pdf\.worker\.js|leaflet\.(?:draw-src\.js|draw\.css|spin\.js)|Control\.FullScreen\.(?:css|js)",
     r"wicket-leaflet\.js|\.sublime-(?:project|workspace)|tiny_mce/(?:langs|plugins|themes|utils)",
     r"[Cc]ode[Mm]irror/(?:\d+\.\d+/)?(?:lib|mode|theme|addon|keymap|demo)|Realm(?:Swift)?\.framework",
