@@ -15,7 +15,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = "src/cairn/curate/near/minhash.c"
-LIBRARY = "src/cairn/curate/near/minhash.so"
+LIBRARY = "src/cairn/curate/near/libminhash.so.1"
 FLAGS = ("-std=c11", "-O3", "-shared", "-fPIC")
 PLAIN = ("-DCAIRN_ONE_VERSION",)  # for compilers that do not know function versions
 

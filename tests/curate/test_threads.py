@@ -168,7 +168,7 @@ def test_programs():
 BOTS = "a-build dependabot[bot] x-ci Some-Service-Account my-test-account bors-servo TravisBuddy"
 
 
-@pytest.mark.parametrize("login", [*EXACT, *BOTS.split(), "JenkinsX", "k8s-merge", "robot"])
+@pytest.mark.parametrize("login", [*sorted(EXACT), *BOTS.split(), "JenkinsX", "k8s-merge", "robot"])
 def test_bots(login: str):
     assert is_bot(login)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cairn.base import Recipe, UserError, Work
 from cairn.base.config import FREE
 from cairn.base.lazy import lazily
+from cairn.curate.rendering import Limits
 from cairn.curate.rules import Thresholds
 from cairn.curate.selection import CAPS, parse_caps
 
@@ -65,6 +66,8 @@ class Curate(Recipe):
     """Whether near duplicates (Jaccard similarity of about 0.7 and more) are dropped."""
     thresholds: Thresholds = field(default_factory=Thresholds)
     """Where each quality rule begins to drop."""
+    limits: Limits = field(default_factory=Limits)
+    """Where the rules of threads, notebooks and other kinds begin to drop."""
     selection: Literal["full", "smol"] = "full"
     """All languages, or the 17 of the smaller models with documentation and configuration."""
     caps: tuple[str, ...] = CAPS

@@ -79,7 +79,7 @@ def _annotate(row: dict[str, Any], wanted: Annotation) -> list[dict[str, Any]]:
     if raw is None or len(raw) >= wanted.max_bytes:
         return [found | _dropped("size", f"{row['length_bytes']:,} bytes")]
     if is_rendered(row["kind"], path):
-        made = documents(row["kind"], path, raw, row["repo_name"], wanted.rendering)
+        made = documents(row["kind"], path, raw, wanted.rendering)
         return [found | _rendered(document, wanted) for document in made]
     if b"\0" in raw:
         return [found | _dropped("binary", "holds a NUL byte")]

@@ -47,7 +47,7 @@ def finish(batch: pa.RecordBatch, wanted: Finishing) -> pa.RecordBatch:
     """Rows with `content`, `kind`, `src_encoding` of files that stay, to FINISHED, row by row."""
     rows = batch.to_pylist()
     infected = _scan(rows) if wanted.malware else {}
-    found = [_finish(row, signature, wanted) for row, signature in zip(rows, infected, strict=True)]
+    found = [_finish(row, infected.get(place), wanted) for place, row in enumerate(rows)]
     return pa.RecordBatch.from_pylist(found, schema=FINISHED)
 
 
@@ -83,7 +83,7 @@ def _finish(row: dict[str, Any], signature: str | None, wanted: Finishing) -> di
     counts: dict[str, int] = {}
     pieces = []
     for mark, text in from_content(kind, content):
-        clean, found = redact(text, wanted.redact, model=wanted.model)
+        clean, found = redact(text)
         pieces.append((mark, clean))
         for name, count in found.items():
             counts[name] = counts.get(name, 0) + count

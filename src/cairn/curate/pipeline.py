@@ -65,7 +65,7 @@ def _read(recipe: "Curate", work: Work, driver: "Local | Cluster") -> list[tuple
     wanted = Annotation(
         max_bytes=recipe.max_bytes,
         thresholds=recipe.thresholds,
-        rendering=Rendering(seed=recipe.seed),
+        rendering=Rendering(recipe.limits, recipe.seed),
         licence_tool=recipe.licence_tool,
         near=recipe.near_duplicates,
     )

@@ -40,6 +40,7 @@ def read_batches(
     exclude: tuple[str, ...] = (),
     max_bytes: int = MAX_BYTES,
     max_files: int | None = None,
+    metadata: Path | None = None,
     batch_bytes: int = BATCH_BYTES,
 ) -> Iterator[pa.RecordBatch]:
     """`read_origin` as batches of SOURCE_SCHEMA, of about `batch_bytes` or 500 files.

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from cairn.curate.near.definition import BANDS, NGRAM, PERMUTATIONS, family
 
 SOURCE = Path(__file__).with_name("minhash.c")
-LIBRARY = Path(__file__).with_name("minhash.so")
+LIBRARY = Path(__file__).with_name("libminhash.so.1")
 
 
 @dataclass(frozen=True)
