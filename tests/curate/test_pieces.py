@@ -15,7 +15,7 @@ from cairn.curate.languages import extension_of, is_generated, is_vendored, lang
         ("run", "#!/usr/bin/env python3\n", "Python"),
         ("run", "#!/usr/bin/env -S python3.11 -u\n", "Python"),
         ("run", "#!/bin/bash\n", "Shell"),
-        ("script.txt", "#!/usr/bin/perl -w\n", "Perl"),
+        ("script.txt", "#!/usr/bin/ruby -w\n", "Ruby"),
         ("x.h", "# -*- mode: c++ -*-\n", "C++"),
         ("x.h", "// -*- C++ -*-\n", "C++"),
         ("x.py", "# -*- coding: utf-8 -*-\n", "Python"),
