@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cairn.curate import shuffles
+from cairn.curate import languages, shuffles
 from cairn.curate.licences import NON_PERMISSIVE, PERMISSIVE, classify, permissive_ids
 from cairn.curate.near import components
 from cairn.curate.optout import COVERED, OptOut
-from cairn.curate.selection import SMOL, SMOL_NAMES, excluded_extension
+from cairn.curate.selection import SMOL_NAMES
 from cairn.curate.shuffles import connect
 
 
@@ -283,7 +283,7 @@ def _licence_classes(connection: duckdb.DuckDBPyConnection) -> None:
 def _extensions(connection: duckdb.DuckDBPyConnection, wanted: bool) -> None:
     query = "SELECT DISTINCT language, extension FROM files WHERE kind = 'source'"
     pairs = connection.execute(query).fetchall() if wanted else []
-    out = [pair for pair in pairs if excluded_extension(*pair)]
+    out = [pair for pair in pairs if languages.excluded_extension(*pair)]
     excluded = pa.table(  # noqa: F841 (DuckDB finds it by name)
         {
             "language": pa.array([one for one, _ in out], pa.string()),
@@ -311,7 +311,7 @@ def _select(connection: duckdb.DuckDBPyConnection, smol: bool) -> None:
     """The table `selected`: languages and names of files that are taken."""
     connection.execute("CREATE TABLE selected (name VARCHAR)")
     if smol:
-        chosen = pa.table({"name": sorted(SMOL | SMOL_NAMES)})  # noqa: F841
+        chosen = pa.table({"name": sorted(languages.SMOL | SMOL_NAMES)})  # noqa: F841
         connection.execute("INSERT INTO selected SELECT name FROM chosen")
     else:
         connection.execute("INSERT INTO selected SELECT DISTINCT language FROM files")

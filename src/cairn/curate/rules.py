@@ -4,7 +4,8 @@ A file exactly at a threshold is kept. Every rule takes time linear in the lengt
 """
 
 import re
-from collections.abc import Callable
+import string
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cairn.curate.visible import visible_text
@@ -71,6 +72,14 @@ ENCODED = (
     re.compile(r"(?:\b(?:0x|\\x)?+[0-9a-fA-F]{2}(?:,|\b\s*+)){8,}+"),
     re.compile(r"(?:\\u[0-9a-fA-F]{4}){8,}+"),
 )
+# What tells in one pass over bytes that a pattern cannot match: a class of bytes becomes 1, and no
+# run of ones is long enough. Bytes beyond ASCII and white space may stand between hexadecimals.
+_LETTERS = string.ascii_letters.encode()
+_DIGITS = string.digits.encode()
+_BASE64 = bytes(byte in _LETTERS + _DIGITS + b"+/\n=" for byte in range(256))
+_HEXADECIMAL = bytes(byte in string.hexdigits.encode() + b",xX\\" for byte in range(256))
+_BETWEEN = b" \t\n\r\f\v\x1c\x1d\x1e\x1f" + bytes(range(128, 256))
+_ASCII = re.compile(r"[\x00-\x7f]++")
 
 Rule = Callable[[str, str, str, Thresholds], Verdict]
 
@@ -104,21 +113,27 @@ def generated(text: str, language: str, path: str, limits: Thresholds) -> Verdic
 
 def alphabetic(text: str, language: str, path: str, limits: Thresholds) -> Verdict:
     """Too few letters (letters and digits for two assembly languages)."""
-    test = str.isalnum if language in ALPHANUMERIC else str.isalpha
-    share = sum(map(test, text)) / max(len(text), 1)
+    share = _alphabetic(text, language in ALPHANUMERIC) / max(len(text), 1)
     reason = f"{share:.1%} alphabetic characters"
     return _drop("alphabetic", reason, bool(text) and share < limits.alphabetic_share)
 
 
 def encoded(text: str, language: str, path: str, limits: Thresholds) -> Verdict:
-    """Base64, hexadecimal or escaped data: one long run, or most of the file."""
-    total = 0
-    for pattern in ENCODED:
+    """Base64, hexadecimal or escaped data: one long run, or most of the file.
+
+    A character counts once, however many of the patterns it is part of.
+    """
+    spans: list[tuple[int, int]] = []
+    for pattern in _patterns(text):
         for found in pattern.finditer(text):
-            length = found.end() - found.start()
-            if length > limits.encoded_run:
+            if found.end() - found.start() > limits.encoded_run:
+                length = found.end() - found.start()
                 return Verdict(False, "encoded", f"a run of {length:,} encoded characters")
-            total += length
+            spans.append(found.span())
+    total = stop = 0
+    for begin, end in sorted(spans):
+        total += max(end - max(begin, stop), 0)
+        stop = max(stop, end)
     share = total / max(len(text), 1)
     return _drop("encoded", f"{share:.0%} encoded data", share > limits.encoded_share)
 
@@ -163,6 +178,26 @@ def judge(text: str, language: str, path: str, limits: Thresholds) -> Verdict:
     """The first rule that drops the file, or KEEP."""
     verdicts = (rule(text, language, path, limits) for rule in RULES)
     return next((verdict for verdict in verdicts if not verdict.keep), KEEP)
+
+
+def _patterns(text: str) -> Iterator[re.Pattern[str]]:
+    """Those of ENCODED that may match."""
+    raw = text.encode("utf-8", "surrogatepass")
+    if b"\1" * 64 in raw.translate(_BASE64):
+        yield ENCODED[0]
+    if b"\1" * 16 in raw.translate(_HEXADECIMAL, _BETWEEN):
+        yield ENCODED[1]
+    if text.count("\\u") >= 8:
+        yield ENCODED[2]
+
+
+def _alphabetic(text: str, digits: bool) -> int:
+    raw = text.encode("utf-8", "surrogatepass")
+    wanted = _LETTERS + _DIGITS if digits else _LETTERS
+    count = len(raw) - len(raw.translate(None, wanted))
+    if text.isascii():
+        return count
+    return count + sum(map(str.isalnum if digits else str.isalpha, _ASCII.sub("", text)))
 
 
 def _drop(rule: str, reason: str, dropped: bool) -> Verdict:

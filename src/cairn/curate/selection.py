@@ -1,10 +1,7 @@
 """What of a curated set is taken: languages, and how much of each (StarCoder2, section 4)."""
 
-import json
 import re
 from collections.abc import Sequence
-from functools import cache
-from importlib.resources import files
 
 from cairn.base import UserError
 
@@ -33,30 +30,5 @@ def parse_caps(caps: Sequence[str]) -> dict[str, int]:
     return found
 
 
-# What the smaller models learn from: 17 languages, languages of documentation, configuration.
-_SMOL = (
-    "C, C#, C++, Go, Java, JavaScript, Kotlin, Lua, PHP, Python, R, Ruby, Rust, SQL, Shell, Swift, "
-    "TypeScript, AsciiDoc, HTML, Markdown, RDoc, RMarkdown, Text, reStructuredText, "
-    "Ant Build System, CMake, Dockerfile, Go Module, Gradle, INI, Java Properties, Makefile, "
-    "Maven POM"
-)
-SMOL = frozenset(_SMOL.split(", "))
 SMOL_NAMES = frozenset({"package.json", "composer.json", "tsconfig.json", "Cargo.toml"})
-
-
-@cache
-def _excluded() -> tuple[frozenset[str], dict[str, frozenset[str]]]:
-    text = files("cairn.curate").joinpath("selection.json").read_text(encoding="utf-8")
-    found = json.loads(text)
-    extensions = {name: frozenset(some) for name, some in found["extensions"].items()}
-    return frozenset(found["languages"]), extensions
-
-
-def excluded_extension(language: str, extension: str) -> bool:
-    """Whether people who looked at such files found no code of the language in them.
-
-    The authors of The Stack v2 labelled extensions language by language; selection.json holds
-    those of their labels that are known to us. Some languages have no extension left.
-    """
-    languages, extensions = _excluded()
-    return language in languages or extension in extensions.get(language, ())
+"""Configuration of the small selection whose language is not in it (languages.SMOL)."""
