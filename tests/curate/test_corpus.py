@@ -24,10 +24,7 @@ from cairn.curate import pipeline as pipeline_module
 from cairn.curate import reading as reading_module
 from cairn.curate.corpus import FILE_COLUMNS, LEDGER_COLUMNS, read_files, read_ledger
 
-MIT = (
-    "MIT License\n\nPermission is hereby granted, free of charge, to any person obtaining a copy of this software "
-    "and associated documentation files\n"
-)
+MIT = "SPDX-License-Identifier: MIT\n"
 GPL = "GNU GENERAL PUBLIC LICENSE\nVersion 3, 29 June 2007\n"
 
 

@@ -7,20 +7,27 @@ components are settled on the node that drives, over slim rows without contents.
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import duckdb
 import numpy as np
 
 from cairn.base import UserError
 
-if TYPE_CHECKING:
-    import daft
-
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+
+def _libraries() -> tuple[Any, Any]:
+    """Daft and Ray, which are an extra and tell no types."""
+    try:
+        return import_module("daft"), import_module("ray")
+    except ImportError:
+        mend = "pip install 'cairn-lm[cluster]'"
+        raise UserError("driver", "ray", "needs Daft and Ray", mend) from None
 
 
 class Cluster:
@@ -30,12 +37,7 @@ class Cluster:
 
     def __init__(self, workers: int, spill: Path) -> None:
         os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
-        try:
-            import daft
-            import ray
-        except ImportError:
-            mend = "pip install 'cairn-lm[cluster]'"
-            raise UserError("driver", "ray", "needs Daft and Ray", mend) from None
+        daft, ray = _libraries()
         if not ray.is_initialized():
             local = "RAY_ADDRESS" not in os.environ
             ray.init(num_cpus=workers if local else None, log_to_driver=False)
@@ -52,35 +54,30 @@ class Cluster:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        import ray
-
-        ray.shutdown()
+        _libraries()[1].shutdown()
 
     def map(
         self, function: Callable[[Task], Result], tasks: Iterable[Task]
     ) -> Iterator[tuple[Task, Result]]:
         """Each task with what `function` makes of it, in the order given."""
-        import daft
-        from daft import DataType, col
-
+        daft, _ = _libraries()
         given = list(tasks)
         if not given:
             return
 
-        @daft.udf(return_dtype=DataType.binary(), batch_size=1)
+        @daft.udf(return_dtype=daft.DataType.binary(), batch_size=1)
         def run(packed: Any) -> list[bytes]:
             return [pickle.dumps(function(pickle.loads(one))) for one in packed.to_pylist()]
 
         frame = daft.from_pydict({"task": [pickle.dumps(one) for one in given]})
         frame = frame.into_partitions(min(len(given), 4 * self._partitions))
-        done = frame.with_column("result", run(col("task")))
+        done = frame.with_column("result", run(daft.col("task")))
         for task, row in zip(given, done.iter_rows(), strict=True):
             yield task, pickle.loads(row["result"])
 
     def best_copies(self, connection: duckdb.DuckDBPyConnection) -> None:
         """The first shuffle: by kind and content."""
-        from daft import col
-
+        col = _libraries()[0].col
         alive = self._frame(connection, "SELECT kind, content_id, rank FROM alive", "alive")
         best = alive.groupby("kind", "content_id").agg(col("rank").min()).to_arrow()
         connection.register("shuffled", best)
@@ -91,8 +88,7 @@ class Cluster:
 
         Buckets are gathered as lists: a join of two such frames hung under Daft's Ray runner.
         """
-        from daft import col
-
+        col = _libraries()[0].col
         query = """
             SELECT rank, unnest(list_transform(bands,
                 lambda key, band: concat_ws('/', kind, language, band, key))) AS bucket
@@ -106,12 +102,9 @@ class Cluster:
         pairs = [table[name].to_numpy().astype(np.int64) for name in ("least", "ranks")]
         return np.stack(pairs, 1) if table.num_rows else np.empty((0, 2), np.int64)
 
-    def _frame(
-        self, connection: duckdb.DuckDBPyConnection, query: str, name: str
-    ) -> "daft.DataFrame":
-        """A query's result as a frame of Parquet parts that every node can read."""
-        import daft
-
+    def _frame(self, connection: duckdb.DuckDBPyConnection, query: str, name: str) -> Any:
+        """A query's result as a Daft frame of Parquet parts that every node can read."""
+        daft, _ = _libraries()
         folder = self._spill / name
         folder.mkdir(parents=True, exist_ok=True)
         target = str(folder).replace("'", "''")

@@ -55,7 +55,9 @@ _NAMES = {
     word: tuple(before + joint for before in known for joint in ("", "_", "-"))
     for word, known in _KEYS.items()
 }
-_PASSWORDS = dict.fromkeys(("password", "passwd", "passphrase", "pwd"), ("",))
+_PASSWORDS: dict[str, tuple[str, ...]] = {
+    word: ("",) for word in ("password", "passwd", "passphrase", "pwd")
+}
 _QUOTED = re.compile(
     r"(?:[a-z_]{0,12}+)[\"']?\s{0,4}+(?:=>|:=|[=:])\s{0,4}+([\"'])([^\"'\s]{4,200}+)\1",
     re.IGNORECASE,

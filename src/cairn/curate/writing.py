@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cairn.base import Work
@@ -43,8 +42,10 @@ class Group:
 
 def grouped(annotated: list[Path], decided: Path) -> Iterator[Group]:
     """Consecutive parts until their kept files are about PART_BYTES, or PART_ROWS were seen."""
-    verdicts = pq.ParquetFile(decided)
-    kept = pc.equal(verdicts.read(columns=["verdict"])["verdict"], "keep").to_numpy()
+    only = [("verdict", "=", "keep")]
+    rows = pq.read_table(decided, columns=["row"], filters=only)["row"].to_numpy()
+    kept = np.zeros(pq.read_metadata(decided).num_rows, bool)
+    kept[rows] = True
     held: list[Path] = []
     begin = row = size = number = 0
     for path in annotated:
@@ -76,7 +77,7 @@ def write_group(group: Group, out: Path, wanted: Finishing) -> int:
             for batch in table.to_batches(max_chunksize=BATCH_ROWS):
                 done = _finished(pa.Table.from_batches([batch]), wanted)
                 ledger_writer.write_table(done.select(LEDGER_COLUMNS).cast(LEDGER_SCHEMA))
-                kept = done.filter(pc.equal(done["verdict"], "keep"))
+                kept = done.filter(_keeps(done))
                 kept = kept.append_column("ledger_row", kept["row"])
                 files_writer.write_table(kept.select(FILE_COLUMNS).cast(FILE_SCHEMA))
     return row - group.first
@@ -96,20 +97,25 @@ def _joined(path: Path, decided: Path, first: int) -> pa.Table:
 
 def _finished(table: pa.Table, wanted: Finishing) -> pa.Table:
     """The table with redacted contents; what the third stage drops has its verdict changed."""
-    keep = pc.equal(table["verdict"], "keep")
-    chosen = table.filter(keep).select(["content", "kind", "src_encoding"]).combine_chunks()
-    batches = chosen.to_batches() or [pa.RecordBatch.from_pylist([], schema=chosen.schema)]
-    found = pa.Table.from_batches([finish(batch, wanted) for batch in batches])
-    places = np.cumsum(keep.to_numpy()) - 1
-    places = pa.array(places, mask=~keep.to_numpy())
-    late = {name: found[name].take(places) for name in ("content", "redactions", "rule", "reason")}
-    dropped = pc.is_valid(late["rule"])
+    keep = _keeps(table).to_numpy(zero_copy_only=False)
+    chosen = table.filter(pa.array(keep)).select(["content", "kind", "src_encoding"])
+    batches = chosen.combine_chunks().to_batches()
+    found = iter(row for batch in batches for row in finish(batch, wanted).to_pylist())
+    rows = table.select(["rule", "reason"]).to_pylist()
+    late = [next(found) if stays else None for stays in keep]
+    pairs = list(zip(rows, late, strict=True))
+    dropped = [bool(one and one["rule"]) for one in late]
+    verdicts = [
+        "drop" if gone or not stays else "keep" for gone, stays in zip(dropped, keep, strict=True)
+    ]
     values = {
-        "content": late["content"],
-        "redactions": late["redactions"],
-        "verdict": pc.if_else(dropped, "drop", table["verdict"]),
-        "rule": pc.coalesce(late["rule"], table["rule"]),
-        "reason": pc.coalesce(late["reason"], table["reason"]),
+        "content": pa.array([one and one["content"] for one in late], pa.string()),
+        "redactions": pa.array([one and one["redactions"] for one in late], pa.string()),
+        "verdict": pa.array(verdicts, pa.string()),
+        "rule": pa.array([(one and one["rule"]) or row["rule"] for row, one in pairs], pa.string()),
+        "reason": pa.array(
+            [(one and one["reason"]) or row["reason"] for row, one in pairs], pa.string()
+        ),
     }
     for name, value in values.items():
         if name in table.column_names:
@@ -117,3 +123,7 @@ def _finished(table: pa.Table, wanted: Finishing) -> pa.Table:
         else:
             table = table.append_column(name, value)
     return table
+
+
+def _keeps(table: pa.Table) -> pa.BooleanArray:
+    return pa.array([verdict == "keep" for verdict in table["verdict"].to_pylist()], pa.bool_())
