@@ -13,6 +13,7 @@ from cairn.align.sft import Conversation, ConversationStream
 from cairn.base import UserError, Work, note
 from cairn.evaluate.speaker import Speaker
 from cairn.model import Decoder, load
+from cairn.sources.record import SOURCE
 from cairn.tokens import Tokenizer, TokenShards, conversation
 from cairn.tokens.sentinels import END_OF_TEXT
 from cairn.train.checkpoint import write_checkpoint
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from cairn.align import FineTune
 
 PAIRS = "pairs"
-COLUMNS = ["ledger_row", "content_id", "repo_name", "path", "language", "content"]
+COLUMNS = ["ledger_row", "content_id", "repo_name", "path", "content"]
+CHOSEN = ["kind", "language"]
 
 
 def fine_tune(recipe: "FineTune", work: Work) -> dict[str, Any]:
@@ -82,10 +84,11 @@ def sources(corpus: Path, rows: frozenset[int]) -> Iterator[Source]:
     """The corpus's Python files of these ledger rows, in the corpus's order."""
     from cairn.curate.corpus import read_files
 
-    for batch in read_files(corpus, columns=COLUMNS):
+    for batch in read_files(corpus, columns=[*COLUMNS, *CHOSEN]):
         for row in batch.to_pylist():
-            if row["ledger_row"] in rows and row["language"] == "Python" and row["content"]:
-                yield Source(**{name: row[name] for name in COLUMNS if name != "language"})
+            python = row["kind"] == SOURCE and row["language"] == "Python"
+            if python and row["ledger_row"] in rows and row["content"]:
+                yield Source(**{name: row[name] for name in COLUMNS})
 
 
 def read_pairs(path: Path) -> list[Pair]:

@@ -35,6 +35,8 @@ def exposure(references: Mapping[str, str], texts: Iterable[str]) -> dict[str, A
 def corpus_texts(corpus: Path) -> Iterable[str]:
     """The text of every file that a corpus kept."""
     from cairn.curate.corpus import read_files
+    from cairn.curate.pieces import plain_text
 
-    for batch in read_files(corpus, columns=["content"]):
-        yield from (text for text in batch.column("content").to_pylist() if text)
+    for batch in read_files(corpus, columns=["kind", "content"]):
+        rows = batch.to_pylist()
+        yield from (plain_text(row["kind"], row["content"]) for row in rows if row["content"])

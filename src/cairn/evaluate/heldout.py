@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cairn.sources.record import SOURCE
 from cairn.tokens.shards import TokenShards
 from cairn.tokens.tokenizer import Tokenizer
 
@@ -39,7 +40,7 @@ class HeldOut:
         """From a shards folder. UserError where it is damaged or has no tokenizer."""
         tokenizer = Tokenizer.load(shards)
         held = TokenShards.open(shards / "heldout")
-        columns = ("content_id", "repo_name", "path", "language")
+        columns = ("content_id", "repo_name", "path", "language", "kind")
         table = held.documents.select(list(columns)).to_pylist()
         files = [
             File(
@@ -50,6 +51,7 @@ class HeldOut:
                 content=tokenizer.decode_bytes(held.document(number).tolist()),
             )
             for number, row in enumerate(table)
+            if row["kind"] == SOURCE
         ]
         return cls([file for file in files if file.content])
 
