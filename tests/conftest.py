@@ -53,6 +53,7 @@ class FewFiles(Recipe):
                     "path": name,
                     "language": "Python",
                     "license_type": "permissive",
+                    "kind": "source",
                     "detected_licenses": ["PSF-2.0"],
                     "length_bytes": len(raw),
                     "content": raw.decode(),

@@ -40,6 +40,7 @@ class FewFiles(Recipe):
                     "path": f"{name}.py",
                     "language": "Python",
                     "license_type": "permissive",
+                    "kind": "source",
                     "detected_licenses": ["PSF-2.0"],
                     "length_bytes": len(raw),
                     "content": raw.decode(),

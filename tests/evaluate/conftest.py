@@ -49,6 +49,7 @@ class GivenCorpus(Recipe):
                 "path": [path for _, path, _ in rows],
                 "language": [language for language, _, _ in rows],
                 "license_type": ["permissive"] * len(rows),
+                "kind": ["source"] * len(rows),
                 "detected_licenses": pa.array([["MIT"]] * len(rows), pa.list_(pa.string())),
                 "length_bytes": pa.array([len(t.encode()) for _, _, t in rows], pa.int64()),
                 "content": [text for _, _, text in rows],
