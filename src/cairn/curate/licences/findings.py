@@ -21,7 +21,9 @@ _PASSING = re.compile(
     r"\b(?:previously|formerly|used to be|no longer|earlier versions?|"
     r"versions? (?:before|prior to|up to))\b(?:[^.;]|\.\d){0,80}\b(?:under|licen[cs]ed)\b"
     r"|\b(?:gpl|licen[cs]e)[- ]compatible"
-    r"|\bcompatible with (?:the |both |all )*(?:gnu|[al]?gpl|apache|mit|bsd|mozilla|licen[cs]e)",
+    r"|\bother (?:software|programs?|code|works?|packages?) (?:that|which) (?:is|are)\b"
+    r"|compatible[\"']? with (?:the |both |all )*"
+    r"(?:gnu|[al]?gpl|apache|mit|bsd|mozilla|licen[cs]e)",
     re.IGNORECASE,
 )
 FREE_UNKNOWN = "LicenseRef-scancode-free-unknown"
