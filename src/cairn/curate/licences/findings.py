@@ -21,8 +21,8 @@ _PASSING = re.compile(
     r"\b(?:previously|formerly|used to be|no longer|earlier versions?|"
     r"versions? (?:before|prior to|up to))\b(?:[^.;]|\.\d){0,80}\b(?:under|licen[cs]ed)\b"
     r"|\b(?:gpl|licen[cs]e)[- ]compatible"
-    r"|\bother (?:software|programs?|code|works?|packages?) (?:that|which) (?:is|are)\b"
-    r"|compatible[\"']? with (?:the |both |all )*"
+    r"|\bcombine [^.;]{1,80} with other software (?:that|which) is\b"
+    r"|\b(?:compatible|incompatible[\"']) with (?:the |both |all )*"
     r"(?:gnu|[al]?gpl|apache|mit|bsd|mozilla|licen[cs]e)",
     re.IGNORECASE,
 )
