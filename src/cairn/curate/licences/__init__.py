@@ -48,7 +48,7 @@ _CARRIER = re.compile(rf"(?:.*[-_. ])?(?:{_NAMES})(?:[-_. ].*)?", re.IGNORECASE 
 # No statement of a licence does without one of these.
 _SIGNS = (
     *("licen", "spdx", "copying", "copyleft", "permission is", "redistribut", "public domain"),
-    *("gpl", "warrant", "proprietary", "confidential", "cc0"),
+    *("gpl", "warrant", "proprietary", "confidential", "cc0", "disclaims copyright"),
 )
 _NAMED = (*_SIGNS, "mit", "bsd", "apache", "mozilla", "eclipse", "artistic", "zlib", "terms")
 # The last line of a notice has one of these.
