@@ -252,3 +252,48 @@ def test_neither_order_nor_partitions_choose_what_stays(tmp_path: Path, seed: in
     rules = {rule for rule, _ in results[0].values()}
     assert {"exact_duplicate", "near_duplicate", None} <= rules
     assert all(result == results[0] for result in results)
+
+
+def test_two_halves_of_one_repository_are_no_copies(tmp_path: Path):
+    """As in a published set that is told language by language."""
+    parts = []
+    for number, rows in enumerate(([row("a.py")], [row("b.c")], [row("c.c", "z-fork")])):
+        rows[0]["directory_id"] = "same"
+        path = tmp_path / f"{number}.parquet"
+        pq.write_table(pa.Table.from_pylist(rows, ANNOTATED), path)
+        parts.append((number, path))
+    decide(parts, PLAIN, tmp_path / "decided.parquet", tmp_path / "spill")
+    found = pq.read_table(tmp_path / "decided.parquet")["rule"].to_pylist()
+    assert found == [None, None, "repository_duplicate"]
+
+
+def test_documents_of_a_tree_do_not_pass_for_its_source(tmp_path: Path):
+    rows = [
+        row("a.html", "pages", kind="documentation", directory_id="same", star_events_count=9),
+        row("a.c", "code", directory_id="same"),
+    ]
+    assert [rule for _, rule, _ in decided(tmp_path, rows)] == [None, None]
+
+
+def test_licences_speak_for_folders_with_any_name(tmp_path: Path):
+    said = {"said_here": ["GPL-3.0-only"]}
+    rows = [
+        row("a\nb/LICENSE", carrier_of="a\nb/", **said),
+        row("a\nb/c\nd/x.c"),
+        row("x.c"),
+        row("deep/" * 2000 + "x.c"),
+    ]
+    decided(tmp_path, rows)
+    table = pq.read_table(tmp_path / "decided.parquet")
+    assert table["detected_licenses"].to_pylist() == [said["said_here"]] * 2 + [[], []]
+
+
+def test_rows_without_names_are_not_lost(tmp_path: Path):
+    rows = [row("a.c"), row("b.c", directory_id=None), row("c.c", repo_name=None)]
+    assert kept(decided(tmp_path, rows)) == ["a.c", "b.c", "c.c"]
+
+
+def test_a_folder_whose_name_looks_like_a_column_is_none(tmp_path: Path):
+    rows = [row("a.c", content_id="same"), row("b.c", content_id="same")]
+    found = decided(tmp_path / "content_id=x", [*rows, row("c.c")])
+    assert [rule for _, rule, _ in found] == [None, "exact_duplicate", None]

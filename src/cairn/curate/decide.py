@@ -55,25 +55,28 @@ COLUMNS = """
 # depend on how many processes read.
 ROWS = f"""
     CREATE TABLE files AS
-    SELECT p.first + a.file_row_number AS row, p.source, regexp_extract(path, '^(.*/)?') AS folder,
+    SELECT p.first + a.file_row_number AS row, p.source, regexp_extract(path, '(?s)^(.*/)?') AS folder,
         {COLUMNS}
-    FROM read_parquet($annotated, filename = true, file_row_number = true) a
+    FROM read_parquet($annotated, filename = true, file_row_number = true,
+        hive_partitioning = false) a
     JOIN parts p USING (filename)
 """
 REPOSITORIES = """
     CREATE TABLE repositories AS
     SELECT row_number() OVER (ORDER BY min(row)) AS repository, source, repo_name, origin_url,
-        directory_id, revision_id, any_value(gha_license_id) AS gha_license_id,
-        any_value(star_events_count) AS stars, any_value(fork_events_count) AS forks,
-        any_value(revision_date) AS revision_date, any_value(github_id) AS github_id,
-        any_value(visit_date) AS visit_date
+        directory_id, revision_id, bool_or(kind = 'source') AS has_source,
+        arg_min(gha_license_id, row) AS gha_license_id, arg_min(star_events_count, row) AS stars,
+        arg_min(fork_events_count, row) AS forks, arg_min(revision_date, row) AS revision_date,
+        arg_min(github_id, row) AS github_id, arg_min(visit_date, row) AS visit_date
     FROM files GROUP BY source, repo_name, origin_url, directory_id, revision_id
 """
 NUMBERED = """
     CREATE TABLE numbered AS
     SELECT f.*, r.repository FROM files f JOIN repositories r
-    ON r.source = f.source AND r.repo_name = f.repo_name AND r.origin_url = f.origin_url
-        AND r.directory_id = f.directory_id AND r.revision_id IS NOT DISTINCT FROM f.revision_id
+    ON r.source = f.source AND r.repo_name IS NOT DISTINCT FROM f.repo_name
+        AND r.origin_url IS NOT DISTINCT FROM f.origin_url
+        AND r.directory_id IS NOT DISTINCT FROM f.directory_id
+        AND r.revision_id IS NOT DISTINCT FROM f.revision_id
 """
 # What a licence file in a folder says, or the file that a link with such a name leads to.
 SAID = """
@@ -85,12 +88,13 @@ SAID = """
     JOIN numbered t ON t.repository = l.repository AND t.path = l.link_to
     WHERE l.link_to IS NOT NULL AND len(t.said_here) > 0
 """
-# A file has what it says itself, and what the licence files of all directories above it say.
+# A file has what it says itself, and what the licence files of all directories above it say: of
+# the first 256, or one path of a million directories would fill the disk.
 LICENCES = """
     CREATE TABLE inherited AS
     WITH folders AS (
         SELECT repository, folder, unnest(list_concat([''], list_transform(
-            range(1, len(string_split(folder, '/'))),
+            range(1, least(len(string_split(folder, '/')), 257)),
             lambda n: array_to_string(string_split(folder, '/')[1:n], '/') || '/'))) AS above
         FROM (SELECT DISTINCT repository, folder FROM numbered)
     )
@@ -105,16 +109,20 @@ LICENCES = """
 """
 # The oldest, most popular copy of a tree with a known licence (A.3 of the report's code): the
 # choice comes before the gate, or a copy without a declared licence would pass for the original.
+# One repository in two sources may be told in two halves, each of other files: no copies.
 TREES = """
     CREATE TABLE copies AS
     SELECT repository, first_value(repo_name) OVER best AS original
-    FROM repositories WHERE directory_id <> '' AND repository NOT IN (
+    FROM repositories WHERE has_source AND directory_id <> '' AND repository NOT IN (
         SELECT repository FROM numbered WHERE row IN (SELECT row FROM opted_out)
     )
     WINDOW best AS (PARTITION BY directory_id ORDER BY gha_license_id IS NOT NULL DESC, stars DESC,
         forks DESC, revision_date ASC NULLS LAST, github_id ASC NULLS LAST,
         visit_date ASC NULLS LAST, origin_url, repo_name, repository)
     QUALIFY repository <> first_value(repository) OVER best
+        AND (repo_name <> first_value(repo_name) OVER best
+            OR origin_url <> first_value(origin_url) OVER best
+            OR revision_id IS DISTINCT FROM first_value(revision_id) OVER best)
 """
 GATES = """
     CREATE TABLE gated AS

@@ -29,7 +29,8 @@ def lookup(corpus: Path | str, query: str) -> list[dict[str, Any]]:
     parts = [str(path) for path in parts_of(Path(corpus), LEDGER)]
     with duckdb.connect() as connection:
         for where, values in _conditions(query):
-            sql = f"SELECT {SHOWN} FROM read_parquet($ledger) WHERE {where} ORDER BY row"
+            ledger = "read_parquet($ledger, hive_partitioning = false)"
+            sql = f"SELECT {SHOWN} FROM {ledger} WHERE {where} ORDER BY row"
             found = connection.execute(sql, {"ledger": parts, **values})
             names = [column[0] for column in found.description or ()]
             rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]

@@ -22,7 +22,7 @@ LANGUAGES = 25  # shown at once
 SAMPLED = f"""
     SELECT rule, repo_name, path, origin_url, length_bytes, reason FROM (
         SELECT *, row_number() OVER (PARTITION BY rule ORDER BY sha256(content_id), row) AS place
-        FROM read_parquet($ledger) WHERE verdict = 'drop'
+        FROM read_parquet($ledger, hive_partitioning = false) WHERE verdict = 'drop'
     ) WHERE place <= {SAMPLES} ORDER BY rule, place
 """
 CLUSTERED = f"""
@@ -30,15 +30,15 @@ CLUSTERED = f"""
         SELECT duplicate_of, count(*) AS size, count(DISTINCT repo_name) AS repositories,
             sum(length_bytes)::BIGINT AS bytes,
             list(repo_name || ': ' || path ORDER BY row)[:{MEMBERS}] AS shown
-        FROM read_parquet($ledger) WHERE rule = 'near_duplicate' GROUP BY duplicate_of
+        FROM read_parquet($ledger, hive_partitioning = false) WHERE rule = 'near_duplicate' GROUP BY duplicate_of
     )
     SELECT k.repo_name, k.path, k.language, m.size + 1 AS size, m.repositories, m.bytes, m.shown
-    FROM members m JOIN read_parquet($ledger) k ON k.row = m.duplicate_of
+    FROM members m JOIN read_parquet($ledger, hive_partitioning = false) k ON k.row = m.duplicate_of
     ORDER BY m.size DESC, k.row LIMIT {CLUSTERS}
 """
 SIZES = """
     SELECT size, count(*) AS clusters FROM (
-        SELECT count(*) + 1 AS size FROM read_parquet($ledger)
+        SELECT count(*) + 1 AS size FROM read_parquet($ledger, hive_partitioning = false)
         WHERE rule = 'near_duplicate' GROUP BY duplicate_of
     ) GROUP BY size ORDER BY size
 """

@@ -10,7 +10,7 @@ from cairn.curate.rules import RULES
 
 BY = """
     SELECT coalesce({key}, '') AS {name}, count(*) AS files, sum(length_bytes)::BIGINT AS bytes
-    FROM read_parquet($ledger) {where} GROUP BY ALL ORDER BY bytes DESC, {name}
+    FROM read_parquet($ledger, hive_partitioning = false) {where} GROUP BY ALL ORDER BY bytes DESC, {name}
 """
 KEPT = "WHERE verdict = 'keep'"
 FIRST = ("unreadable", "link", "size", "binary", "empty", "language")

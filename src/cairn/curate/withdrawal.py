@@ -143,7 +143,7 @@ def _without_files(corpus: Path, opt_out: OptOut) -> list[str]:
 
 def _quoted(part: Path) -> str:
     name = str(part).replace("'", "''")
-    return f"read_parquet('{name}')"
+    return f"read_parquet('{name}', hive_partitioning = false)"
 
 
 def _holds(part: Path, key: str, rows: np.ndarray) -> bool:

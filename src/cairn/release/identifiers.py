@@ -46,12 +46,12 @@ REPOSITORIES = f"""
             list(struct_pack({", ".join(f"{name} := {name}" for name in _OF_FILES)})
                 ORDER BY path, kind) AS files,
             count(*) AS num_files
-        FROM read_parquet($parts) GROUP BY ALL ORDER BY repo_name, origin_url, revision_id
+        FROM read_parquet($parts, hive_partitioning = false) GROUP BY ALL ORDER BY repo_name, origin_url, revision_id
     ) TO '{{path}}' (FORMAT parquet, COMPRESSION zstd)
 """
 LANGUAGES = """
     SELECT language, count(*) AS files, sum(length_bytes)::BIGINT AS bytes
-    FROM read_parquet($parts) GROUP BY language ORDER BY bytes DESC, language
+    FROM read_parquet($parts, hive_partitioning = false) GROUP BY language ORDER BY bytes DESC, language
 """
 
 
@@ -71,7 +71,7 @@ def release_identifiers(recipe: "ReleaseIdentifiers", work: Work) -> dict[str, A
         languages = connection.execute(LANGUAGES, {"parts": parts}).fetchall()
         total = connection.execute(
             "SELECT count(*), count(DISTINCT (repo_name, origin_url)), sum(length_bytes)::BIGINT "
-            "FROM read_parquet($parts)",
+            "FROM read_parquet($parts, hive_partitioning = false)",
             {"parts": parts},
         ).fetchall()[0]
     with work.part("language_stats.csv") as path, path.open("w", newline="") as file:

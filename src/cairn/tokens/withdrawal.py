@@ -30,10 +30,13 @@ NAMED = 5  # repositories that are named
 JOINED = """
     SELECT d.document, coalesce(l.content_id = d.content_id, false) AS same,
         coalesce(l.verdict = 'keep', false) AS kept
-    FROM read_parquet($documents) d LEFT JOIN read_parquet($ledger) l ON l.row = d.ledger_row
+    FROM read_parquet($documents, hive_partitioning = false) d
+    LEFT JOIN read_parquet($ledger, hive_partitioning = false) l ON l.row = d.ledger_row
     ORDER BY d.document
 """
-KEPT = "SELECT count(*) FROM read_parquet($ledger) WHERE verdict = 'keep'"
+KEPT = """
+    SELECT count(*) FROM read_parquet($ledger, hive_partitioning = false) WHERE verdict = 'keep'
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
