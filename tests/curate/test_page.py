@@ -1,15 +1,21 @@
 """The page of a corpus: what is on it, nothing hostile runs, and a browser shows it."""
 
+import json
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cairn.base.make import make
 from cairn.curate import Curate
+from cairn.curate.corpus import LEDGER_SCHEMA
+from cairn.curate.page import page
+from cairn.curate.report import markdown, summarise
 
 HOSTILE = "<script>alert(1)</script>.py"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -68,3 +74,25 @@ def test_a_browser_opens_the_rule_that_the_address_names(corpus: Path, tmp_path:
     done = subprocess.run([str(one) for one in line], capture_output=True, text=True, timeout=60)
     assert re.search(r'<details class="rule" id="rule-empty" open', done.stdout), done.stderr
     assert re.search(r'<details class="rule" id="rule-near_duplicate">', done.stdout)
+
+
+def test_reports_stay_small_however_many_repositories_there_are(tmp_path: Path):
+    ledger = tmp_path / "language=Rust" / "ledger"  # a folder, and no column
+    ledger.mkdir(parents=True)
+    base = {name: None for name in LEDGER_SCHEMA.names} | {"verdict": "keep", "language": "C"}
+    rows = [
+        base
+        | {"row": n, "repo_name": f"o|<b>\n{n}", "origin_url": f"u{n}", "length_bytes": 30_000 - n}
+        | {"license_type": "permissive", "redactions": "email 2, key 1"}
+        for n in range(30_000)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, LEDGER_SCHEMA), ledger / "part-00000.parquet")
+    facts = summarise(ledger) | {"malware": "not scanned"}
+    assert facts["repository_count"] == 30_000
+    assert facts["languages"][0]["language"] == "C"
+    assert facts["redactions"] == {"email": 60_000, "key": 30_000}
+    text = markdown(facts, ["x"])
+    assert "\n| o\\|&lt;b> 0 | 1 | 30,000 |\n" in text
+    shown = page(facts, ["x"], ledger)
+    assert "<b>30,000</b><span>repositories" in shown
+    assert len(json.dumps(facts)) + len(text) + len(shown) < 500_000

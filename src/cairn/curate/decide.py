@@ -55,8 +55,8 @@ COLUMNS = """
 # depend on how many processes read.
 ROWS = f"""
     CREATE TABLE files AS
-    SELECT p.first + a.file_row_number AS row, p.source, regexp_extract(path, '(?s)^(.*/)?') AS folder,
-        {COLUMNS}
+    SELECT p.first + a.file_row_number AS row, p.source,
+        regexp_extract(path, '(?s)^(.*/)?') AS folder, {COLUMNS}
     FROM read_parquet($annotated, filename = true, file_row_number = true,
         hive_partitioning = false) a
     JOIN parts p USING (filename)

@@ -30,7 +30,8 @@ CLUSTERED = f"""
         SELECT duplicate_of, count(*) AS size, count(DISTINCT repo_name) AS repositories,
             sum(length_bytes)::BIGINT AS bytes,
             list(repo_name || ': ' || path ORDER BY row)[:{MEMBERS}] AS shown
-        FROM read_parquet($ledger, hive_partitioning = false) WHERE rule = 'near_duplicate' GROUP BY duplicate_of
+        FROM read_parquet($ledger, hive_partitioning = false) WHERE rule = 'near_duplicate'
+        GROUP BY duplicate_of
     )
     SELECT k.repo_name, k.path, k.language, m.size + 1 AS size, m.repositories, m.bytes, m.shown
     FROM members m JOIN read_parquet($ledger, hive_partitioning = false) k ON k.row = m.duplicate_of
@@ -79,7 +80,7 @@ def _head(facts: dict[str, Any], sources: Sequence[str]) -> str:
     figures = (
         (f"{kept['files']:,}", f"files kept of {seen['files']:,}"),
         (size(kept["bytes"]), f"kept of {size(seen['bytes'])}"),
-        (f"{len(facts['repositories']):,}", "repositories"),
+        (f"{facts['repository_count']:,}", "repositories"),
         (f"{len(facts['languages']):,}", "languages"),
     )
     cards = "".join(f"<div><b>{number}</b><span>{what}</span></div>" for number, what in figures)

@@ -10,9 +10,19 @@ from cairn.curate.rules import RULES
 
 BY = """
     SELECT coalesce({key}, '') AS {name}, count(*) AS files, sum(length_bytes)::BIGINT AS bytes
-    FROM read_parquet($ledger, hive_partitioning = false) {where} GROUP BY ALL ORDER BY bytes DESC, {name}
+    FROM read_parquet($ledger, hive_partitioning = false) {where}
+    GROUP BY ALL ORDER BY bytes DESC, {name} LIMIT {most}
 """
 KEPT = "WHERE verdict = 'keep'"
+MOST = 1000  # repositories and licences that are listed, the largest: there may be millions
+COUNTED = """
+    SELECT count(DISTINCT (repo_name, origin_url))
+    FROM read_parquet($ledger, hive_partitioning = false) WHERE verdict = 'keep'
+"""
+REDACTED = """
+    SELECT redactions, count(*) FROM read_parquet($ledger, hive_partitioning = false)
+    WHERE verdict = 'keep' AND redactions <> '' GROUP BY redactions
+"""
 FIRST = ("unreadable", "link", "size", "binary", "empty", "language")
 LAST = (
     *("licence", "opt_out", "extension", "repository_duplicate"),
@@ -39,7 +49,7 @@ def summarise(ledger: Path) -> dict[str, Any]:
     with duckdb.connect() as connection:
 
         def rows(key: str, name: str, where: str) -> list[dict[str, Any]]:
-            query = BY.format(key=key, name=name, where=where)
+            query = BY.format(key=key, name=name, where=where, most=MOST)
             found = connection.execute(query, {"ledger": parts})
             names = [column[0] for column in found.description or ()]
             return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
@@ -48,11 +58,8 @@ def summarise(ledger: Path) -> dict[str, Any]:
         none = {"files": 0, "bytes": 0}
         kept = {key: verdicts.get("keep", none)[key] for key in none}
         dropped = {key: verdicts.get("drop", none)[key] for key in none}
-        redactions = connection.execute(
-            "SELECT redactions FROM read_parquet($ledger) WHERE verdict = 'keep' "
-            "AND redactions <> '' ORDER BY row",
-            {"ledger": parts},
-        ).fetchall()
+        redactions = connection.execute(REDACTED, {"ledger": parts}).fetchall()
+        repositories = connection.execute(COUNTED, {"ledger": parts}).fetchall()[0][0]
         return {
             "seen": {key: kept[key] + dropped[key] for key in none},
             "kept": kept,
@@ -64,16 +71,18 @@ def summarise(ledger: Path) -> dict[str, Any]:
             "detected": rows("array_to_string(detected_licenses, ' AND ')", "licence", KEPT),
             "languages": rows("language", "language", KEPT),
             "repositories": rows("repo_name", "repository", KEPT),
-            "redactions": _redactions([row[0] for row in redactions]),
+            "repository_count": repositories,
+            "redactions": _redactions(redactions),
         }
 
 
-def _redactions(shown: Sequence[str]) -> dict[str, int]:
+def _redactions(shown: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """Sums over texts as the ledger has them, `email 2, key 1` say, each with how many have it."""
     counts: dict[str, int] = {}
-    for text in shown:
+    for text, files in shown:
         for item in text.split(", "):
             kind, _, count = item.rpartition(" ")
-            counts[kind] = counts.get(kind, 0) + int(count)
+            counts[kind] = counts.get(kind, 0) + int(count) * files
     return dict(sorted(counts.items()))
 
 
@@ -111,6 +120,12 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(keys) + " |"]
     lines.append("|" + "|".join("---" if i == 0 else "---:" for i in range(len(keys))) + "|")
     for row in rows:
-        cells = (f"{v:,}" if isinstance(v, int) else str(v) or "(none)" for v in row.values())
+        cells = (f"{v:,}" if isinstance(v, int) else _cell(v) or "(none)" for v in row.values())
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(value: str) -> str:
+    """A name in a cell of Markdown, whatever the file system allowed in it."""
+    plain = " ".join(value.split()).replace("\\", "\\\\").replace("|", "\\|")
+    return plain.replace("&", "&amp;").replace("<", "&lt;")

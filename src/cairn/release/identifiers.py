@@ -46,12 +46,14 @@ REPOSITORIES = f"""
             list(struct_pack({", ".join(f"{name} := {name}" for name in _OF_FILES)})
                 ORDER BY path, kind) AS files,
             count(*) AS num_files
-        FROM read_parquet($parts, hive_partitioning = false) GROUP BY ALL ORDER BY repo_name, origin_url, revision_id
+        FROM read_parquet($parts, hive_partitioning = false)
+        GROUP BY ALL ORDER BY {", ".join(_SHARED)}
     ) TO '{{path}}' (FORMAT parquet, COMPRESSION zstd)
 """
 LANGUAGES = """
     SELECT language, count(*) AS files, sum(length_bytes)::BIGINT AS bytes
-    FROM read_parquet($parts, hive_partitioning = false) GROUP BY language ORDER BY bytes DESC, language
+    FROM read_parquet($parts, hive_partitioning = false)
+    GROUP BY language ORDER BY bytes DESC, language
 """
 
 

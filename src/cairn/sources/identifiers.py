@@ -6,7 +6,7 @@ row, or repositories with their files in a list.
 
 from collections.abc import Iterator
 from dataclasses import fields
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +14,43 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cairn.base import UserError
-from cairn.sources.record import REGULAR, SOURCE, Origin, SourceFile
+from cairn.sources.record import KINDS, REGULAR, SOURCE, Origin, SourceFile
 from cairn.sources.spec import Spec
 
 OPTIONS = ("objects", "cache", "from")
 ROWS = 512  # read at a time
 NEEDED = ("blob_id", "content_id", "path", "length_bytes")
+OF_REPOSITORY = ("repo_name", "directory_id")
 
 
 def records(spec: Spec) -> Iterator[SourceFile]:
     """Every file that the release names, without its bytes; `raw` is None.
 
     UserError where the folder is none, or its columns are not The Stack v2's. A part that cannot
-    be read is one record with a problem.
+    be read is one record with a problem, and so is a row without what tells of a file.
     """
     for path in _parts(spec):
         try:
             file = pq.ParquetFile(path)
-            names = set(file.schema_arrow.names)
-            nested = "files" in names
-            if not nested and not names.issuperset(NEEDED):
-                lacking = ", ".join(name for name in NEEDED if name not in names)
+            lacking = ", ".join(_lacking(file.schema_arrow))
+            if lacking:
                 raise UserError("source", spec.text, f"{path.name} lacks {lacking}", "see the docs")
             for batch in file.iter_batches(ROWS):
                 for row in batch.to_pylist():
-                    yield from (_record(row | inside) for inside in row.pop("files", [{}]))
+                    for inside in row.pop("files", [{}]) or ():
+                        yield _record(row | (inside or {}), path)
         except (OSError, pa.ArrowException) as error:
             yield damaged(path.as_uri(), f"{path.name}: {error}")
+
+
+def _lacking(schema: pa.Schema) -> list[str]:
+    """Columns without which a row tells of no file; with `files`, those of its entries."""
+    names = set(schema.names)
+    if "files" in names:
+        entries = schema.field("files").type
+        if isinstance(entries, pa.ListType) and isinstance(entries.value_type, pa.StructType):
+            names |= {one.name for one in entries.value_type}
+    return [name for name in (*NEEDED, *OF_REPOSITORY) if name not in names]
 
 
 def _parts(spec: Spec) -> list[Path]:
@@ -66,10 +76,17 @@ def damaged(url: str, problem: str) -> SourceFile:
     )
 
 
-def _record(row: dict[str, Any]) -> SourceFile:
+def _record(row: dict[str, Any], part: Path) -> SourceFile:
+    lacking = ", ".join(name for name in (*NEEDED, "repo_name") if row[name] is None)
+    kind = row.get("kind") or SOURCE
+    if lacking or kind not in KINDS:
+        wrong = f"a row without {lacking}" if lacking else f"a row of the unknown kind {kind}"
+        return damaged(part.as_uri(), f"{part.name}: {wrong}")
     known = {field.name for field in fields(Origin)}
     origin = {key: _plain(value) for key, value in row.items() if key in known}
-    origin.setdefault("origin_url", row.get("repo_url") or f"https://github.com/{row['repo_name']}")
+    origin["directory_id"] = origin["directory_id"] or ""
+    if not origin.get("origin_url"):
+        origin["origin_url"] = row.get("repo_url") or f"https://github.com/{row['repo_name']}"
     for name in ("star_events_count", "fork_events_count"):
         origin[name] = origin.get(name) or 0
     return SourceFile(
@@ -81,10 +98,13 @@ def _record(row: dict[str, Any]) -> SourceFile:
         length_bytes=row["length_bytes"],
         raw=None,
         src_encoding=row.get("src_encoding"),
-        kind=row.get("kind") or SOURCE,
-        detected_licenses=tuple(row.get("detected_licenses") or ()),
+        kind=kind,
+        detected_licenses=tuple(one for one in row.get("detected_licenses") or () if one),
     )
 
 
 def _plain(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, datetime) else value
+    """ISO 8601 in UTC for dates, which published sets hold without a zone."""
+    if not isinstance(value, datetime):
+        return value
+    return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC).isoformat()

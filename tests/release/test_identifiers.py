@@ -1,0 +1,123 @@
+"""The id-only release: columns and types, one row a repository, and what reads them back."""
+
+import csv
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cairn.base import Ref, UserError
+from cairn.base.make import make
+from cairn.curate import Curate, read_files
+from cairn.release import ReleaseIdentifiers
+from cairn.sources.identifiers import records
+from cairn.sources.record import SourceFile
+from cairn.sources.spec import Spec
+
+DATE = datetime(2021, 5, 6, 7, 8, 9, 123456)  # without a zone, as in published sets
+ROW = {
+    "blob_id": "b" * 40,
+    "content_id": "c" * 40,
+    "path": "/src/x.c",
+    "length_bytes": 3,
+    "repo_name": "owner/repo",
+    "directory_id": "d" * 40,
+}
+
+
+def read(folder: Path, *rows: dict[str, Any], schema: pa.Schema | None = None) -> list[SourceFile]:
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(list(rows), schema), folder / "p.parquet")
+    return list(records(Spec("ids:x", "ids", str(folder), {})))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("identifiers") / "content_id=x"  # no column, but a folder
+    sources = []
+    for name in ("one", "two"):
+        (root / name).mkdir(parents=True)
+        sources.append(str(root / name))
+        for number in range(3):
+            text = f"def {name}_{number}(value):\n    return value + {number}\n"
+            (root / name / f"{number}.py").write_text(text)
+    plan = {
+        "corpus": Curate(sources=tuple(sources), workers=1, malware="off"),
+        "ids": ReleaseIdentifiers(corpus=Ref("corpus")),
+    }
+    make(plan, root / "runs")
+    return root / "runs"
+
+
+def test_a_release_tells_of_every_file_by_identifiers_alone(runs: Path):
+    kept = [row for batch in read_files(runs / "corpus") for row in batch.to_pylist()]
+    table = pa.concat_tables(
+        pq.read_table(path, partitioning=None) for path in sorted((runs / "ids/data").iterdir())
+    )
+    assert len(kept) == table.num_rows == 6
+    assert table["content_id"].to_pylist() == [row["content_id"] for row in kept]
+    assert "content" not in table.column_names
+    assert table.schema.field("revision_date").type == pa.timestamp("us", "UTC")
+    assert table.schema.field("detected_licenses").type.value_type == pa.string()
+    with (runs / "ids/language_stats.csv").open(newline="") as file:
+        stats = list(csv.reader(file))
+    assert stats[1][:2] == ["Python", "6"]
+
+
+def test_files_by_row_and_in_repositories_read_back_the_same(runs: Path, tmp_path: Path):
+    nested = pq.read_table(runs / "ids/repositories.parquet", partitioning=None)
+    assert nested["num_files"].to_pylist() == [3, 3]
+    pq.write_table(nested, tmp_path / "repositories.parquet")
+    flat, back = (
+        list(records(Spec("ids:x", "ids", str(folder), {}))) for folder in (runs / "ids", tmp_path)
+    )
+    assert flat == back
+    assert {one.origin.repo_name for one in flat} == {"one", "two"}
+
+
+def test_published_dates_without_a_zone_are_utc(tmp_path: Path):
+    (found,) = read(tmp_path, ROW | {"revision_date": DATE})
+    assert found.path == "src/x.c"
+    assert found.origin.revision_date == "2021-05-06T07:08:09.123456+00:00"
+    (again,) = read(tmp_path, ROW | {"revision_date": DATE.replace(tzinfo=UTC)})
+    assert again == found
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"path": None}, "a row without path"),
+        ({"content_id": None, "repo_name": None}, "a row without content_id, repo_name"),
+        ({"kind": "poem"}, "a row of the unknown kind poem"),
+    ],
+)
+def test_rows_that_tell_of_no_file_are_problems_and_the_rest_is_read(
+    tmp_path: Path, wrong: dict[str, Any], said: str
+):
+    bad, good = read(tmp_path, ROW | {"kind": "source"} | wrong, ROW | {"kind": "source"})
+    assert bad.problem == f"p.parquet: {said}"
+    assert good.problem is None
+
+
+def test_what_may_be_null_is_taken_as_nothing(tmp_path: Path):
+    row = ROW | {"directory_id": None, "origin_url": None, "detected_licenses": ["MIT", None]}
+    schema = pa.Table.from_pylist([ROW | row | {"directory_id": "", "origin_url": ""}]).schema
+    (found,) = read(tmp_path, row, schema=schema)
+    assert (found.origin.directory_id, found.detected_licenses) == ("", ("MIT",))
+    assert found.origin.origin_url == "https://github.com/owner/repo"
+    entries = pa.list_(pa.struct([(name, pa.string()) for name in ROW]))
+    empty = pa.schema([("repo_name", pa.string()), ("files", entries)])
+    assert read(tmp_path, {"repo_name": "owner/repo", "files": None}, schema=empty) == []
+
+
+def test_other_tables_are_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="lacks repo_name, directory_id"):
+        read(
+            tmp_path,
+            {name: ROW[name] for name in ("blob_id", "content_id", "path")} | {"length_bytes": 1},
+        )
+    with pytest.raises(UserError, match="lacks blob_id, content_id, length_bytes"):
+        read(tmp_path, {"repo_name": "r", "directory_id": "d", "files": [{"path": "x"}]})
