@@ -16,13 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cairn.base import UserError, read_manifest
+from cairn.base import UserError, Work, read_manifest
 from cairn.base.make import make
 from cairn.curate import Curate, lookup
 from cairn.curate import annotate as annotate_module
 from cairn.curate import pipeline as pipeline_module
 from cairn.curate import reading as reading_module
 from cairn.curate.corpus import FILE_COLUMNS, LEDGER_COLUMNS, read_files, read_ledger
+from cairn.sources.record import Origin, SourceFile, to_batch
 
 MIT = "SPDX-License-Identifier: MIT\n"
 GPL = "GNU GENERAL PUBLIC LICENSE\nVersion 3, 29 June 2007\n"
@@ -155,7 +156,7 @@ def test_the_report_adds_up(corpus: Path):
     kept = f"| kept | 0 | 0 | 5 | {facts['kept']['bytes']:,} |"
     last = f"| 5 | {facts['kept']['bytes']:,} |\n{kept}"
     assert last in (corpus / "report.md").read_text(), "what the last rule leaves is what is kept"
-    assert not list(corpus.glob(".stages"))
+    assert not list(corpus.glob("resume"))
 
 
 def test_curating_twice_gives_the_same_bytes(tree: Path, corpus: Path, tmp_path: Path):
@@ -215,7 +216,7 @@ def test_a_killed_run_goes_on_with_the_parts_that_stand(
     script.write_text(SCRIPT)
     command = [sys.executable, script, many, tmp_path / "killed", str(workers)]
     running = subprocess.Popen(command, start_new_session=True)
-    parts = tmp_path / "killed" / "corpus" / ".stages" / "read-0000"
+    parts = tmp_path / "killed" / "corpus" / "resume" / "read-0000"
     while running.poll() is None and not list(parts.glob("part-*.parquet")):
         time.sleep(0.002)
     os.killpg(running.pid, signal.SIGKILL)
@@ -250,7 +251,7 @@ def test_parts_of_files_that_have_changed_since_are_judged_anew(
         patch.setattr(pipeline_module.deciding, "decide", crash)
         with pytest.raises(RuntimeError):
             build(tmp_path / "runs", tree)
-    (tmp_path / "runs" / "corpus" / ".stages" / "read-0000" / "done").unlink()
+    (tmp_path / "runs" / "corpus" / "resume" / "read-0000" / "done").unlink()
     (tree / "m0001.py").write_text(words(5000, 5))
     for number in range(900, 1010):  # one part fewer
         (tree / f"m{number:04d}.py").unlink()
@@ -341,3 +342,90 @@ def test_wrong_recipes_and_empty_results_are_refused(tmp_path: Path):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(UserError, match="hold no files"):
         build(tmp_path / "runs", tmp_path / "nothing")
+
+
+def test_a_mistyped_source_is_told_before_anything_is_read(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def crash(*arguments: object, **fields: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(reading_module, "read_batches", crash)
+    with pytest.raises(UserError, match="mistyped': does not exist"):
+        build(tmp_path, tree, tmp_path / "mistyped")
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_a_mistake_that_shows_late_loses_no_finished_work(
+    tree: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def mistake(*arguments: object, **fields: object) -> None:
+        raise UserError("archive", "x", "changed while it was read", "read it again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline_module, "write_group", mistake)
+        with pytest.raises(UserError, match="changed while"):
+            build(tmp_path, tree)
+    monkeypatch.setattr(reading_module, "read_batches", mistake)
+    monkeypatch.setattr(pipeline_module.deciding, "decide", mistake)
+    assert read_manifest(build(tmp_path, tree)).digest == read_manifest(corpus).digest
+
+
+def test_a_run_killed_while_files_are_hashed_reads_nothing_again(
+    tree: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def crash(*arguments: object, **fields: object) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cairn.base.make.hash_files", crash)
+        with pytest.raises(RuntimeError):
+            build(tmp_path, tree)
+    with monkeypatch.context() as patch:
+        patch.setattr(reading_module, "read_batches", crash)
+        patch.setattr(pipeline_module, "write_group", crash)
+        again = build(tmp_path, tree)
+    assert read_manifest(again).digest == read_manifest(corpus).digest
+    assert not (again / "resume").exists()
+
+
+def test_parts_are_scanned_for_malware_all_or_none(tmp_path: Path):
+    work = Work(tmp_path, {})
+    pipeline_module._agree(work, False)
+    (tmp_path / "files").mkdir()
+    pipeline_module._agree(work, False)
+    assert (tmp_path / "files").exists()
+    pipeline_module._agree(work, True)  # ClamAV was installed meanwhile
+    assert not (tmp_path / "files").exists()
+    (tmp_path / "files").mkdir()
+    pipeline_module._agree(work, True)
+    assert (tmp_path / "files").exists()
+
+
+def test_what_could_not_be_read_is_judged_anew_when_it_can_be(tmp_path: Path):
+    origin = Origin(repo_name="r", origin_url="u", directory_id="d")
+    known = {"origin": origin, "path": "x.c", "content_id": "c" * 40, "blob_id": "b" * 40}
+    found = [
+        reading_module._fingerprint(
+            to_batch([SourceFile(**known, mode=0o100644, length_bytes=1, raw=raw, problem=problem)])
+        )
+        for raw, problem in ((None, "timed out"), (b"x", None), (b"x", None))
+    ]
+    assert found[0] != found[1] == found[2]
+
+
+def test_other_test_sets_under_the_same_name_are_noticed(tree: Path, tmp_path: Path):
+    sets = tmp_path / "sets" / "humaneval"
+    sets.mkdir(parents=True)
+    (sets / "a.jsonl").write_text("{}")
+    recipe = Curate(sources=(str(tree),), benchmarks=str(tmp_path / "sets"))
+    before = recipe.inputs()
+    assert recipe.inputs() == before
+    (sets / "a.jsonl").write_text("[]")
+    assert recipe.inputs() != before
+    hours = Curate(sources=(str(tree),), events=(str(tmp_path / "sets"),))
+    before = hours.inputs()
+    (sets / "b.jsonl").write_text("[]")
+    assert hours.inputs() != before
+    with pytest.raises(UserError, match="is no folder"):
+        Curate(sources=(str(tree),), benchmarks=str(tmp_path / "none")).inputs()

@@ -75,7 +75,7 @@ def test_a_killed_worker_ends_the_run_and_loses_nothing(
 ):
     line = command(tmp_path / "runs", sources, tmp_path / "script.py")
     running = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
-    stages = tmp_path / "runs" / "corpus" / ".stages"
+    stages = tmp_path / "runs" / "corpus" / "resume"
     while running.poll() is None and not list(stages.glob("read-*/part-*")):
         time.sleep(0.002)
     children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()

@@ -54,9 +54,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_release_tells_of_every_file_by_identifiers_alone(runs: Path):
     kept = [row for batch in read_files(runs / "corpus") for row in batch.to_pylist()]
-    table = pa.concat_tables(
-        pq.read_table(path, partitioning=None) for path in sorted((runs / "ids/data").iterdir())
-    )
+    table = pa.concat_tables(pq.read_table(path) for path in sorted((runs / "ids/data").iterdir()))
     assert len(kept) == table.num_rows == 6
     assert table["content_id"].to_pylist() == [row["content_id"] for row in kept]
     assert "content" not in table.column_names
@@ -68,7 +66,7 @@ def test_a_release_tells_of_every_file_by_identifiers_alone(runs: Path):
 
 
 def test_files_by_row_and_in_repositories_read_back_the_same(runs: Path, tmp_path: Path):
-    nested = pq.read_table(runs / "ids/repositories.parquet", partitioning=None)
+    nested = pq.read_table(runs / "ids/repositories.parquet")
     assert nested["num_files"].to_pylist() == [3, 3]
     pq.write_table(nested, tmp_path / "repositories.parquet")
     flat, back = (

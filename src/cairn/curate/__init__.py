@@ -1,12 +1,14 @@
 """Curation: from origins to a corpus in which every file seen has a verdict and a reason."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cairn.base import Recipe, UserError, Work
-from cairn.base.config import FREE
+from cairn.base.artifact import hash_files
+from cairn.base.config import FREE, digest_of
 from cairn.base.lazy import lazily
 from cairn.curate.rendering import Limits
 from cairn.curate.rules import Thresholds
@@ -40,6 +42,15 @@ __all__ = [
 ]
 
 __getattr__ = lazily(__name__, _HOMES)
+
+
+def _sizes(paths: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    """Names and bytes of files, and of files below folders: too many to be read only to compare."""
+    for one in paths:
+        path = Path(one).expanduser()
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                yield file.name, file.stat().st_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +127,16 @@ class Curate(Recipe):
         parse_caps(self.caps)
 
     def inputs(self) -> dict[str, str]:
-        """The requests that the lists hold now."""
-        return {"opt_out": self.requests().digest} if self.opt_out else {}
+        """The requests that the lists hold now, the test sets, and which hours there are."""
+        found = {"opt_out": self.requests().digest} if self.opt_out else {}
+        if self.benchmarks is not None:
+            folder = Path(self.benchmarks).expanduser()
+            if not folder.is_dir():
+                raise UserError("benchmarks", str(folder), "is no folder", "give one of test sets")
+            found["benchmarks"] = digest_of(hash_files(folder))
+        if self.events:
+            found["events"] = digest_of(list(_sizes(self.events)))
+        return found
 
     def requests(self) -> "OptOut":
         """Who asked to be left out. UserError for a list that cannot be read."""
@@ -136,8 +155,9 @@ class Curate(Recipe):
         workers = self.workers or os.cpu_count() or 1
         if self.driver == "ray":
             from cairn.curate.cluster import Cluster
+            from cairn.curate.reading import STAGES
 
-            return Cluster(workers, out / ".stages" / "spill")
+            return Cluster(workers, out / STAGES / "spill")
         from cairn.curate.local import Local
 
         return Local(workers)

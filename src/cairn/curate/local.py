@@ -36,7 +36,8 @@ class Local:
         at: TracebackType | None,
     ) -> None:
         if self._pool is not None:
-            self._pool.shutdown(wait=kind is None, cancel_futures=True)
+            # What runs is waited for: nobody may write once the folder's lock is free.
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
     def map(
         self, function: Callable[[Task], Result], tasks: Iterable[Task]

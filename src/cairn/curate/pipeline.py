@@ -1,7 +1,7 @@
 """The pipeline: stages of record batches, Parquet between them.
 
-    read + annotate   each file by itself               -> .stages/read-N/part-M.parquet
-    decide            licences, gates, duplicates, caps  -> .stages/decided.parquet
+    read + annotate   each file by itself               -> resume/read-N/part-M.parquet
+    decide            licences, gates, duplicates, caps  -> resume/decided.parquet
     finish + write    decontaminate, scan, redact        -> files/, ledger/, report
 
 Two shuffles exist, both in `decide`: by content id, and by band key. Which of several copies stays
@@ -20,11 +20,12 @@ from cairn.base import UserError, Work, note, progress, write_json, write_text
 from cairn.base.artifact import remove
 from cairn.curate import decide as deciding
 from cairn.curate.annotate import Annotation
+from cairn.curate.corpus import FILES, LEDGER
 from cairn.curate.finish import Finishing, contamination
 from cairn.curate.licences.scancode import require_scancode
 from cairn.curate.malware import Scanner
 from cairn.curate.page import page
-from cairn.curate.reading import STAGES, Reading, read_sources
+from cairn.curate.reading import STAGES, Reading, read_sources, require_paths
 from cairn.curate.rendering import Rendering
 from cairn.curate.report import markdown, summarise
 from cairn.curate.selection import parse_caps
@@ -40,11 +41,13 @@ def curate(recipe: "Curate", work: Work) -> dict[str, Any]:
     """Fill `work.out`; returns facts. Finished stages of an interrupted run are used again."""
     if recipe.licence_tool == "scancode":
         require_scancode()
+    require_paths(recipe.sources)
     malware = _malware(recipe)
     with recipe.open_driver(work.out) as driver:
         annotated = _read(recipe, work, driver)
         decided = _decide(recipe, work, annotated, driver)
         finishing = Finishing(recipe.redact, recipe.redact_model, recipe.benchmarks, malware)
+        _agree(work, malware)
         groups = list(grouped([path for _, path in annotated], decided))
         _write(work, groups, finishing, driver)
     facts = summarise(work.out / "ledger")
@@ -53,11 +56,11 @@ def curate(recipe: "Curate", work: Work) -> dict[str, Any]:
         facts["benchmarks_sha256"] = contamination(recipe.benchmarks).digest
     if not facts["kept"]["files"]:
         rules = ", ".join(f"{row['rule']} {row['files']:,}" for row in facts["rules"])
+        remove(work.out / STAGES)  # of no use to another recipe
         raise UserError("sources", ", ".join(recipe.sources), f"leave nothing ({rules})", "widen")
     write_json(work.out / "report.json", facts)
     write_text(work.out / "report.md", markdown(facts, recipe.sources))
     write_text(work.out / "report.html", page(facts, recipe.sources, work.out / "ledger"))
-    remove(work.out / STAGES)
     return {key: facts[key] for key in ("seen", "kept", "licences", "malware")}
 
 
@@ -85,6 +88,7 @@ def _read(recipe: "Curate", work: Work, driver: "Local | Cluster") -> list[tuple
             left -= sum(pq.read_metadata(path).num_rows for _, path in parts)
             annotated += parts
     if not annotated:
+        remove(work.out / STAGES)
         raise UserError("sources", ", ".join(recipe.sources), "hold no files", "give others")
     return annotated
 
@@ -132,6 +136,18 @@ def _write(
         done = partial(write_group, out=work.out, wanted=finishing)
         for _, count in driver.map(done, todo):
             bar.advance(count)
+
+
+def _agree(work: Work, malware: bool) -> None:
+    """All parts are scanned for malware, or none: those of an interrupted run too."""
+    name = f"{STAGES}/malware-{'scanned' if malware else 'not-scanned'}"
+    if not work.has(name):
+        for other in (work.out / STAGES).glob("malware-*"):
+            remove(work.out / FILES)
+            remove(work.out / LEDGER)
+            remove(other)
+        with work.part(name) as path:
+            path.touch()
 
 
 def _malware(recipe: "Curate") -> bool:

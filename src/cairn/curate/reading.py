@@ -1,13 +1,14 @@
 """Sources to annotated Parquet parts: what the first stage reads and writes.
 
-    .stages/read-0007/part-000003.parquet   the fourth batch of the eighth source
-    .stages/read-0007/done                  that source was read whole
+    resume/read-0007/part-000003.parquet   the fourth batch of the eighth source
+    resume/read-0007/done                  that source was read whole
 
 A small source is one task of a worker. A large one is read here, and its batches are the tasks.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,14 +18,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cairn.base import Work, progress
+from cairn.base import UserError, Work, progress
 from cairn.base.artifact import remove
 from cairn.curate.annotate import Annotation, annotate
 from cairn.sources import read_batches
-from cairn.sources.record import ORIGIN_FIELDS
+from cairn.sources.record import SOURCE_SCHEMA
 
-STAGES = ".stages"  # intermediate Parquet; gone when the corpus stands
-SEEN = [*ORIGIN_FIELDS, "path", "content_id"]  # by which a part is known to be of a batch
+STAGES = "resume"  # intermediate Parquet; `make` removes it once the corpus stands
+# By which a part is known to be of a batch: what could not be read may be readable now.
+SEEN = [name for name in SOURCE_SCHEMA.names if name != "raw"]
 BATCH = b"cairn.batch"  # where a part says of which
 LARGE = 64 * 2**20  # bytes on disk from which the batches of a source are tasks of their own
 FEW = 4  # small sources that are not worth their own tasks
@@ -58,6 +60,13 @@ class Reading:
 
 
 Mapping = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[tuple[Any, Any]]]
+
+
+def require_paths(specs: Sequence[str]) -> None:
+    """UserError for a bare path that is not there: before hours of reading, not after them."""
+    for spec in specs:
+        if spec and ":" not in spec and not os.path.lexists(Path(spec).expanduser()):
+            raise UserError("source", spec, "does not exist", "give a path that does")
 
 
 def read_sources(

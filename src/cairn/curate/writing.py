@@ -71,8 +71,9 @@ def write_group(group: Group, out: Path, wanted: Finishing) -> int:
         pq.ParquetWriter(files_path, FILE_SCHEMA, compression="zstd") as files_writer,
         pq.ParquetWriter(ledger_path, LEDGER_SCHEMA, compression="zstd") as ledger_writer,
     ):
+        decided = _decided(group)
         for path in group.parts:
-            table = _joined(path, group.decided, row)
+            table = _joined(path, decided, row - group.first)
             row += table.num_rows
             for batch in table.to_batches(max_chunksize=BATCH_ROWS):
                 done = _finished(pa.Table.from_batches([batch]), wanted)
@@ -83,13 +84,20 @@ def write_group(group: Group, out: Path, wanted: Finishing) -> int:
     return row - group.first
 
 
-def _joined(path: Path, decided: Path, first: int) -> pa.Table:
-    """An annotated part with what was decided of its rows; `first` is its first row."""
+def _decided(group: Group) -> pa.Table:
+    """What was decided of a group's rows, in their order."""
+    stop = group.first + sum(pq.read_metadata(path).num_rows for path in group.parts)
+    only = [("row", ">=", group.first), ("row", "<", stop)]
+    found = pq.read_table(group.decided, filters=only)
+    if found["row"].to_pylist() != list(range(group.first, stop)):
+        raise ValueError(f"{group.decided} does not tell of rows {group.first} to {stop}")
+    return found
+
+
+def _joined(path: Path, decided: pa.Table, place: int) -> pa.Table:
+    """An annotated part with what was decided of its rows, which begin at `place` there."""
     table = pq.read_table(path).drop_columns(["verdict", "rule", "reason"])
-    stop = first + table.num_rows
-    found = pq.read_table(decided, filters=[("row", ">=", first), ("row", "<", stop)])
-    if found["row"].to_pylist() != list(range(first, stop)):
-        raise ValueError(f"{decided} does not tell of rows {first} to {stop}")
+    found = decided.slice(place, table.num_rows)
     for name in found.column_names:
         table = table.append_column(name, found[name])
     return table
