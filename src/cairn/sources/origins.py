@@ -1,7 +1,7 @@
 """From what a user names to records: a directory, a checkout, an archive, or installed Python."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
@@ -10,9 +10,11 @@ import pyarrow as pa
 
 from cairn.base import UserError
 from cairn.sources import archive as archives
-from cairn.sources import checkout, directory, installed
+from cairn.sources import checkout, directory, events, installed
 from cairn.sources.digest import Digest, digest
+from cairn.sources.popularity import with_metadata
 from cairn.sources.record import Origin, SourceFile, path_text, to_batch
+from cairn.sources.spec import parse
 from cairn.sources.swhid import SUBMODULE, tree_hash
 
 MAX_BYTES = 10 * 2**20  # StarCoder2 (arXiv 2402.19173), section 2.1, taken as uncompressed
@@ -20,17 +22,28 @@ BATCH_BYTES = 4 * 2**20
 BATCH_FILES = 500
 
 
+# What may stand after the `?` of each scheme; a text without a scheme is a path.
+SCHEMES: dict[str, Collection[str]] = {"gharchive": events.OPTIONS}
+
+
 def read_origin(
-    spec: str, *, exclude: tuple[str, ...] = (), max_bytes: int = MAX_BYTES
+    spec: str,
+    *,
+    exclude: tuple[str, ...] = (),
+    max_bytes: int = MAX_BYTES,
+    metadata: Path | None = None,
 ) -> Iterator[SourceFile]:
     """The files of one origin, in the order of their paths' bytes.
 
-    `spec` is a path (checkout, directory or archive; which one is found out), `python:stdlib`, or
-    `python:NAME` for an installed distribution. Files whose path matches a pattern of `exclude`
-    count for the directory's identifier but are not given; of files of `max_bytes` and more the
-    bytes are not given. UserError for anything that cannot be read whole.
+    `spec` is a path (checkout, directory or archive; which one is found out), `python:stdlib`,
+    `python:NAME` for an installed distribution, or of one of SCHEMES. `metadata` is a table of what
+    GH Archive tells of repositories (`events.repository_metadata`), joined by URL. Files whose path
+    matches a pattern of `exclude` count for the directory's identifier but are not given; of files
+    of `max_bytes` and more the bytes are not given. UserError for what cannot be read whole.
     """
     files = _open(spec, max_bytes)
+    if metadata is not None:
+        files = with_metadata(files, metadata)
     return (file for file in files if not any(fnmatchcase(file.path, p) for p in exclude))
 
 
@@ -49,7 +62,7 @@ def read_batches(
     """
     held: list[SourceFile] = []
     size = 0
-    files = read_origin(spec, exclude=exclude, max_bytes=max_bytes)
+    files = read_origin(spec, exclude=exclude, max_bytes=max_bytes, metadata=metadata)
     for file in islice(files, max_files):
         held.append(file)
         size += len(file.raw or b"")
@@ -61,6 +74,9 @@ def read_batches(
 
 
 def _open(spec: str, max_bytes: int) -> Iterator[SourceFile]:
+    named = parse(spec, SCHEMES)
+    if named.scheme == "gharchive":
+        return events.read(named, max_bytes=max_bytes)
     if spec.startswith(installed.SCHEME):
         name = spec.removeprefix(installed.SCHEME)
         standard = name == installed.STDLIB
