@@ -479,5 +479,5 @@ def test_what_other_software_is_under_is_no_licence_of_this():
     text = "It is possible to combine this with\nother software that is released under the GPL."
     assert detect(text) == frozenset()
     assert detect("This software is released under the GPL.") != frozenset()
-    lawyers = "A lawyer has told another that 1.6.1 is\n\"not incompatible\" with the GPL."
+    lawyers = 'A lawyer has told another that 1.6.1 is\n"not incompatible" with the GPL.'
     assert detect(lawyers) == frozenset()

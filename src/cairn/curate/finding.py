@@ -1,6 +1,7 @@
 """Is this in the corpus, and if not, why: ledger rows by identifier, URL, path or file."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,5 +58,7 @@ def _conditions(query: str) -> Iterator[tuple[str, dict[str, str]]]:
     owner = "starts_with(lower(repo_name), $value || '/')"
     yield f"lower(repo_name) = $value OR {owner}", {"value": name}
     path = Path(query)
-    if path.is_file():
+    with suppress(OSError):  # a name too long for a file
+        if not path.is_file():
+            return
         yield "content_id = $value", {"value": content_hash(path.read_bytes())}

@@ -139,14 +139,21 @@ def _plain(path: Path, lines: Sequence[tuple[int, str]]) -> Iterator[tuple[int, 
 
 
 def _cells(path: Path, lines: Sequence[tuple[int, str]]) -> Iterator[tuple[int, str, str]]:
-    rows = csv.reader(line for _, line in lines)
-    header = [cell.strip().lower() for cell in next(rows)]
+    try:
+        rows = list(csv.reader((line for _, line in lines), strict=True))
+    except csv.Error as error:
+        mend = "write a request a line, and quote cells whole"
+        raise UserError("opt_out", str(path), f"is no CSV ({error})", mend) from None
+    if len(rows) != len(lines):
+        mend = "leave line ends out of cells"
+        raise UserError("opt_out", str(path), "has a cell of several lines", mend)
+    header = [cell.strip().lower() for cell in rows[0]]
     known = [name for name in header if name in COLUMNS]
     if not known:
         where = f"opt_out {path}:{lines[0][0]}"
         mend = f"name a column {', '.join(COLUMNS)}"
         raise UserError(where, lines[0][1], "is no header of a list", mend)
-    for (number, _), row in zip(lines[1:], rows, strict=True):
+    for (number, _), row in zip(lines[1:], rows[1:], strict=True):
         for name, cell in zip(header, row, strict=False):
             if name in COLUMNS and cell.strip():
                 yield number, COLUMNS[name], cell.strip()
