@@ -1,0 +1,15 @@
+"""Object stores: contents by their SHA-1, from a folder, a web server or S3."""
+
+from typing import TYPE_CHECKING
+
+from cairn.base.lazy import lazily
+
+if TYPE_CHECKING:
+    from cairn.sources.objects.store import Missing, Store, open_store
+    from cairn.sources.objects.web import Patience
+
+_HOMES = {"Missing": "store", "Patience": "web", "Store": "store", "open_store": "store"}
+
+__all__ = ["Missing", "Patience", "Store", "open_store"]
+
+__getattr__ = lazily(__name__, _HOMES)
