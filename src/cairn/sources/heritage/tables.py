@@ -1,0 +1,178 @@
+"""The tables of a graph export: folders of ORC files, streamed stripe by stripe into DuckDB."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.orc as orc
+
+from cairn.base import UserError
+from cairn.sources.damage import told
+
+MEMORY, THREADS = "2GB", 4  # of the database; what does not fit is on disk
+
+HEX, NAME, ENTRY, TEXT, NUMBER, TIME, HEX_OR_NONE, TEXT_OR_NONE, TIME_OR_NONE = range(9)
+TYPES = {
+    HEX: pa.string(),
+    NAME: pa.binary(),
+    ENTRY: pa.binary(),
+    TEXT: pa.string(),
+    NUMBER: pa.int64(),
+    TIME: pa.timestamp("us"),
+    HEX_OR_NONE: pa.string(),
+    TEXT_OR_NONE: pa.string(),
+    TIME_OR_NONE: pa.timestamp("us"),
+}
+
+# The columns that are read; others may be there or not.
+COLUMNS: dict[str, dict[str, int]] = {
+    "origin_visit_status": {
+        "origin": TEXT,
+        "visit": NUMBER,
+        "date": TIME,
+        "status": TEXT,
+        "snapshot": HEX_OR_NONE,
+    },
+    "snapshot_branch": {
+        "snapshot_id": HEX,
+        "name": NAME,
+        "target": TEXT_OR_NONE,
+        "target_type": TEXT_OR_NONE,
+    },
+    "release": {"id": HEX, "target": HEX_OR_NONE, "target_type": TEXT_OR_NONE},
+    "revision": {
+        "id": HEX,
+        "directory": HEX,
+        "date": TIME_OR_NONE,
+        "committer_date": TIME_OR_NONE,
+    },
+    "directory_entry": {
+        "directory_id": HEX,
+        "name": ENTRY,
+        "type": TEXT,
+        "target": HEX,
+        "perms": NUMBER,
+    },
+    "content": {"sha1": HEX, "sha1_git": HEX, "length": NUMBER, "status": TEXT},
+    "skipped_content": {
+        "sha1": HEX_OR_NONE,
+        "sha1_git": HEX_OR_NONE,
+        "length": NUMBER,
+        "reason": TEXT_OR_NONE,
+    },
+}
+OPTIONAL = frozenset({"release", "skipped_content"})  # which a small export may well not have
+_HASH = r"^[0-9a-f]{40}$"
+_NO_NAME = r"^\.{0,2}$|/|\x00"  # what no entry of a folder is called
+
+
+class Export:
+    """An export's tables. `damage` tells, line by line, what of them could not be read."""
+
+    def __init__(self, root: Path) -> None:
+        """UserError that names the tables which are not there."""
+        self.root = root / "orc" if (root / "orc").is_dir() else root
+        self.damage: dict[str, None] = {}
+        lacking = [name for name in COLUMNS if name not in OPTIONAL and not self.has(name)]
+        if lacking:
+            names = ", ".join(lacking)
+            mend = "give a graph export: a folder with orc/TABLE/*.orc"
+            raise UserError("source", str(root), f"lacks the tables {names}", mend)
+
+    def has(self, table: str) -> bool:
+        """Whether there are files of this table."""
+        return bool(self._files(table))
+
+    def _files(self, table: str) -> list[Path]:
+        return sorted((self.root / table).glob("*.orc"))
+
+    def rows(self, table: str) -> pa.RecordBatchReader:
+        """The table's COLUMNS, a stripe at a time; what is damaged is left out and told."""
+        columns = COLUMNS[table]
+        schema = pa.schema([(name, TYPES[kind]) for name, kind in columns.items()])
+        return pa.RecordBatchReader.from_batches(schema, self._stripes(table, schema))
+
+    def _stripes(self, table: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        for path in self._files(table):
+            shown = f"{table}/{path.name}"
+            try:
+                file = orc.ORCFile(path)
+                stripes = file.nstripes
+                lacking = [name for name in schema.names if name not in file.schema.names]
+            except (OSError, pa.ArrowException, ValueError) as error:
+                self._tell(f"{shown}: {told(error)}")
+                continue
+            if lacking:
+                self._tell(f"{shown}: lacks {', '.join(lacking)}")
+                continue
+            for number in range(stripes):
+                try:
+                    yield self._stripe(file, table, f"{shown}, stripe {number}", number)
+                except (OSError, pa.ArrowException, ValueError, MemoryError) as error:
+                    self._tell(f"{shown}, stripe {number} of {stripes}: {told(error)}")
+
+    def _stripe(self, file: orc.ORCFile, table: str, shown: str, number: int) -> pa.RecordBatch:
+        columns = COLUMNS[table]
+        batch = file.read_stripe(number, columns=list(columns))
+        batch.validate(full=True)  # the format has no checksums: at least text is text
+        made = {}
+        good = None
+        for name, kind in columns.items():
+            column = batch.column(name)
+            timely = pa.types.is_timestamp(TYPES[kind])
+            made[name] = column = column.cast(TYPES[kind], safe=not timely)
+            fit = _fit(column, kind)
+            if fit is not None:
+                good = fit if good is None else _call("and", good, fit)
+        batch = pa.RecordBatch.from_pydict(made)
+        kept = batch if good is None else batch.filter(good)
+        if len(kept) < len(batch):
+            self._tell(f"{shown}: {len(batch) - len(kept):,} of {len(batch):,} rows are damaged")
+        return kept
+
+    def _tell(self, problem: str) -> None:
+        self.damage[" ".join(problem.split())] = None
+
+
+def _fit(column: pa.Array, kind: int) -> pa.Array | None:
+    """Which values can be what the column holds; None where any can."""
+    if kind in (TEXT_OR_NONE, TIME_OR_NONE):
+        return None
+    if kind in (HEX, HEX_OR_NONE):
+        return _call("coalesce", _matches(column, _HASH), pa.scalar(kind == HEX_OR_NONE))
+    if kind == ENTRY:
+        odd = _call("coalesce", _matches(column, _NO_NAME), pa.scalar(True))
+        return _call("invert", odd)
+    return _call("is_valid", column)
+
+
+def _matches(column: pa.Array, pattern: str) -> pa.Array:
+    return _call("match_substring_regex", column, options=pc.MatchSubstringOptions(pattern))
+
+
+def _call(function: str, *columns: Any, options: Any = None) -> Any:
+    return pc.call_function(function, list(columns), options)
+
+
+@contextmanager
+def database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """DuckDB on disk in `folder`, with a bound on its memory."""
+    with duckdb.connect(str(folder / "tables.duckdb")) as connection:
+        connection.execute(f"SET memory_limit = '{MEMORY}'")
+        connection.execute("SET temp_directory = $folder", {"folder": str(folder / "spilled")})
+        connection.execute(f"SET threads = {THREADS}")
+        connection.execute("SET preserve_insertion_order = false")
+        yield connection
+
+
+def load(connection: duckdb.DuckDBPyConnection, export: Export, table: str, query: str) -> None:
+    """Run `query`, which reads the export's table once under the name `rows`."""
+    connection.register("rows", export.rows(table))
+    try:
+        connection.execute(query)
+    finally:
+        connection.unregister("rows")
