@@ -593,3 +593,23 @@ def test_damaged_stripes_are_told_and_the_others_read(tmp_path: Path) -> None:
     )
     assert 0 < len(found) - 1 < 4000
     assert [one.path for one in found[1:]] == [f"f{n:05}" for n in range(4001 - len(found), 4000)]
+
+
+def test_a_date_that_no_clock_shows_costs_no_revision(tmp_path: Path) -> None:
+    made = Made().main({"f": b"1"})
+    root, store = write(tmp_path, made.rows), fill(tmp_path / "o", made.contents)
+    strange = made.rows["revision"][0] | {"date": datetime(3000, 1, 1)}
+    kinds = SCHEMAS["revision"] | {"date": pa.timestamp("us")}
+    rows = pa.Table.from_pylist(
+        [strange, strange | {"id": "b" * 40, "date": WHEN}], pa.schema(kinds)
+    )
+    orc.write_table(rows, root / "orc" / "revision" / "revision-0.orc")
+    told, file = records(root, store)
+    assert (told.problem or "").startswith(
+        "graph export: revision/revision-0.orc, stripe 0: no date can be read: "
+    )
+    assert file.raw == b"1"
+    assert (file.origin.revision_date, file.origin.committer_date) == (
+        None,
+        "2020-01-02T03:04:05+00:00",
+    )

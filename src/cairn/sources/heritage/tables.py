@@ -117,12 +117,12 @@ class Export:
 
     def _stripe(self, file: orc.ORCFile, table: str, shown: str, number: int) -> pa.RecordBatch:
         columns = COLUMNS[table]
-        batch = file.read_stripe(number, columns=list(columns))
+        batch = self._read(file, columns, shown, number)
         batch.validate(full=True)  # the format has no checksums: at least text is text
         made = {}
         good = None
         for name, kind in columns.items():
-            column = batch.column(name)
+            column = batch.column(name)  # by name: the file's order is its own
             timely = pa.types.is_timestamp(TYPES[kind])
             made[name] = column = column.cast(TYPES[kind], safe=not timely)
             fit = _fit(column, kind)
@@ -133,6 +133,26 @@ class Export:
         if len(kept) < len(batch):
             self._tell(f"{shown}: {len(batch) - len(kept):,} of {len(batch):,} rows are damaged")
         return kept
+
+    def _read(
+        self, file: orc.ORCFile, columns: dict[str, int], shown: str, number: int
+    ) -> pa.RecordBatch:
+        """The columns of a stripe. One date past the library's range must not cost the others."""
+        try:
+            return file.read_stripe(number, columns=list(columns))
+        except pa.ArrowInvalid:
+            dates = [name for name, kind in columns.items() if kind == TIME_OR_NONE]
+            if not dates:
+                raise
+        batch = file.read_stripe(number, columns=[name for name in columns if name not in dates])
+        for name in dates:
+            try:
+                found = file.read_stripe(number, columns=[name]).column(0)
+            except pa.ArrowInvalid as error:
+                self._tell(f"{shown}: no {name} can be read: {told(error)}")
+                found = pa.nulls(len(batch), TYPES[TIME_OR_NONE])
+            batch = batch.append_column(name, found)
+        return batch
 
     def _tell(self, problem: str) -> None:
         self.damage[" ".join(problem.split())] = None

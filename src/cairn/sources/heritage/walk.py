@@ -10,7 +10,7 @@ EMPTY = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"  # the one folder without ent
 
 _ENTRY = """
     CREATE TABLE entry AS SELECT unhex(directory_id) AS folder, name, type,
-        unhex(target) AS target, perms::INTEGER AS perms
+        unhex(target) AS target, perms
     FROM rows
 """
 _BEGIN = """
@@ -71,7 +71,7 @@ def walk(connection: duckdb.DuckDBPyConnection, export: Export, depth: int) -> N
     load(connection, export, "directory_entry", _ENTRY)
     connection.execute(_BEGIN)
     connection.execute("CREATE TABLE named (root BLOB, entries BIGINT)")
-    connection.execute("CREATE TABLE file (root BLOB, path BLOB, target BLOB, perms INTEGER)")
+    connection.execute("CREATE TABLE file (root BLOB, path BLOB, target BLOB, perms BIGINT)")
     connection.execute("CREATE TABLE trouble (root BLOB, why VARCHAR, times BIGINT, path BLOB)")
     for _ in range(depth):
         connection.execute(_GROWN)
