@@ -497,14 +497,15 @@ def test_what_is_no_folder_or_entry(tmp_path: Path) -> None:
     entries = made.rows["directory_entry"]
     entries[:] = [row for row in entries if row["directory_id"] != lost]
     root = made.rows["revision"][0]["directory"]
-    for name in (b"..", b"a/../../etc", b"", b"nul\0"):
+    for name in (b"..", b".", b"a/../../etc", b"/", b"", b"nul\0", b"...", b".\xff", b"..a\n"):
         target = {"type": "file", "target": made.blob(b"4"), "perms": REGULAR}
         entries.append({"directory_id": root, "name": name, **target})
     found = records(write(tmp_path, made.rows), fill(tmp_path / "o", made.contents))
-    assert [one.path for one in found if one.raw is not None] == ["a/kept"]
+    paths = [path_bytes(one.path) for one in found if one.raw is not None]
+    assert paths == [b"...", b"..a\n", b".\xff", b"a/kept"]
     entries = "graph export: directory_entry/directory_entry-0.orc, stripe 0"
     assert problems(found) == [
-        f"{entries}: 4 of 9 rows are damaged",
+        f"{entries}: 6 of 14 rows are damaged",
         "1 paths are too long, / the first of them",
         "1 folders are not in the export, a/lost/ the first of them",
     ]
@@ -613,3 +614,18 @@ def test_a_date_that_no_clock_shows_costs_no_revision(tmp_path: Path) -> None:
         None,
         "2020-01-02T03:04:05+00:00",
     )
+
+
+def test_values_that_cannot_be_are_told(tmp_path: Path) -> None:
+    """A byte that is changed inside a stripe is no error to the format."""
+    made = Made().main({"f": b"1"})
+    made.visit(1, origin="https://x.org/p", status="fuml")
+    made.branch("refs/heads/x", "revisiom", "a" * 40)
+    content = made.rows["content"][0]
+    made.rows["content"].append(content | {"sha1_git": "A" * 40})
+    found = records(write(tmp_path, made.rows), fill(tmp_path / "o", made.contents))
+    assert problems(found) == [
+        f"graph export: {name}/{name}-0.orc, stripe 0: 1 of {rows} rows are damaged"
+        for name, rows in (("origin_visit_status", 2), ("snapshot_branch", 3), ("content", 2))
+    ]
+    assert found[-1].raw == b"1"

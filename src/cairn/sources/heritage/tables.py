@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +16,51 @@ from cairn.sources.damage import told
 
 MEMORY, THREADS = "2GB", 4  # of the database; what does not fit is on disk
 
-HEX, NAME, ENTRY, TEXT, NUMBER, TIME, HEX_OR_NONE, TEXT_OR_NONE, TIME_OR_NONE = range(9)
-TYPES = {
-    HEX: pa.string(),
-    NAME: pa.binary(),
-    ENTRY: pa.binary(),
-    TEXT: pa.string(),
-    NUMBER: pa.int64(),
-    TIME: pa.timestamp("us"),
-    HEX_OR_NONE: pa.string(),
-    TEXT_OR_NONE: pa.string(),
-    TIME_OR_NONE: pa.timestamp("us"),
-}
+
+@dataclass(frozen=True)
+class Kind:
+    """What a column holds: its type, what its values match, and whether they may be NULL.
+
+    The format has no checksums, so that a value which cannot be is often all that damage shows.
+    """
+
+    type: pa.DataType
+    pattern: str | None = None
+    empty: bool = False
+
+
+HEX = Kind(pa.string(), r"^[0-9a-f]{40}$")
+HEX_OR_NONE = replace(HEX, empty=True)
+NAME = Kind(pa.binary())
+ENTRY = Kind(  # neither empty, `.` nor `..`, and without `/` and NUL
+    pa.binary(), r"(?s)^(\.?[^./\x00][^/\x00]*|\.\.[^/\x00]+)$"
+)
+TEXT = Kind(pa.string())
+TEXT_OR_NONE = Kind(pa.string(), empty=True)
+NUMBER = Kind(pa.int64())
+TIME = Kind(pa.timestamp("us"))
+TIME_OR_NONE = replace(TIME, empty=True)
+VISIT = Kind(pa.string(), r"^(created|ongoing|full|partial|not_found|failed)$")
+TARGET = Kind(pa.string(), r"^(content|directory|revision|release|snapshot|alias)$", empty=True)
+INSIDE = Kind(pa.string(), r"^(file|dir|rev)$")
+STATE = Kind(pa.string(), r"^(visible|hidden|absent)$")
 
 # The columns that are read; others may be there or not.
-COLUMNS: dict[str, dict[str, int]] = {
+COLUMNS: dict[str, dict[str, Kind]] = {
     "origin_visit_status": {
         "origin": TEXT,
         "visit": NUMBER,
         "date": TIME,
-        "status": TEXT,
+        "status": VISIT,
         "snapshot": HEX_OR_NONE,
     },
     "snapshot_branch": {
         "snapshot_id": HEX,
         "name": NAME,
         "target": TEXT_OR_NONE,
-        "target_type": TEXT_OR_NONE,
+        "target_type": TARGET,
     },
-    "release": {"id": HEX, "target": HEX_OR_NONE, "target_type": TEXT_OR_NONE},
+    "release": {"id": HEX, "target": HEX_OR_NONE, "target_type": TARGET},
     "revision": {
         "id": HEX,
         "directory": HEX,
@@ -53,11 +70,11 @@ COLUMNS: dict[str, dict[str, int]] = {
     "directory_entry": {
         "directory_id": HEX,
         "name": ENTRY,
-        "type": TEXT,
+        "type": INSIDE,
         "target": HEX,
         "perms": NUMBER,
     },
-    "content": {"sha1": HEX, "sha1_git": HEX, "length": NUMBER, "status": TEXT},
+    "content": {"sha1": HEX, "sha1_git": HEX, "length": NUMBER, "status": STATE},
     "skipped_content": {
         "sha1": HEX_OR_NONE,
         "sha1_git": HEX_OR_NONE,
@@ -66,8 +83,6 @@ COLUMNS: dict[str, dict[str, int]] = {
     },
 }
 OPTIONAL = frozenset({"release", "skipped_content"})  # which a small export may well not have
-_HASH = r"^[0-9a-f]{40}$"
-_NO_NAME = r"^\.{0,2}$|/|\x00"  # what no entry of a folder is called
 
 
 class Export:
@@ -93,7 +108,7 @@ class Export:
     def rows(self, table: str) -> pa.RecordBatchReader:
         """The table's COLUMNS, a stripe at a time; what is damaged is left out and told."""
         columns = COLUMNS[table]
-        schema = pa.schema([(name, TYPES[kind]) for name, kind in columns.items()])
+        schema = pa.schema([(name, kind.type) for name, kind in columns.items()])
         return pa.RecordBatchReader.from_batches(schema, self._stripes(table, schema))
 
     def _stripes(self, table: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -118,13 +133,13 @@ class Export:
     def _stripe(self, file: orc.ORCFile, table: str, shown: str, number: int) -> pa.RecordBatch:
         columns = COLUMNS[table]
         batch = self._read(file, columns, shown, number)
-        batch.validate(full=True)  # the format has no checksums: at least text is text
+        batch.validate(full=True)  # at least text is text
         made = {}
         good = None
         for name, kind in columns.items():
             column = batch.column(name)  # by name: the file's order is its own
-            timely = pa.types.is_timestamp(TYPES[kind])
-            made[name] = column = column.cast(TYPES[kind], safe=not timely)
+            timely = pa.types.is_timestamp(kind.type)
+            made[name] = column = column.cast(kind.type, safe=not timely)
             fit = _fit(column, kind)
             if fit is not None:
                 good = fit if good is None else _call("and", good, fit)
@@ -135,7 +150,7 @@ class Export:
         return kept
 
     def _read(
-        self, file: orc.ORCFile, columns: dict[str, int], shown: str, number: int
+        self, file: orc.ORCFile, columns: dict[str, Kind], shown: str, number: int
     ) -> pa.RecordBatch:
         """The columns of a stripe. One date past the library's range must not cost the others."""
         try:
@@ -150,7 +165,7 @@ class Export:
                 found = file.read_stripe(number, columns=[name]).column(0)
             except pa.ArrowInvalid as error:
                 self._tell(f"{shown}: no {name} can be read: {told(error)}")
-                found = pa.nulls(len(batch), TYPES[TIME_OR_NONE])
+                found = pa.nulls(len(batch), TIME_OR_NONE.type)
             batch = batch.append_column(name, found)
         return batch
 
@@ -158,20 +173,13 @@ class Export:
         self.damage[" ".join(problem.split())] = None
 
 
-def _fit(column: pa.Array, kind: int) -> pa.Array | None:
+def _fit(column: pa.Array, kind: Kind) -> pa.Array | None:
     """Which values can be what the column holds; None where any can."""
-    if kind in (TEXT_OR_NONE, TIME_OR_NONE):
-        return None
-    if kind in (HEX, HEX_OR_NONE):
-        return _call("coalesce", _matches(column, _HASH), pa.scalar(kind == HEX_OR_NONE))
-    if kind == ENTRY:
-        odd = _call("coalesce", _matches(column, _NO_NAME), pa.scalar(True))
-        return _call("invert", odd)
-    return _call("is_valid", column)
-
-
-def _matches(column: pa.Array, pattern: str) -> pa.Array:
-    return _call("match_substring_regex", column, options=pc.MatchSubstringOptions(pattern))
+    if kind.pattern is not None:
+        options = pc.MatchSubstringOptions(kind.pattern)
+        matched = _call("match_substring_regex", column, options=options)
+        return _call("coalesce", matched, pa.scalar(kind.empty))
+    return None if kind.empty else _call("is_valid", column)
 
 
 def _call(function: str, *columns: Any, options: Any = None) -> Any:
