@@ -581,21 +581,3 @@ def test_from_repository_to_document(tmp_path: Path):
     document = pull_request_document(record.raw, EXACT, 0)
     closing = (("<pr>", "username_0"), ("<pr_status>", "closed"), ("<pr_is_merged>", "True\n"))
     assert document.pieces == (*OPENING, *closing)
-
-
-def test_hours_of_2013_and_2014(data_folder: Path):
-    """Their repositories are not at hand: what would be kept lacks its commits."""
-    found = read(parse(f"gharchive:{data_folder}/gharchive/hours", {"gharchive": OPTIONS}))
-    rules: dict[str, int] = {}
-    for one in found:
-        if one.kind == "pull_request" and one.raw:
-            dropped = pull_request_document(one.raw, PullLimits(), 0).verdict.rule
-            rules[dropped] = rules.get(dropped, 0) + 1
-    assert rules == {
-        "pr_no_diff": 199,
-        "pr_not_merged": 195,
-        "pr_no_text": 112,
-        "pr_bot": 3,
-        "pr_bot_comments": 1,
-        "pr_base_changed": 1,
-    }

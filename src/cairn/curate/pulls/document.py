@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from cairn.curate.bots import is_bot, without_bots
 from cairn.curate.messages import Participants, clean, cut_characters, cut_lines, unfilled
@@ -43,9 +44,9 @@ def pull_request_document(raw: bytes, limits: PullLimits, seed: int) -> Document
     failed = next(_failures(pull, title, description, limits, seed), None)
     if failed:
         return _dropped(*failed)
-    assert pull.trees is not None, "pr_no_diff"
-    files, left_out = select(pull.trees, limits)
-    if not any(pull.head in file.heads for file in files):
+    at_hand = not _not_at_hand(pull)
+    files, left_out = select(pull.trees, limits) if at_hand and pull.trees else ([], {})
+    if at_hand and not any(pull.head in file.heads for file in files):
         told = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
         return _dropped("pr_files", f"no changed file is kept ({told})")
     data = is_data(files, limits)
@@ -86,7 +87,7 @@ def _failures(
         yield "pr_base_changed", f"{len(pull.bases):,} base commits"
     if not pull.merged and not pull.approved:
         yield "pr_not_merged", "neither merged nor approved"
-    problem = _no_diff(pull)
+    problem = _no_diff(pull) or ("" if limits.without_diff else _not_at_hand(pull))
     if problem:
         yield "pr_no_diff", problem
     if len(title) < limits.title_characters:
@@ -107,17 +108,26 @@ def _failures(
 
 
 def _no_diff(pull: Pull) -> str:
-    """Why there is no initial diff; empty where there is one."""
+    """Why nothing differs; empty where something does, or where the commits are not at hand."""
+    if pull.bases and pull.bases[0] == pull.head:
+        return "base equals head"
+    if _not_at_hand(pull):
+        return ""
+    return "" if _first(pull).get("files") else "no file differs"
+
+
+def _not_at_hand(pull: Pull) -> str:
+    """Why the files of base and head cannot be compared; empty where they can."""
     if not pull.bases or not pull.head:
         return "no event holds the base and head commits"
-    if pull.bases[0] == pull.head:
-        return "base equals head"
     if pull.trees is None:
         return "no trees were given to find the commits in"
-    first = next((head for head in pull.trees["heads"] if head["commit"] == pull.head), {})
-    if "problem" in first:
-        return first["problem"]
-    return "" if first.get("files") else "no file differs"
+    return _first(pull).get("problem", "")
+
+
+def _first(pull: Pull) -> dict[str, Any]:
+    heads = pull.trees["heads"] if pull.trees else []
+    return next((head for head in heads if head["commit"] == pull.head), {})
 
 
 def _said(items: tuple[Item, ...], limits: PullLimits) -> Iterator[Item]:

@@ -60,6 +60,8 @@ class PullLimits:
     """Least characters of a whole pull request."""
     most_characters: int = 100_000
     """Most characters of a whole pull request."""
+    without_diff: bool = False
+    """Whether one whose commits are not at hand is told all the same, without files."""
     newlines: bool = True
     """Whether the layout's lines end as the report prints them; its code writes none of these."""
 
