@@ -214,7 +214,7 @@ def test_the_published_example(data_folder: Path) -> None:
     assert sorted(found) == sorted(expected)
     assert len(found) == 8
     first = records(root)[0]
-    assert first.origin.branch_name == "master"
+    assert first.origin.branch_name == "refs/heads/master"
     assert first.origin.repo_name == "swh/graph"
     assert first.origin.visit_date == "2013-05-07T04:20:41.369271+00:00"
     assert first.origin.committer_date == "2005-03-18T14:19:10+00:00"
@@ -335,7 +335,8 @@ def test_a_real_repository(
     dates = git(repository, "show", "-s", "--format=%at %ct", commit).split()[-2:]
     told = [datetime.fromtimestamp(int(date), UTC).isoformat() for date in dates]
     tree = git(repository, "rev-parse", f"{commit}^{{tree}}").decode().strip()
-    names = (branch or "trunk", origin.directory_id, origin.revision_id, origin.snapshot_id)
+    ref = {"": "refs/heads/trunk", "other": "refs/heads/other"}.get(branch, branch)
+    names = (ref, origin.directory_id, origin.revision_id, origin.snapshot_id)
     assert names == (origin.branch_name, tree, commit, SNAPSHOT)
     assert told == [origin.revision_date, origin.committer_date]
     assert (origin.repo_name, origin.origin_url) == ("o/r", "https://github.com/o/r")
@@ -378,16 +379,17 @@ def test_one_branch_of_each_origin(tmp_path: Path) -> None:
         "head is another": (
             [("HEAD", "revision", one), (main, "revision", two)], b"one", "HEAD"),
         "head is main": (
-            [("HEAD", "revision", one), (main, "revision", one)], b"one", "main"),
+            [("HEAD", "revision", one), (main, "revision", one)], b"one", main),
         "three aliases": (
             [("HEAD", "alias", "a"), ("a", "alias", "b"), ("b", "alias", "refs/heads/é"),
-             ("refs/heads/é", "revision", three), (main, "revision", two)], b"three", "é"),
+             ("refs/heads/é", "revision", three), (main, "revision", two)], b"three",
+             "refs/heads/é"),
         "a loop": (
             [("HEAD", "alias", "a"), ("a", "alias", "HEAD"), (master, "revision", two)],
-            b"two", "master"),
-        "itself": ([("HEAD", "alias", "HEAD"), (main, "revision", two)], b"two", "main"),
-        "nothing": ([("HEAD", "alias", "gone"), (main, "revision", one)], b"one", "main"),
-        "main first": ([(master, "revision", one), (main, "revision", two)], b"two", "main"),
+            b"two", master),
+        "itself": ([("HEAD", "alias", "HEAD"), (main, "revision", two)], b"two", main),
+        "nothing": ([("HEAD", "alias", "gone"), (main, "revision", one)], b"one", main),
+        "main first": ([(master, "revision", one), (main, "revision", two)], b"two", main),
         "a release of a release": ([("HEAD", "release", "c" * 40)], b"two", "HEAD"),
         "a release of a folder": ([("HEAD", "release", "e" * 40)], b"one", "HEAD"),
         "a folder": ([("HEAD", "directory", trees["three"])], b"three", "HEAD"),

@@ -1,9 +1,7 @@
 """`swh:EXPORT?objects=LOCATION`: a graph export and an object store become records."""
 
 import tempfile
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +13,7 @@ from cairn.sources.damage import unreadable, whole
 from cairn.sources.heritage.roots import find_roots
 from cairn.sources.heritage.tables import Export, database
 from cairn.sources.heritage.walk import walk
-from cairn.sources.objects import Missing, Store, open_store
+from cairn.sources.objects import Store, open_store, with_contents
 from cairn.sources.record import (
     EXECUTABLE,
     LINK,
@@ -26,7 +24,6 @@ from cairn.sources.record import (
 )
 from cairn.sources.remote import path_name, public_url
 from cairn.sources.spec import Spec
-from cairn.sources.swhid import content_hash
 
 OPTIONS = ("objects", "cache", "depth", "branch")
 DEPTH, MOST_DEPTH = 64, 1000  # levels of folders; the report's code has 64
@@ -103,7 +100,9 @@ def _read(
             yield whole(where, where, f"graph export: {problem}")
         origins = _Origins(connection)
         yield from origins.troubles(branch, depth)
-        yield from _with_contents(_rows(connection), origins, store, max_bytes)
+        rows = _rows(connection)
+        records = (_record(origins[row.number], row, max_bytes) for row in rows)
+        yield from with_contents(records, store, max_bytes)
 
 
 def _rows(connection: duckdb.DuckDBPyConnection) -> Iterator[Row]:
@@ -179,7 +178,7 @@ def _origin(row: dict[str, Any]) -> Origin:
         directory_id=(row["directory"] or b"").hex(),
         snapshot_id=row["snapshot"],
         revision_id=row["revision"],
-        branch_name=None if branch is None else path_text(branch.removeprefix(b"refs/heads/")),
+        branch_name=None if branch is None else path_text(branch),
         visit_date=_iso(row["visit_date"]),
         revision_date=_iso(row["revision_date"]),
         committer_date=_iso(row["committer_date"]),
@@ -188,34 +187,6 @@ def _origin(row: dict[str, Any]) -> Origin:
 
 def _iso(date: datetime | None) -> str | None:
     return date.replace(tzinfo=UTC).isoformat() if isinstance(date, datetime) else None
-
-
-def _with_contents(
-    rows: Iterator[Row], origins: _Origins, store: Store, max_bytes: int
-) -> Iterator[SourceFile]:
-    """Records in the order of the rows, while contents are fetched ahead of them."""
-    waiting: deque[Row] = deque()
-
-    def wanted() -> Iterator[str]:
-        for row in rows:
-            waiting.append(row)
-            if (sha1 := _to_fetch(row, max_bytes)) is not None:
-                yield sha1
-
-    for _, found in store.fetch_many(wanted()):
-        while _to_fetch(waiting[0], max_bytes) is None:
-            row = waiting.popleft()
-            yield _record(origins[row.number], row, max_bytes)
-        row = waiting.popleft()
-        yield _filled(_record(origins[row.number], row, max_bytes), found)
-    for row in waiting:
-        yield _record(origins[row.number], row, max_bytes)
-
-
-def _to_fetch(row: Row, max_bytes: int) -> str | None:
-    """The SHA-1 of a content that is to be fetched, or None."""
-    small = row.length is not None and row.length < max_bytes
-    return row.sha1 if small and row.status == "visible" else None
 
 
 def _record(origin: Origin, row: Row, max_bytes: int) -> SourceFile:
@@ -239,11 +210,3 @@ def _record(origin: Origin, row: Row, max_bytes: int) -> SourceFile:
         raw=None,
         problem=problem and " ".join(problem.split()),
     )
-
-
-def _filled(record: SourceFile, found: bytes | Missing) -> SourceFile:
-    if isinstance(found, Missing):
-        return replace(record, problem=f"content {record.blob_id}: {found.reason}")
-    if content_hash(found) != record.content_id:
-        return replace(record, problem="the content's bytes are not those of its identifier")
-    return replace(record, raw=found, length_bytes=len(found))

@@ -5,11 +5,18 @@ from typing import TYPE_CHECKING
 from cairn.base.lazy import lazily
 
 if TYPE_CHECKING:
+    from cairn.sources.objects.contents import with_contents
     from cairn.sources.objects.store import Missing, Store, open_store
     from cairn.sources.objects.web import Patience
 
-_HOMES = {"Missing": "store", "Patience": "web", "Store": "store", "open_store": "store"}
+_HOMES = {
+    "Missing": "store",
+    "Patience": "web",
+    "Store": "store",
+    "open_store": "store",
+    "with_contents": "contents",
+}
 
-__all__ = ["Missing", "Patience", "Store", "open_store"]
+__all__ = ["Missing", "Patience", "Store", "open_store", "with_contents"]
 
 __getattr__ = lazily(__name__, _HOMES)
