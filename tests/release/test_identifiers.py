@@ -1,6 +1,7 @@
 """The id-only release: columns and types, one row a repository, and what reads them back."""
 
 import csv
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from cairn.base import Ref, UserError
 from cairn.base.make import make
 from cairn.curate import Curate, read_files
 from cairn.release import ReleaseIdentifiers
+from cairn.sources import identifiers
 from cairn.sources.identifiers import records
+from cairn.sources.origins import read_origin
 from cairn.sources.record import SourceFile
 from cairn.sources.spec import Spec
 
@@ -119,3 +122,49 @@ def test_other_tables_are_refused(tmp_path: Path):
         )
     with pytest.raises(UserError, match="lacks blob_id, content_id, length_bytes"):
         read(tmp_path, {"repo_name": "r", "directory_id": "d", "files": [{"path": "x"}]})
+
+
+def back(folder: Path, max_bytes: int = 10**6, **options: str) -> list[SourceFile]:
+    spec = Spec("ids:x", "ids", str(folder), options)
+    return list(identifiers.read(spec, max_bytes=max_bytes, source=read_origin))
+
+
+def test_contents_come_back_from_a_store_and_from_a_source(runs: Path, tmp_path: Path):
+    """Curated again, a release gives the corpus that it was made of."""
+    one = runs.parent / "one"
+    store = tmp_path / "objects"
+    store.mkdir()
+    for file in back(runs / "ids", **{"from": str(one), "cache": str(tmp_path / "cache")}):
+        assert (file.raw is None) == (file.origin.repo_name == "two")
+        if file.raw is None:
+            assert file.problem == f"content {file.blob_id}: is not in the store"
+        else:
+            assert file.raw == (one / file.path).read_bytes()
+            (store / file.blob_id).write_bytes(file.raw)
+    assert sum(file.raw is not None for file in back(runs / "ids", objects=str(store))) == 3
+    kept = [file.raw for file in back(runs / "ids", objects=str(tmp_path / "cache"))]
+    assert sum(raw is not None for raw in kept) == 3
+    few = back(runs / "ids", max_bytes=5, objects=str(store))
+    assert {(file.raw, file.problem) for file in few} == {(None, None)}
+
+
+def test_the_way_back_ends_in_the_same_corpus(runs: Path, tmp_path: Path):
+    for name in ("one", "two"):
+        shutil.copytree(runs.parent / name, tmp_path / "both" / name)
+    spec = f"ids:{runs / 'ids'}?from={tmp_path / 'both'}"
+    make({"corpus": Curate(sources=(spec,), workers=1, malware="off")}, tmp_path / "runs")
+    tables = [
+        pa.Table.from_batches(read_files(root / "corpus")).drop_columns(["ledger_row"])
+        for root in (runs, tmp_path / "runs")
+    ]
+    first, again = (
+        table.sort_by([("repo_name", "ascending"), ("path", "ascending")]) for table in tables
+    )
+    assert first.num_rows == 6
+    assert first.equals(again)
+
+
+@pytest.mark.parametrize("options", [{}, {"objects": "/", "from": "/"}])
+def test_where_contents_are_is_said_once(runs: Path, options: dict[str, str]):
+    with pytest.raises(UserError, match="does not say where contents are"):
+        back(runs / "ids", **options)

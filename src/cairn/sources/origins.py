@@ -1,7 +1,7 @@
 """From what a user names to records: a directory, a checkout, an archive, or installed Python."""
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
@@ -10,20 +10,17 @@ import pyarrow as pa
 
 from cairn.base import UserError
 from cairn.sources import archive as archives
-from cairn.sources import checkout, directory, events, installed
+from cairn.sources import checkout, directory, installed
 from cairn.sources.digest import Digest, digest
 from cairn.sources.popularity import with_metadata
 from cairn.sources.record import Origin, SourceFile, path_text, to_batch
+from cairn.sources.schemes import SCHEMES, open_scheme
 from cairn.sources.spec import parse
 from cairn.sources.swhid import SUBMODULE, tree_hash
 
 MAX_BYTES = 10 * 2**20  # StarCoder2 (arXiv 2402.19173), section 2.1, taken as uncompressed
 BATCH_BYTES = 4 * 2**20
 BATCH_FILES = 500
-
-
-# What may stand after the `?` of each scheme; a text without a scheme is a path.
-SCHEMES: dict[str, Collection[str]] = {"gharchive": events.OPTIONS}
 
 
 def read_origin(
@@ -75,8 +72,8 @@ def read_batches(
 
 def _open(spec: str, max_bytes: int) -> Iterator[SourceFile]:
     named = parse(spec, SCHEMES)
-    if named.scheme == "gharchive":
-        return events.read(named, max_bytes=max_bytes)
+    if named.scheme:
+        return open_scheme(named, max_bytes, lambda one: _open(one, max_bytes))
     if spec.startswith(installed.SCHEME):
         name = spec.removeprefix(installed.SCHEME)
         standard = name == installed.STDLIB

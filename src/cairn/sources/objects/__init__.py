@@ -6,10 +6,11 @@ from cairn.base.lazy import lazily
 
 if TYPE_CHECKING:
     from cairn.sources.objects.contents import with_contents
-    from cairn.sources.objects.store import Missing, Store, open_store
+    from cairn.sources.objects.store import Folder, Missing, Store, open_store
     from cairn.sources.objects.web import Patience
 
 _HOMES = {
+    "Folder": "store",
     "Missing": "store",
     "Patience": "web",
     "Store": "store",
@@ -17,6 +18,6 @@ _HOMES = {
     "with_contents": "contents",
 }
 
-__all__ = ["Missing", "Patience", "Store", "open_store", "with_contents"]
+__all__ = ["Folder", "Missing", "Patience", "Store", "open_store", "with_contents"]
 
 __getattr__ = lazily(__name__, _HOMES)
