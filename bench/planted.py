@@ -130,10 +130,13 @@ def fourth(rng: Rng) -> str:
 
 
 def sixth(rng: Rng) -> str:
-    groups = [rng.choice(("2a00", "2001", "2607", "2404")), *(some(rng, HEX, 4) for _ in range(7))]
-    if rng.random() < 0.5:
-        groups[4:7] = [""]
-    return ":".join(groups[:2] + [part.lstrip("0") or part[:0] for part in groups[2:]])
+    while True:
+        network = rng.choice((0x2A00, 0x2001, 0x2607, 0x2404))
+        found = ipaddress.IPv6Address(network << 112 | rng.getrandbits(112))
+        if rng.random() < 0.5:  # a short one: four groups, and the last
+            found = ipaddress.IPv6Address(int(found) >> 64 << 64 | rng.getrandbits(16))
+        if found.is_global:
+            return str(found)
 
 
 # Kind -> a value, and the line that holds it.

@@ -9,12 +9,13 @@ import ipaddress
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import product
 
 from cairn.curate.domains import is_top_level
 from cairn.curate.secrets import Span, keys_by_form, keys_by_name, passwords, private_keys
 
 EMAIL, KEY, PASSWORD, IP = "email", "key", "password", "ip"
+Find = tuple[int, int, str, str]  # start, end, kind, replacement
+PASSES = 8
 
 _AT = re.compile(r"@(?=[A-Za-z0-9])")
 _DOMAIN = re.compile(r"((?:[A-Za-z0-9-]{1,63}+\.){1,8})([A-Za-z]{2,24}+)(?![\w@])")
@@ -31,9 +32,10 @@ _IPV4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")
 _IPV6 = re.compile(
     r"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?<=[0-9A-Fa-f])(?!\w|:[0-9A-Fa-f:])"
 )
-# Digits become 1 and other hexadecimal digits a, so that a glance tells whether there is anything.
-_DIGITS = bytes.maketrans(b"0123456789ABCDEFbcdef", b"1" * 10 + b"a" * 11)
-_GROUPS = tuple(b"1" + bytes(rest) + b":" for rest in product(b"1a", repeat=3))
+# What the searches begin at, since they are fast where a pattern begins with one letter.
+_OCTET = re.compile(r"\.\d{1,3}\.")
+_GROUP = re.compile(r":[0-9A-Fa-f]{0,4}:")
+SMALL = 40  # four parts below this are a section of a standard or a version
 _VERSION = re.compile(
     r"(?i)(?:(?<![a-z])(?:version|ver|v|release|sections?|chapter|and|rfc|python|oid)|§)"
     r"[\s:=\"'(]{0,4}$"
@@ -52,10 +54,22 @@ SYNTHETIC_V6 = tuple(f"fd00:{n:x}::{n + 1:x}" for n in (0x1A, 0x2B, 0x3C, 0x4D, 
 def redact(text: str) -> tuple[str, dict[str, int]]:
     """The text with personal data and secrets replaced, and how many of each kind there were.
 
-    Keys: email, key, password, ip. The same address always gets the same replacement.
+    Keys: email, key, password, ip. The same address always gets the same replacement. What was
+    redacted stays as it is when it is redacted again.
     """
+    total: Counter[str] = Counter()
+    for _ in range(PASSES):  # what touched a secret may show itself once that is gone
+        found = _found(text)
+        if not found:
+            break
+        text, counts = replaced(text, found)
+        total.update(counts)
+    return text, dict(sorted(total.items()))
+
+
+def _found(text: str) -> list[Find]:
     lower = text.replace("\u0130", "I").lower()  # the one letter whose small form is two
-    found: list[tuple[int, int, str, str]] = []  # start, end, kind, replacement
+    found: list[Find] = []
     for kind, mark, spans in (
         (KEY, "<KEY>", private_keys(text)),
         (KEY, "<KEY>", keys_by_form(text)),
@@ -64,12 +78,13 @@ def redact(text: str) -> tuple[str, dict[str, int]]:
         (EMAIL, "<EMAIL>", _emails(text)),
     ):
         found += ((*span, kind, mark) for span in spans)
-    found += ((*span, IP, address) for span, address in _addresses(text))
-    return _replaced(text, found) if found else (text, {})
+    for addresses in (_fourth(text), _sixth(text)):
+        found += ((*span, IP, address) for span, address in addresses)
+    return found
 
 
-def _replaced(text: str, found: Iterable[tuple[int, int, str, str]]) -> tuple[str, dict[str, int]]:
-    """Of what overlaps, the first and longest is replaced."""
+def replaced(text: str, found: Iterable[Find]) -> tuple[str, dict[str, int]]:
+    """The text with finds replaced; of what overlaps, the first and longest. How many of a kind."""
     counts: Counter[str] = Counter()
     pieces: list[str] = []
     place = 0
@@ -95,32 +110,36 @@ def _emails(text: str) -> Iterator[Span]:
         before = text[begin:place]
         local = before[len(before.rstrip(_LOCAL)) :].lstrip("._%+-")
         start = place - len(local)
-        if not local or len(local) > LONGEST_LOCAL:
+        if not local or len(local) > LONGEST_LOCAL or local == "git":  # everybody's, as in git@host
             continue
         if start and (text[start - 1].isalnum() or text[start - 1] in "_.+-"):
             continue
         yield start, domain.end()
 
 
-def _addresses(text: str) -> Iterator[tuple[Span, str]]:
-    raw = text.encode("utf-8", "surrogatepass").translate(_DIGITS)
-    if any(octet in raw for octet in (b".1.", b".11.", b".111.")):
-        yield from _fourth(text)
-    if b":" in raw and any(group in raw for group in _GROUPS):
-        yield from _sixth(text)
-
-
 def _fourth(text: str) -> Iterator[tuple[Span, str]]:
-    for found in _IPV4.finditer(text):
+    for octet in _OCTET.finditer(text):
+        place = octet.start()
+        found = None
+        for start in range(max(place - 3, 0), place):  # at most one is where no digit stands before
+            found = found or _IPV4.match(text, start)
+        if found is None:
+            continue
         before = text[max(0, found.start() - 16) : found.start()]
-        if _VERSION.search(before) or any(part != str(int(part)) for part in found[0].split(".")):
+        parts = found[0].split(".")
+        if _VERSION.search(before) or any(part != str(int(part)) for part in parts):
+            continue
+        if all(int(part) < SMALL for part in parts) or len(set(parts)) == 1:
             continue
         if address := _address(found[0], SYNTHETIC_V4):
             yield found.span(), address
 
 
 def _sixth(text: str) -> Iterator[tuple[Span, str]]:
-    for found in _IPV6.finditer(text):
+    for group in _GROUP.finditer(text):
+        found = _IPV6.match(text, max(group.start() - 4, 0))
+        if found is None:
+            continue
         groups = [group for group in found[0].split(":") if group]
         if len(groups) >= 3 and (address := _address(found[0], SYNTHETIC_V6)):  # else a slice
             yield found.span(), address
