@@ -11,7 +11,7 @@ from cairn.curate.rendering import Limits, Rendering
 from cairn.curate.rules import Thresholds
 from cairn.sources.record import Origin, SourceFile, to_batch
 
-SIZE, TIMES = 20_000, 8  # characters, and how many times longer the long file is
+SIZE, TIMES = 40_000, 6  # characters, and how many times longer the long file is
 UNITS = {
     "open brackets": "([{<",
     "quotes": "\"'`",
