@@ -79,10 +79,11 @@ def test_what_a_distributions_list_points_at_outside_is_not_read(site: Path, tmp
     assert paths == ["made-1.0.dist-info/METADATA", "made.py"]
 
 
-def test_an_incomplete_or_editable_distribution_is_refused(site: Path):
+def test_what_is_not_there_is_told_and_an_editable_distribution_is_refused(site: Path):
     install(site, {"made.py": ""}, listed="gone.py,,\n")
-    with pytest.raises(UserError, match=r"lists 'gone\.py', which cannot be read.*install it anew"):
-        list(read_origin("python:made"))
+    told = {file.path: file.problem for file in read_origin("python:made")}
+    assert told["gone.py"] == "is listed and cannot be read (No such file or directory)"
+    assert told["made.py"] is None
     editable = '{"url": "file:///x", "dir_info": {"editable": true}}'
     install(site, {"made.pth": "/x", "made-1.0.dist-info/direct_url.json": editable})
     with pytest.raises(UserError, match="is installed in editable mode"):

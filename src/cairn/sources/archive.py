@@ -5,7 +5,9 @@ single folder the files may stand in, as Software Heritage takes it.
 """
 
 import lzma
+import os
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -16,9 +18,18 @@ from pathlib import Path
 from tarfile import ReadError
 from typing import IO, Any, Self
 
-from cairn.base import UserError
+from cairn.sources.damage import Damaged, told, unreadable, whole
 from cairn.sources.digest import Digest, digest
-from cairn.sources.record import EXECUTABLE, LINK, MOST_FILES, REGULAR
+from cairn.sources.record import (
+    EXECUTABLE,
+    LINK,
+    MOST_FILES,
+    REGULAR,
+    Origin,
+    SourceFile,
+    path_text,
+)
+from cairn.sources.swhid import tree_hash
 
 MOST_BYTES = 16 * 2**30  # of all members together, unpacked
 WINDOW = 128 * 2**20  # bytes that are held so as to give files in the order of their paths
@@ -36,6 +47,10 @@ BROKEN = (
     ValueError,
     NotImplementedError,
     RuntimeError,
+    struct.error,
+    LookupError,
+    ArithmeticError,
+    MemoryError,  # a header may ask for any amount
 )
 
 
@@ -101,23 +116,56 @@ def _is_tar(path: Path) -> bool:
         return False
 
 
+def read(path: Path, max_bytes: int) -> Iterator[SourceFile]:
+    """Records of an archive's files in the order of their paths.
+
+    A hostile or damaged archive is one record with an empty path: nothing of it is used.
+    """
+    name, url = path_text(os.fsencode(_stem(path.name))), path.resolve().as_uri()
+    try:
+        with open_archive(path) as archive:
+            windows = archive.windows(max_bytes)
+            small = [{one.path for one in window if one.size < max_bytes} for window in windows]
+            found = archive.digests(archive.members, keep=small[0])
+            tree = tree_hash((m.path, m.mode, found[m.path].content_id) for m in archive.members)
+            origin = Origin(repo_name=name, origin_url=url, directory_id=tree)
+            for number, (window, wanted) in enumerate(zip(windows, small, strict=True)):
+                if number:
+                    found |= archive.again([one for one in window if one.path in wanted], found)
+                for one in window:  # pop: what was given need not be held
+                    yield _record(origin, one, found.pop(one.path), one.path in wanted)
+    except Damaged as error:
+        yield whole(name, url, f"archive {path_text(os.fsencode(path.name))}: {error}")
+
+
+def _record(origin: Origin, one: Member, found: Digest, wanted: bool) -> SourceFile:
+    if wanted and found.raw is None:
+        told, known = "changed while it was read", found.content_id
+        return unreadable(origin, told, one.path, mode=one.mode, size=one.size, content_id=known)
+    return found.record(origin, one.path, one.mode, one.size)
+
+
+def _stem(name: str) -> str:
+    for ending in (".gz", ".bz2", ".xz", ".tar", ".tgz", ".tbz2", ".txz", ".zip", ".whl"):
+        name = name.removesuffix(ending)
+    return name
+
+
 @contextmanager
 def open_archive(path: Path) -> Iterator["Archive"]:
-    """Open and check a whole archive's table. UserError names what is wrong with it."""
+    """Open and check a whole archive's table. Damaged tells what is wrong with it."""
     try:
         zipped = zipfile.is_zipfile(path)
         library = zipfile.ZipFile(path) if zipped else _open_tar(path)
     except BROKEN as error:
-        raise _damaged(path, error) from None
+        raise _broken(error) from None
     with library:
         try:
             found = _zip_members if isinstance(library, zipfile.ZipFile) else _tar_members
             members = list(_bounded(path, found(library)))  # type: ignore[arg-type]
-        except UserError:
-            raise
         except BROKEN as error:
-            raise _damaged(path, error) from None
-        archive = Archive(path, library, members)
+            raise _broken(error) from None
+        archive = Archive(library, members)
         archive.check()
         yield archive
 
@@ -134,39 +182,33 @@ def _bounded(path: Path, members: Iterator[Member]) -> Iterator[Member]:
         total += member.size
         if total > MOST_BYTES or count > MOST_FILES:
             size = f"{count:,} files of {total:,} bytes and more"
-            raise UserError(f"archive {path}: unpacks to {size}: too large to be trusted")
+            raise Damaged(f"unpacks to {size}: too large to be trusted")
         own = getattr(member.handle, "compress_size", packed)  # a zip says it of each member
         for large, small in ((total, packed), (member.size, own)):
             if large >= RATIO_FROM and large > RATIO * max(small, 1):
-                problem = f"{small:,} bytes unpack to {large:,} and more: it looks like a bomb"
-                raise UserError(f"archive {path}: {problem}: nothing was read")
+                raise Damaged(f"{small:,} bytes unpack to {large:,} and more: it looks like a bomb")
         yield member
 
 
 class Archive:
     """An open archive whose members have been checked."""
 
-    def __init__(self, path: Path, library: Any, members: list[Member]) -> None:
-        self.path, self.library = path, library
-        self.members = members
+    def __init__(self, library: Any, members: list[Member]) -> None:
+        self.library, self.members = library, members
 
     def check(self) -> None:
-        """UserError for names that come twice, or that are a file and a folder."""
+        """Damaged for names that come twice, or that are a file and a folder."""
         files: set[bytes] = set()
         folders: set[bytes] = set()
         for member in self.members:
             if member.path in files:
-                raise self._hostile(member.path, "is in it twice")
+                raise _hostile(member.path, "is in it twice")
             files.add(member.path)
             parts = member.path.split(b"/")
             folders.update(b"/".join(parts[:depth]) for depth in range(1, len(parts)))
         clash = sorted(files & folders)
         if clash:
-            raise self._hostile(clash[0], "is a file and a folder")
-
-    def _hostile(self, path: bytes, problem: str) -> UserError:
-        shown = path.decode("utf-8", "backslashreplace")
-        return UserError(f"archive {self.path}: member {shown!r} {problem}: nothing was read")
+            raise _hostile(clash[0], "is a file and a folder")
 
     def windows(self, below: int) -> list[list[Member]]:
         """All members in the order of their paths, cut where the bytes to hold reach WINDOW.
@@ -200,8 +242,16 @@ class Archive:
             done[member.path] = found if kept else replace(found, raw=None)
         return done
 
+    def again(self, members: list[Member], seen: dict[bytes, Digest]) -> dict[bytes, Digest]:
+        """Digests with bytes of those members that are still what `seen` says of them."""
+        try:
+            found = self.digests(members, keep={one.path for one in members})
+        except Damaged:
+            return {}
+        return {path: one for path, one in found.items() if one.content_id == seen[path].content_id}
+
     def chunks(self, member: Member) -> Iterator[bytes]:
-        """A member's bytes (a link's: of its target); UserError where the archive is damaged."""
+        """A member's bytes (a link's: of its target); Damaged where the archive is damaged."""
         if member.mode == LINK and isinstance(member.handle, tarfile.TarInfo):
             yield _bytes(member.handle.linkname)
             return
@@ -216,7 +266,7 @@ class Archive:
             if done != member.size:
                 raise ValueError("a member is shorter than its header says")
         except BROKEN as error:
-            raise _damaged(self.path, error) from None
+            raise _broken(error) from None
 
     def _open(self, member: Member) -> IO[bytes]:
         if isinstance(self.library, zipfile.ZipFile):
@@ -230,27 +280,27 @@ class Archive:
 def _tar_members(library: tarfile.TarFile) -> Iterator[Member]:
     before: dict[bytes, Member] = {}  # what hard links may be names of
     for info in library:
-        path = _safe(_bytes(info.name), library.name)
+        path = _safe(_bytes(info.name))
         if info.isdir():
             continue
         if not path:
             raise ValueError("a file without a name")
         if info.issym():
             target = _bytes(info.linkname)
-            _check_link(path, target, library.name)
+            _check_link(path, target)
             yield Member(path, LINK, len(target), info, info.offset)
         elif info.isreg() or info.islnk():
             mode = EXECUTABLE if info.mode & 0o100 else REGULAR
             member = Member(path, mode, info.size, info, info.offset)
             if info.islnk():
-                target = _safe(_bytes(info.linkname), library.name)
+                target = _safe(_bytes(info.linkname))
                 if target not in before:
                     raise ValueError(f"the hard link {info.name!r} points to nothing before it")
                 member = replace(before[target], path=path, mode=mode)
             before[path] = member
             yield member
         else:
-            raise _climbs(library.name, path, "is a device or a pipe")
+            raise _hostile(path, "is a device or a pipe")
     _check_end(library)
 
 
@@ -265,26 +315,25 @@ def _check_end(library: tarfile.TarFile) -> None:
 
 
 def _zip_members(library: zipfile.ZipFile) -> Iterator[Member]:
-    name = library.filename or "?"
     for info in library.infolist():
-        path = _safe(_zip_name(info), name)
+        path = _safe(_zip_name(info))
         if info.is_dir():
             continue
         if not path:
             raise ValueError("a file without a name")
         if info.flag_bits & 1:
-            raise _climbs(name, path, "is encrypted")
+            raise _hostile(path, "is encrypted")
         mode = info.external_attr >> 16
         if stat.S_ISLNK(mode):
             if info.file_size > MOST_PATH:
-                raise _climbs(name, path, "is a link too long to be one")
-            _check_link(path, library.read(info), name)
+                raise _hostile(path, "is a link too long to be one")
+            _check_link(path, library.read(info))
             yield Member(path, LINK, info.file_size, info, info.header_offset)
         elif stat.S_IFMT(mode) in (0, stat.S_IFREG):  # 0: packed where modes are not known
             kind = EXECUTABLE if mode & 0o100 else REGULAR
             yield Member(path, kind, info.file_size, info, info.header_offset)
         else:
-            raise _climbs(name, path, "is a device or a pipe")
+            raise _hostile(path, "is a device or a pipe")
 
 
 def _zip_name(info: zipfile.ZipInfo) -> bytes:
@@ -301,35 +350,33 @@ def _bytes(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
-def _safe(path: bytes, archive: Any) -> bytes:
-    """The path without `.` and empty names; UserError where it leaves the archive's root."""
+def _safe(path: bytes) -> bytes:
+    """The path without `.` and empty names; Damaged where it leaves the archive's root."""
     if len(path) > MOST_PATH:
-        raise _climbs(archive, path[:80], f"has a path of {len(path):,} bytes")
+        raise _hostile(path[:80], f"has a path of {len(path):,} bytes")
     if path.startswith((b"/", b"\\")) or b"\0" in path or path[1:3] in (b":\\", b":/"):
-        raise _climbs(archive, path, "is an absolute path")
+        raise _hostile(path, "is an absolute path")
     parts = [part for part in path.split(b"/") if part not in (b"", b".")]
     if b".." in parts or b".." in path.split(b"\\"):
-        raise _climbs(archive, path, "climbs out with `..`")
+        raise _hostile(path, "climbs out with `..`")
     return b"/".join(parts)
 
 
-def _check_link(path: bytes, target: bytes, archive: Any) -> None:
+def _check_link(path: bytes, target: bytes) -> None:
     depth = path.count(b"/")
     if len(target) > MOST_PATH:
-        raise _climbs(archive, path, "is a link too long to be one")
+        raise _hostile(path, "is a link too long to be one")
     if target.startswith(b"/"):
-        raise _climbs(archive, path, "is a link out of the archive")
+        raise _hostile(path, "is a link out of the archive")
     for part in target.split(b"/"):
         depth += -1 if part == b".." else part not in (b"", b".")
         if depth < 0:
-            raise _climbs(archive, path, "is a link out of the archive")
+            raise _hostile(path, "is a link out of the archive")
 
 
-def _climbs(archive: Any, path: bytes, problem: str) -> UserError:
-    shown = path.decode("utf-8", "backslashreplace")
-    return UserError(f"archive {archive}: member {shown!r} {problem}: nothing was read")
+def _hostile(path: bytes, problem: str) -> Damaged:
+    return Damaged(f"member {path.decode('utf-8', 'backslashreplace')!r} {problem}")
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
-    what = str(error) or type(error).__name__
-    return UserError("source", str(path), f"is truncated or damaged ({what})", "fetch it anew")
+def _broken(error: Exception) -> Damaged:
+    return Damaged(f"is truncated or damaged ({told(error)})")

@@ -4,7 +4,7 @@ from cairn.sources.record import REGULAR, Origin, SourceFile, path_text
 from cairn.sources.swhid import content_hash
 
 
-class Damaged(Exception):
+class Damaged(Exception):  # noqa: N818 (no error of the program's, nor of the user's)
     """What is wrong with bytes on disk, in one line; never a mistake of the user's."""
 
     def __init__(self, problem: str) -> None:

@@ -7,11 +7,13 @@ import re
 import stat
 import sysconfig
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import Distribution
 from pathlib import Path, PurePosixPath
 
 from cairn.base import UserError
 from cairn.base.config import nearest
+from cairn.sources.damage import Damaged, told
 from cairn.sources.directory import Found, chunks, walk
 from cairn.sources.record import EXECUTABLE, LINK, REGULAR
 from cairn.sources.remote import forge_name, public_url
@@ -35,8 +37,8 @@ def distribution(name: str) -> tuple[str, str, list[Found]]:
     """(repository, origin URL, files) of an installed distribution.
 
     Licence files from `*.dist-info` (and `licenses/` in it) stand at the root, where they hold for
-    everything below, as they do in the project's own repository. UserError for an unknown one, one
-    that is installed in editable mode, and one whose files are not all there.
+    everything below, as they do in the project's own repository. UserError for an unknown one and
+    one that is installed in editable mode; a file that is not there has a problem.
     """
     try:
         found = importlib.metadata.distribution(name)
@@ -45,7 +47,7 @@ def distribution(name: str) -> tuple[str, str, list[Found]]:
         raise UserError("source", SCHEME + name, "is not installed", nearest(name, known)) from None
     _refuse_editable(name, found)
     files: dict[bytes, Found] = {}
-    for one in _files(name, found):
+    for one in _files(found):
         _add(files, one)
     if not files:
         raise UserError("source", SCHEME + name, "lists no files", "install it from a wheel")
@@ -64,7 +66,7 @@ def _refuse_editable(name: str, found: Distribution) -> None:
         raise UserError("source", SCHEME + name, "is installed in editable mode", "give its folder")
 
 
-def _files(name: str, found: Distribution) -> Iterator[Found]:
+def _files(found: Distribution) -> Iterator[Found]:
     declared = frozenset(found.metadata.get_all("License-File") or ())
     for listed in sorted(found.files or (), key=str):
         parts = PurePosixPath(listed).parts
@@ -78,15 +80,20 @@ def _files(name: str, found: Distribution) -> Iterator[Found]:
         try:
             state = where.lstat()
         except OSError as error:
-            problem = f"lists {str(listed)!r}, which cannot be read ({error.strerror})"
-            raise UserError("source", SCHEME + name, problem, "install it anew") from None
+            problem = f"is listed and cannot be read ({told(error)})"
+            yield Found(*_placed(where), os.fsencode(inside), REGULAR, 0, problem)
+            continue
         if stat.S_ISLNK(state.st_mode):
             mode = LINK
         elif stat.S_ISREG(state.st_mode):
             mode = EXECUTABLE if state.st_mode & stat.S_IXUSR else REGULAR
         else:
             continue
-        yield Found(bytes(where), os.fsencode(inside), mode, state.st_size)
+        yield Found(*_placed(where), os.fsencode(inside), mode, state.st_size)
+
+
+def _placed(where: Path) -> tuple[bytes, bytes]:
+    return os.fsencode(where.parent), os.fsencode(where.name)
 
 
 def _add(files: dict[bytes, Found], one: Found) -> None:
@@ -95,10 +102,19 @@ def _add(files: dict[bytes, Found], one: Found) -> None:
     A licence from dist-info may meet a file of the same name: both hold, so neither may be lost.
     """
     path, number = one.path, 2
-    while path in files and b"".join(chunks(files[path])) != b"".join(chunks(one)):
+    while path in files and not _same(files[path], one):
         path = one.path + b".%d" % number
         number += 1
-    files.setdefault(path, Found(one.where, path, one.mode, one.size))
+    files.setdefault(path, replace(one, path=path))
+
+
+def _same(one: Found, other: Found) -> bool:
+    if one.problem or other.problem or one.size != other.size:
+        return False
+    try:
+        return b"".join(chunks(one)) == b"".join(chunks(other))
+    except Damaged:  # told where it is read
+        return False
 
 
 def _place(parts: tuple[str, ...], declared: frozenset[str]) -> str | None:
