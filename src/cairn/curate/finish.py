@@ -12,13 +12,15 @@ import pyarrow as pa
 
 from cairn.curate.malware import Scanner
 from cairn.curate.pieces import from_content, plain_text, to_content
-from cairn.curate.redact import redact
+from cairn.curate.redact import EMAIL, KEY, redact
 from cairn.sources.record import ANSWERS, DOCUMENTATION
 
 # What the report says of its own sets (its Table 3): neither is done to documentation, and no
 # malware is looked for in answers. Plain text sets are looked through: nobody knows what they hold.
 NOT_SCANNED = frozenset({DOCUMENTATION, ANSWERS})
 NOT_DECONTAMINATED = frozenset({DOCUMENTATION})
+# Of documentation, the report redacts no more than these; of the other kinds here, all.
+REDACTED = {DOCUMENTATION: frozenset({"name", KEY, EMAIL})}
 
 FINISHED = pa.schema(
     [
@@ -34,6 +36,7 @@ FINISHED = pa.schema(
 class Finishing:
     """What the third stage needs of the recipe.
 
+    model: the folder of the classifier that redact="model" asks besides the rules.
     benchmarks: the folder of test sets whose items no training file may hold.
     """
 
@@ -83,12 +86,22 @@ def _finish(row: dict[str, Any], signature: str | None, wanted: Finishing) -> di
     counts: dict[str, int] = {}
     pieces = []
     for mark, text in from_content(kind, content):
-        clean, found = redact(text)
+        clean, found = _redact(text, REDACTED.get(kind), wanted)
         pieces.append((mark, clean))
         for name, count in found.items():
             counts[name] = counts.get(name, 0) + count
     shown = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
     return {"content": to_content(kind, pieces), "redactions": shown}
+
+
+def _redact(
+    text: str, kinds: frozenset[str] | None, wanted: Finishing
+) -> tuple[str, dict[str, int]]:
+    if wanted.redact != "model":
+        return redact(text, kinds)
+    from cairn.curate.recognition import recogniser, redact_with
+
+    return redact_with(text, recogniser(wanted.model or ""), kinds)
 
 
 @lru_cache(maxsize=1)

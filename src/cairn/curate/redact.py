@@ -51,19 +51,23 @@ SYNTHETIC_V4 = ("172.16.31.10", "172.16.58.3", "192.168.127.12", "192.168.3.11",
 SYNTHETIC_V6 = tuple(f"fd00:{n:x}::{n + 1:x}" for n in (0x1A, 0x2B, 0x3C, 0x4D, 0x5E))
 
 
-def redact(text: str) -> tuple[str, dict[str, int]]:
+def redact(
+    text: str, kinds: frozenset[str] | None = None, more: Iterable[Find] = ()
+) -> tuple[str, dict[str, int]]:
     """The text with personal data and secrets replaced, and how many of each kind there were.
 
-    Keys: email, key, password, ip. The same address always gets the same replacement. What was
-    redacted stays as it is when it is redacted again.
+    Keys: email, key, password, ip, and the kinds of what else was found (`more`); with `kinds`
+    only those are replaced. The same address always gets the same replacement. What was redacted
+    by rules stays as it is when it is redacted again.
     """
     total: Counter[str] = Counter()
     for _ in range(PASSES):  # what touched a secret may show itself once that is gone
-        found = _found(text)
+        found = [one for one in (*_found(text), *more) if kinds is None or one[2] in kinds]
         if not found:
             break
-        text, counts = replaced(text, found)
+        text, counts = _replaced(text, found)
         total.update(counts)
+        more = ()
     return text, dict(sorted(total.items()))
 
 
@@ -83,7 +87,7 @@ def _found(text: str) -> list[Find]:
     return found
 
 
-def replaced(text: str, found: Iterable[Find]) -> tuple[str, dict[str, int]]:
+def _replaced(text: str, found: Iterable[Find]) -> tuple[str, dict[str, int]]:
     """The text with finds replaced; of what overlaps, the first and longest. How many of a kind."""
     counts: Counter[str] = Counter()
     pieces: list[str] = []
@@ -143,6 +147,11 @@ def _sixth(text: str) -> Iterator[tuple[Span, str]]:
         groups = [group for group in found[0].split(":") if group]
         if len(groups) >= 3 and (address := _address(found[0], SYNTHETIC_V6)):  # else a slice
             yield found.span(), address
+
+
+def private_replacement(address: str) -> str | None:
+    """The synthetic address for one that names somebody; None for any other text."""
+    return _address(address, SYNTHETIC_V6 if ":" in address else SYNTHETIC_V4)
 
 
 def _address(text: str, synthetic: tuple[str, ...]) -> str | None:
