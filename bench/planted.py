@@ -249,9 +249,8 @@ def main() -> None:
     false_ours = Counter[str]()
     for _, counts in clean.values():
         false_ours.update(counts)
-    print(
-        f"\nredact: {size / seconds:.1f} MB/s of processor time\nfound in the unplanted files, per MB:"
-    )
+    print(f"\nredact: {size / seconds:.1f} MB a second of processor time")
+    print("found in the unplanted files, per MB:")
     for name, found in (("cairn", false_ours), ("detect-secrets", false_theirs)):
         for kind, count in found.most_common():
             print(f"  {name}: {kind} {count / size:.2f} ({count})")
