@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any
 
 from dulwich.config import ConfigFile
-from dulwich.errors import ChecksumMismatch, FileFormatException, NotGitRepository
+from dulwich.errors import ApplyDeltaError, ChecksumMismatch, FileFormatException, NotGitRepository
 from dulwich.objects import Commit, ObjectID, ShaFile, Tag, parse_tree
+from dulwich.pack import UnresolvedDeltas
 from dulwich.refs import Ref, SymrefLoop
 from dulwich.repo import Repo, UnsupportedExtension, UnsupportedVersion
 
@@ -40,7 +42,9 @@ MOST_BYTES = 16 * 2**30  # of all files together: a blob may be named millions o
 PLACES = (b"refs/heads/", b"refs/tags/", b"refs/remotes/origin/", b"")  # of a branch's short name
 MOST_TAGS = 10  # a tag of a tag of a tag, and so on
 CORRUPT = (
+    ApplyDeltaError,
     ChecksumMismatch,
+    UnresolvedDeltas,
     FileFormatException,
     NotGitRepository,
     SymrefLoop,
@@ -73,13 +77,14 @@ class _Repository(Repo):
 
 
 @contextmanager
-def _reading(what: str) -> Iterator[None]:
+def reading(what: str) -> Iterator[None]:
     """Damaged that names `what` for whatever a damaged repository raises."""
     try:
         yield
     except UserError:
         raise
     except CORRUPT as error:
+        clear_frames(error.__traceback__)  # they hold views of packs, which could not be closed
         said = type(error).__name__ if isinstance(error, KeyError) else told(error)
         raise Damaged(f"{what} is missing or corrupt ({said})") from None
 
@@ -117,7 +122,7 @@ def read(path: Path, max_bytes: int, branch: str | None = None) -> Iterator[Sour
     own = path_text(os.fsencode(path.resolve().name.removesuffix(".git")))
     try:
         with _open(path) as repository:
-            with _reading("its configuration"):
+            with reading("its configuration"):
                 url = _remote(repository)
             name, url = path_name(url) or own, url or path.resolve().as_uri()
             yield from read_revision(repository, *_revision(repository, path, branch), name, url,
@@ -129,7 +134,7 @@ def read(path: Path, max_bytes: int, branch: str | None = None) -> Iterator[Sour
 @contextmanager
 def _open(path: Path) -> Iterator[Repo]:
     try:
-        with _reading("the repository"):
+        with reading("the repository"):
             repository = _Repository(str(path))
     except (UnsupportedVersion, UnsupportedExtension) as error:
         problem = f"has a repository format that is not known here ({error})"
@@ -147,7 +152,7 @@ def sha256(source: str) -> UserError:
 
 def _revision(repository: Repo, path: Path, branch: str | None) -> tuple[bytes, str | None]:
     """(commit or tag, full name of its branch); UserError where there is none."""
-    with _reading("its list of references"):
+    with reading("its list of references"):
         refs = repository.refs
         every: dict[Ref, ObjectID] = {}
         if branch is None:
@@ -213,7 +218,7 @@ def _commit(repository: Repo, revision: bytes) -> Commit:
     """The commit itself; what a tag names, looked for a few tags deep."""
     for _ in range(MOST_TAGS):
         what = f"commit {revision.decode('ascii')}"
-        with _reading(what):
+        with reading(what):
             kind, raw = repository.object_store.get_raw(ObjectID(revision))
             found = ShaFile.from_raw_string(kind, raw)
             if not isinstance(found, Commit | Tag):
@@ -257,7 +262,7 @@ def _walk(repository: Repo, tree: bytes) -> Iterator[tuple[bytes, int, str, str 
 
 def _entries(repository: Repo, identifier: str) -> list[tuple[bytes, int, str]]:
     raw = _object(repository, "tree", identifier)
-    with _reading(f"tree {identifier}"):
+    with reading(f"tree {identifier}"):
         entries = [
             (name, MODES.get(mode, EXECUTABLE if mode & 0o100 else REGULAR), sha.decode("ascii"))
             for name, mode, sha in parse_tree(raw, 20)
@@ -272,7 +277,7 @@ def _entries(repository: Repo, identifier: str) -> list[tuple[bytes, int, str]]:
 
 def _object(repository: Repo, kind: str, identifier: str) -> bytes:
     """An object's bytes, which have its name; Damaged where they are missing or others."""
-    with _reading(f"{kind} {identifier}"):
+    with reading(f"{kind} {identifier}"):
         _, raw = repository.object_store.get_raw(ObjectID(identifier.encode("ascii")))
         if object_hash(kind, raw) != identifier:
             raise ValueError("its bytes are another's")

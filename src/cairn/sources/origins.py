@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cairn.base import UserError
 from cairn.sources import archive as archives
-from cairn.sources import checkout, directory, installed
+from cairn.sources import bundle, checkout, directory, installed
 from cairn.sources.damage import told, whole
 from cairn.sources.popularity import with_metadata
 from cairn.sources.record import SourceFile, path_text, to_batch
@@ -95,6 +95,9 @@ def _open(spec: str, max_bytes: int) -> Iterator[SourceFile]:
         return _directory(path.resolve(), max_bytes)
     if path.is_file():
         try:
+            if bundle.is_bundle(path):
+                bundle.check(path)
+                return bundle.read(path, max_bytes)
             if archives.is_archive(path):
                 return archives.read(path, max_bytes)
         except OSError as error:
