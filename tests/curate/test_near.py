@@ -9,12 +9,15 @@ import numpy as np
 
 from cairn.curate.near import (
     BANDS,
+    PERMUTATIONS,
     ROWS,
     SEED,
     band_keys,
     components,
+    links,
     shingles,
     signature,
+    similarity,
     sketch,
 )
 
@@ -107,3 +110,40 @@ def test_short_texts_have_no_keys():
 def test_components_are_named_by_their_smallest():
     pairs = np.array([[5, 3], [3, 1], [7, 8]], np.int64)
     assert components(pairs, 9).tolist() == [0, 1, 2, 1, 4, 1, 6, 7, 7]
+
+
+def crowd(families: int, members: int, alike: float) -> np.ndarray:
+    """Signatures of families: a member shares about `alike` of its bytes with its family's."""
+    rng = np.random.default_rng(3)
+    made = np.repeat(rng.integers(0, 256, (families, PERMUTATIONS), np.uint8), members, 0)
+    return np.where(
+        rng.random(made.shape) < alike, made, rng.integers(0, 256, made.shape, np.uint8)
+    )
+
+
+def test_members_of_a_bucket_are_linked_to_whom_they_resemble():
+    compact = crowd(families=6, members=5, alike=0.95)[np.random.default_rng(4).permutation(30)]
+    every = np.arange(1, 30)
+    one = np.stack([0 * every, 0 * every, every], 1)
+    two = np.stack([0 * every + 1, 0 * every + 7, every], 1)[1:]
+    found = links(np.concatenate([two, one])[::-1], compact, 0.65)
+    estimate = similarity(compact[:, None], compact[None])
+    assert (estimate[found[:, 0], found[:, 1]] >= 0.65).all()
+    parts = components(found, 30)
+    assert ((parts[:, None] == parts[None]) == (estimate >= 0.65)).all()
+    assert len(np.unique(parts)) == 6
+    assert np.array_equal(found, links(np.concatenate([one, two]), compact, 0.65))
+
+
+def test_without_verification_a_band_is_enough():
+    buckets = np.array([[0, 2, 4], [1, 2, 3], [0, 9, 4]])
+    assert links(buckets, np.empty((0, 0), np.uint8), 0).tolist() == [[0, 4], [1, 3]]
+    assert links(np.empty((0, 3), np.int64), np.empty((0, 0), np.uint8), 0.65).shape == (0, 2)
+
+
+def test_a_bucket_of_strangers_is_left_after_64_leaders():
+    compact = np.random.default_rng(5).integers(0, 256, (3_000, PERMUTATIONS), np.uint8)
+    compact[2_999], compact[50] = compact[2_998], compact[2_997]
+    every = np.arange(1, 3_000)
+    buckets = np.stack([0 * every, 0 * every, every], 1)
+    assert links(buckets, compact, 0.65).tolist() == [[50, 2_997]]  # 2,998 leads too late

@@ -75,6 +75,9 @@ class Curate(Recipe):
     """Whether of several repositories with the same tree only one is kept."""
     near_duplicates: bool = True
     """Whether near duplicates (Jaccard similarity of about 0.7 and more) are dropped."""
+    near_similarity: float = 0.65
+    """From which estimated similarity files that share a band are near duplicates; 0 takes every
+    shared band for one, as the report's code does."""
     thresholds: Thresholds = field(default_factory=Thresholds)
     """Where each quality rule begins to drop."""
     limits: Limits = field(default_factory=Limits)
@@ -118,6 +121,10 @@ class Curate(Recipe):
             raise UserError("max_bytes", self.max_bytes, "is less than one", "10485760 is usual")
         if self.max_files is not None and self.max_files < 1:
             raise UserError("max_files", self.max_files, "is less than one", "leave it None")
+        if not 0 <= self.near_similarity <= 1:
+            raise UserError(
+                "near_similarity", self.near_similarity, "is no similarity", "take 0 to 1"
+            )
         if self.workers < 0:
             raise UserError("workers", self.workers, "is negative", "take 0 or more")
         if (self.redact == "model") != (self.redact_model is not None):

@@ -30,6 +30,7 @@ ANNOTATED = pa.schema(
         ("carrier_of", pa.string()),  # the directory that a licence file speaks for; else null
         ("link_to", pa.string()),  # where a link with a licence file's name leads, in this tree
         ("bands", pa.list_(pa.int64())),  # near-duplicate bucket keys; null: too short
+        ("signature", pa.binary(near.PERMUTATIONS)),  # compact, to verify near duplicates
         ("content", pa.string()),  # null where dropped already
         ("verdict", pa.string()),
         ("rule", pa.string()),
@@ -106,7 +107,7 @@ def _source(path: str, text: str, wanted: Annotation) -> dict[str, Any]:
         verdict = rules.judge(text, language, path, wanted.thresholds)
     return found | {
         "content": text,
-        "bands": near.band_keys(text) if wanted.near else None,
+        **_near(text, wanted.near),
         "verdict": "keep",
         "quality_rule": verdict.rule or None,
         "quality_reason": verdict.reason or None,
@@ -126,9 +127,14 @@ def _rendered(document: Document, wanted: Annotation) -> dict[str, Any]:
     text = plain_text(document.kind, content)
     return found | {
         "content": content,
-        "bands": near.band_keys(text) if wanted.near else None,
+        **_near(text, wanted.near),
         "verdict": "keep",
     }
+
+
+def _near(text: str, wanted: bool) -> dict[str, Any]:
+    sketch = near.sketch(text) if wanted else None
+    return {} if sketch is None else {"bands": sketch.keys, "signature": sketch.compact()}
 
 
 def _licences(path: str, text: str, tool: str) -> dict[str, Any]:

@@ -83,24 +83,30 @@ class Cluster:
         connection.register("shuffled", best)
         connection.execute("CREATE TABLE best AS SELECT * FROM shuffled")
 
-    def edges(self, connection: duckdb.DuckDBPyConnection) -> np.ndarray:
+    def buckets(self, connection: duckdb.DuckDBPyConnection) -> np.ndarray:
         """The second shuffle: by kind, language and band key.
 
         Buckets are gathered as lists: a join of two such frames hung under Daft's Ray runner.
         """
         col = _libraries()[0].col
         query = """
-            SELECT rank, unnest(list_transform(bands,
-                lambda key, band: concat_ws('/', kind, language, band, key))) AS bucket
-            FROM ranked
+            SELECT rank, band, concat_ws('/', kind, language, band, key) AS bucket FROM (
+                SELECT rank, kind, language, unnest(bands) AS key,
+                    generate_subscripts(bands, 1) AS band
+                FROM ranked
+            )
         """
         buckets = self._frame(connection, query, "bands").groupby("bucket")
-        found = buckets.agg(col("rank").min().alias("least"), col("rank").list_agg().alias("ranks"))
+        found = buckets.agg(
+            col("rank").min().alias("least"),
+            col("band").min(),
+            col("rank").list_agg().alias("ranks"),
+        )
         found = found.where(col("ranks").list_count() > 1).explode("ranks")
-        found = found.where(col("ranks") > col("least")).select("least", "ranks").distinct()
+        found = found.where(col("ranks") > col("least")).select("least", "band", "ranks")
         table = found.to_arrow()
-        pairs = [table[name].to_numpy().astype(np.int64) for name in ("least", "ranks")]
-        return np.stack(pairs, 1) if table.num_rows else np.empty((0, 2), np.int64)
+        found = [table[name].to_numpy().astype(np.int64) for name in ("least", "band", "ranks")]
+        return np.stack(found, 1) if table.num_rows else np.empty((0, 3), np.int64)
 
     def _frame(self, connection: duckdb.DuckDBPyConnection, query: str, name: str) -> Any:
         """A query's result as a Daft frame of Parquet parts that every node can read."""

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from cairn.curate import languages, shuffles
 from cairn.curate.licences import NON_PERMISSIVE, PERMISSIVE, classify, permissive_ids
-from cairn.curate.near import components
+from cairn.curate.near import PERMUTATIONS, components, links
 from cairn.curate.optout import COVERED, OptOut
 from cairn.curate.selection import SMOL_NAMES
 from cairn.curate.shuffles import connect
@@ -27,8 +27,8 @@ class Shuffles(Protocol):
     def best_copies(self, connection: duckdb.DuckDBPyConnection) -> None:
         """From `alive` (kind, content_id, rank) the table `best`: of each content the least."""
 
-    def edges(self, connection: duckdb.DuckDBPyConnection) -> np.ndarray:
-        """From `ranked` (kind, language, bands, rank) pairs int64 [E, 2] that share a band."""
+    def buckets(self, connection: duckdb.DuckDBPyConnection) -> np.ndarray:
+        """From `ranked` (kind, language, bands, rank) who shares a band, as `near.links` has it."""
         ...
 
 
@@ -43,6 +43,7 @@ class Decision:
     excluded_extensions: bool
     smol: bool
     caps: dict[str, int]
+    near_similarity: float = 0.0
 
 
 COLUMNS = """
@@ -177,6 +178,13 @@ RANKED = f"""
     SELECT row, kind, language, bands, row_number() OVER (ORDER BY {NEAR_ORDER}) - 1 AS rank
     FROM gated WHERE bands IS NOT NULL AND row IN (SELECT row FROM unique_files WHERE NOT is_copy)
 """
+SIGNATURES = """
+    SELECT r.rank, a.signature
+    FROM read_parquet($annotated, filename = true, file_row_number = true,
+        hive_partitioning = false) a
+    JOIN parts p USING (filename)
+    JOIN ranked r ON r.row = p.first + a.file_row_number
+"""
 CHOSEN = """
     CREATE TABLE chosen AS
     SELECT g.row, g.language, g.kind, g.content_id, g.length_bytes, g.detected_licenses,
@@ -247,7 +255,10 @@ def decide(
         connection.execute(ALIVE, {"whitelist": sorted(permissive_ids())})
         shuffles.best_copies(connection)
         connection.execute(UNIQUE)
-        _near(connection, wanted.near, shuffles)
+        if wanted.near:
+            _near(connection, wanted.near_similarity, shuffles, spill)
+        else:
+            connection.execute("CREATE TABLE near (row BIGINT, kept_row BIGINT)")
         _select(connection, wanted.smol)
         connection.execute(CHOSEN)
         _caps(connection, wanted.caps)
@@ -301,18 +312,35 @@ def _extensions(connection: duckdb.DuckDBPyConnection, wanted: bool) -> None:
     connection.execute("CREATE TABLE extensions AS SELECT * FROM excluded")
 
 
-def _near(connection: duckdb.DuckDBPyConnection, wanted: bool, shuffles: Shuffles) -> None:
+def _near(
+    connection: duckdb.DuckDBPyConnection, similarity: float, shuffles: Shuffles, spill: Path
+) -> None:
     """The table `near`: rows to drop, each with the row of its component that stays."""
-    if not wanted:
-        connection.execute("CREATE TABLE near (row BIGINT, kept_row BIGINT)")
-        return
     connection.execute(RANKED)
     rows = connection.execute("SELECT row FROM ranked ORDER BY rank").fetchnumpy()["row"]
-    best = components(shuffles.edges(connection), len(rows))
+    shared = shuffles.buckets(connection)
+    held = similarity > 0 and len(shared) > 0
+    compact = _signatures(connection, len(rows), spill) if held else np.empty((0, 0), np.uint8)
+    best = components(links(shared, compact, similarity), len(rows))
     dropped = np.flatnonzero(best != np.arange(len(rows)))
     rows = np.asarray(rows, np.int64)
     found = pa.table({"row": rows[dropped], "kept_row": rows[best[dropped]]})  # noqa: F841
     connection.execute("CREATE TABLE near AS SELECT * FROM found")
+
+
+def _signatures(connection: duckdb.DuckDBPyConnection, count: int, spill: Path) -> np.ndarray:
+    """Compact signatures uint8 [count, PERMUTATIONS] by rank, in a file of the folder `spill`."""
+    spill.mkdir(parents=True, exist_ok=True)
+    found = np.lib.format.open_memmap(
+        spill / "signatures.npy", "w+", np.uint8, (count, PERMUTATIONS)
+    )
+    query = "SELECT filename FROM parts ORDER BY first"
+    names = [name for (name,) in connection.execute(query).fetchall()]
+    reader = connection.sql(SIGNATURES, params={"annotated": names}).to_arrow_reader(50_000)
+    for batch in reader:
+        raw = b"".join(batch["signature"].to_pylist())
+        found[batch["rank"].to_numpy()] = np.frombuffer(raw, np.uint8).reshape(-1, PERMUTATIONS)
+    return found
 
 
 def _select(connection: duckdb.DuckDBPyConnection, smol: bool) -> None:

@@ -20,7 +20,7 @@ class Local:
 
     whole_sources = False  # batches of a large source are tasks of their own
     best_copies = staticmethod(shuffles.best_copies)
-    edges = staticmethod(shuffles.edges)
+    buckets = staticmethod(shuffles.buckets)
 
     def __init__(self, workers: int) -> None:
         self.workers = workers

@@ -114,6 +114,7 @@ def _decide(
         wanted = deciding.Decision(
             classes=recipe.licenses,
             near=recipe.near_duplicates,
+            near_similarity=recipe.near_similarity,
             repository_duplicates=recipe.repository_duplicates,
             opt_out=recipe.requests(),
             excluded_extensions=recipe.excluded_extensions,

@@ -11,10 +11,12 @@ BEST = """
     CREATE TABLE best AS
     SELECT kind, content_id, min(rank) AS rank FROM alive GROUP BY kind, content_id
 """
-# Per language and kind, never across. Members of a bucket are linked to its best.
-EDGES = """
-    SELECT DISTINCT least, rank FROM (
-        SELECT rank, min(rank) OVER (PARTITION BY kind, language, band, key) AS least FROM (
+# Per language and kind, never across. The best of a bucket names it.
+BUCKETS = """
+    SELECT least, band, rank FROM (
+        SELECT rank, band,
+            min(rank) OVER (PARTITION BY kind, language, band, key) AS least
+        FROM (
             SELECT rank, kind, language, unnest(bands) AS key,
                 generate_subscripts(bands, 1) AS band
             FROM ranked
@@ -33,7 +35,7 @@ def best_copies(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(BEST)
 
 
-def edges(connection: duckdb.DuckDBPyConnection) -> np.ndarray:
-    """Pairs of ranks that share a band, int64 [E, 2], each with the least of its bucket."""
-    found = connection.execute(EDGES).fetchnumpy()
-    return np.stack([np.asarray(found[name], np.int64) for name in ("least", "rank")], 1)
+def buckets(connection: duckdb.DuckDBPyConnection) -> np.ndarray:
+    """int64 [M, 3]: the least rank of a bucket, its band, and each other rank in it."""
+    found = connection.execute(BUCKETS).fetchnumpy()
+    return np.stack([np.asarray(found[name], np.int64) for name in ("least", "band", "rank")], 1)

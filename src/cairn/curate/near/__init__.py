@@ -1,7 +1,8 @@
 """Near duplicates: MinHash of word 5-grams, bands, connected components (StarCoder2, 2.1).
 
 256 permutations in 25 bands of 10 rows put documents of Jaccard similarity 0.7 into one bucket
-with even odds.
+with even odds. Unlike the code that was published with the report, members of a bucket are linked
+only if their signatures say that they are alike.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from cairn.curate.near import definition, kernel
 from cairn.curate.near.definition import BANDS, NGRAM, PERMUTATIONS, ROWS, SEED
 from cairn.curate.near.kernel import kernel_name
+from cairn.curate.near.verification import links, similarity
 
 __all__ = [
     "BANDS",
@@ -23,6 +25,7 @@ __all__ = [
     "band_keys",
     "components",
     "kernel_name",
+    "links",
     "shingles",
     "signature",
     "similarity",
@@ -69,16 +72,6 @@ def shingles(text: str) -> npt.NDArray[np.uint64]:
 def signature(grams: npt.NDArray[np.uint64], seed: int = SEED) -> npt.NDArray[np.uint32]:
     """Minima uint32 [PERMUTATIONS] over shingles (at least one)."""
     return definition.signature(grams, seed)
-
-
-def similarity(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Estimated Jaccard similarity float [N] of compact signatures uint8 [N, PERMUTATIONS] each.
-
-    Bytes of unequal minima agree once in 256; that is taken off. The standard error is 0.029 where
-    the similarity is 0.7.
-    """
-    agree = (one == other).mean(axis=-1)
-    return (agree - 1 / 256) / (1 - 1 / 256)
 
 
 def components(pairs: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
