@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cairn.base import UserError
-from cairn.sources import SOURCE_SCHEMA, directory, read_batches, read_origin
+from cairn.sources import SOURCE_SCHEMA, directory, packed, read_batches, read_origin
 from cairn.sources import archive as archives
 from cairn.sources.origins import check
 
@@ -92,7 +92,7 @@ def test_files_come_in_the_order_of_their_paths_however_little_is_held(
     else:
         write_tar(path, [(n, {}, c) for n, c in content.items()], f"w:{ending[4:]}")
     whole = list(read_origin(str(path), max_bytes=9))
-    monkeypatch.setattr(archives, "WINDOW", 10)
+    monkeypatch.setattr(packed, "WINDOW", 10)
     assert list(read_origin(str(path), max_bytes=9)) == whole
     expected = [(n, c if len(c) < 9 else None) for n, c in sorted(content.items())]
     assert [(file.path, file.raw) for file in whole] == expected
@@ -315,7 +315,7 @@ def test_a_file_that_changes_between_two_looks_is_told(
 def test_an_archive_that_changes_between_two_looks_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(archives, "WINDOW", 60_000)
+    monkeypatch.setattr(packed, "WINDOW", 60_000)
     path = write_tar(tmp_path / "x.tar", [(n, {}, bytes(51_200)) for n in "abc"], "w")
     before = list(read_origin(str(path)))
     files = read_origin(str(path))

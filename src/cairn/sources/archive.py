@@ -5,7 +5,6 @@ single folder the files may stand in, as Software Heritage takes it.
 """
 
 import lzma
-import os
 import stat
 import struct
 import tarfile
@@ -18,21 +17,11 @@ from pathlib import Path
 from tarfile import ReadError
 from typing import IO, Any, Self
 
-from cairn.sources.damage import Damaged, told, unreadable, whole
+from cairn.sources.damage import Damaged, told
 from cairn.sources.digest import Digest, digest
-from cairn.sources.record import (
-    EXECUTABLE,
-    LINK,
-    MOST_FILES,
-    REGULAR,
-    Origin,
-    SourceFile,
-    path_text,
-)
-from cairn.sources.swhid import tree_hash
+from cairn.sources.record import EXECUTABLE, LINK, MOST_FILES, REGULAR
 
 MOST_BYTES = 16 * 2**30  # of all members together, unpacked
-WINDOW = 128 * 2**20  # bytes that are held so as to give files in the order of their paths
 RATIO, RATIO_FROM = 1000, 64 * 2**20  # a member this large that shrinks this much is a bomb
 CHUNK = 2**20
 MOST_HEADER = 2**20  # bytes of a tar's extended header, which is read whole
@@ -116,41 +105,6 @@ def _is_tar(path: Path) -> bool:
         return False
 
 
-def read(path: Path, max_bytes: int) -> Iterator[SourceFile]:
-    """Records of an archive's files in the order of their paths.
-
-    A hostile or damaged archive is one record with an empty path: nothing of it is used.
-    """
-    name, url = path_text(os.fsencode(_stem(path.name))), path.resolve().as_uri()
-    try:
-        with open_archive(path) as archive:
-            windows = archive.windows(max_bytes)
-            small = [{one.path for one in window if one.size < max_bytes} for window in windows]
-            found = archive.digests(archive.members, keep=small[0])
-            tree = tree_hash((m.path, m.mode, found[m.path].content_id) for m in archive.members)
-            origin = Origin(repo_name=name, origin_url=url, directory_id=tree)
-            for number, (window, wanted) in enumerate(zip(windows, small, strict=True)):
-                if number:
-                    found |= archive.again([one for one in window if one.path in wanted], found)
-                for one in window:  # pop: what was given need not be held
-                    yield _record(origin, one, found.pop(one.path), one.path in wanted)
-    except Damaged as error:
-        yield whole(name, url, f"archive {path_text(os.fsencode(path.name))}: {error}")
-
-
-def _record(origin: Origin, one: Member, found: Digest, wanted: bool) -> SourceFile:
-    if wanted and found.raw is None:
-        told, known = "changed while it was read", found.content_id
-        return unreadable(origin, told, one.path, mode=one.mode, size=one.size, content_id=known)
-    return found.record(origin, one.path, one.mode, one.size)
-
-
-def _stem(name: str) -> str:
-    for ending in (".gz", ".bz2", ".xz", ".tar", ".tgz", ".tbz2", ".txz", ".zip", ".whl"):
-        name = name.removesuffix(ending)
-    return name
-
-
 @contextmanager
 def open_archive(path: Path) -> Iterator["Archive"]:
     """Open and check a whole archive's table. Damaged tells what is wrong with it."""
@@ -196,6 +150,17 @@ class Archive:
     def __init__(self, library: Any, members: list[Member]) -> None:
         self.library, self.members = library, members
 
+    def tops(self) -> set[bytes]:
+        """The names at the root, those of folders without files too."""
+        library = self.library
+        is_zip = isinstance(library, zipfile.ZipFile)
+        names = (
+            [_zip_name(info) for info in library.infolist()]
+            if is_zip
+            else [_bytes(info.name) for info in library.getmembers()]
+        )
+        return {_safe(name).split(b"/")[0] for name in names} - {b""}
+
     def check(self) -> None:
         """Damaged for names that come twice, or that are a file and a folder."""
         files: set[bytes] = set()
@@ -209,22 +174,6 @@ class Archive:
         clash = sorted(files & folders)
         if clash:
             raise _hostile(clash[0], "is a file and a folder")
-
-    def windows(self, below: int) -> list[list[Member]]:
-        """All members in the order of their paths, cut where the bytes to hold reach WINDOW.
-
-        Members of `below` bytes and more are not held.
-        """
-        windows: list[list[Member]] = [[]]
-        held = 0
-        for member in sorted(self.members, key=lambda one: one.path):
-            size = member.size if member.size < below else 0
-            if held and held + size > WINDOW:
-                windows.append([])
-                held = 0
-            windows[-1].append(member)
-            held += size
-        return windows
 
     def digests(self, members: Sequence[Member], keep: Collection[bytes]) -> dict[bytes, Digest]:
         """Digests by path, with the bytes of the paths in `keep`.
@@ -241,14 +190,6 @@ class Archive:
                 found = digest(self.chunks(member), member.size, keep=kept)
             done[member.path] = found if kept else replace(found, raw=None)
         return done
-
-    def again(self, members: list[Member], seen: dict[bytes, Digest]) -> dict[bytes, Digest]:
-        """Digests with bytes of those members that are still what `seen` says of them."""
-        try:
-            found = self.digests(members, keep={one.path for one in members})
-        except Damaged:
-            return {}
-        return {path: one for path, one in found.items() if one.content_id == seen[path].content_id}
 
     def chunks(self, member: Member) -> Iterator[bytes]:
         """A member's bytes (a link's: of its target); Damaged where the archive is damaged."""

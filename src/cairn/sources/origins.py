@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cairn.base import UserError
 from cairn.sources import archive as archives
-from cairn.sources import bundle, checkout, directory, installed
+from cairn.sources import bundle, checkout, debian, directory, installed, packed
 from cairn.sources.damage import told, whole
 from cairn.sources.popularity import with_metadata
 from cairn.sources.record import SourceFile, path_text, to_batch
@@ -31,7 +31,8 @@ def read_origin(
 ) -> Iterator[SourceFile]:
     """The files of one origin, in the order of their paths' bytes.
 
-    `spec` is a path (checkout, directory or archive; which one is found out), `python:stdlib`,
+    `spec` is a path (checkout, git bundle, directory, archive or Debian's `.dsc`: which
+    one is found out), `python:stdlib`,
     `python:NAME` for an installed distribution, or of one of SCHEMES. `metadata` is a table of what
     GH Archive tells of repositories (`events.repository_metadata`), joined by URL. Files whose path
     matches a pattern of `exclude` count for the directory's identifier but are not given; of files
@@ -98,8 +99,10 @@ def _open(spec: str, max_bytes: int) -> Iterator[SourceFile]:
             if bundle.is_bundle(path):
                 bundle.check(path)
                 return bundle.read(path, max_bytes)
+            if debian.is_dsc(path):
+                return debian.read(path, max_bytes)
             if archives.is_archive(path):
-                return archives.read(path, max_bytes)
+                return packed.read(path, max_bytes)
         except OSError as error:
             name = path_text(os.fsencode(path.name))
             return iter([whole(name, path.resolve().as_uri(), f"cannot be read ({told(error)})")])
