@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from cairn.sources.events.hours import Hour, read_hours
 from cairn.sources.events.layout import COUNTED_TYPES, NAME, Event, Plain, integer_of, text_of, utc
-from cairn.sources.events.spill import Spill, database
+from cairn.sources.spill import Spill, database
 
 METADATA_SCHEMA = pa.schema(
     [

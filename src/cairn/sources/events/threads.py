@@ -13,10 +13,10 @@ import pyarrow as pa
 from cairn.sources.digest import digest
 from cairn.sources.events.hours import Hour, find_hours, read_hours
 from cairn.sources.events.layout import THREAD_TYPES, Event, Plain
-from cairn.sources.events.spill import Heap, Spill, database
 from cairn.sources.events.trees import Trees
 from cairn.sources.record import ISSUE, PULL_REQUEST, REGULAR, Origin, SourceFile
 from cairn.sources.spec import Spec
+from cairn.sources.spill import Heap, Spill, database
 
 OPTIONS = frozenset({"trees"})
 MAX_BYTES = 10 * 2**20
