@@ -1,11 +1,12 @@
 """A file of documentation as plain text: StarCoder2 (arXiv 2402.19173), section 2.5.
 
-Pages become Markdown, PDFs text; what people write as text is kept as it is.
+Pages become Markdown, manual pages and PDFs text; what people write as text is kept as it is.
 """
 
 import re
 
 from cairn.curate.documents.limits import DocumentationLimits
+from cairn.curate.documents.manual import manual_text
 from cairn.curate.documents.page import page_text
 from cairn.curate.documents.pdf import PdfError, pdf_text
 from cairn.curate.pieces import Document
@@ -14,12 +15,15 @@ from cairn.sources.record import DOCUMENTATION
 
 PAGES = (".html", ".htm", ".xhtml")
 MARKDOWN = (".md", ".markdown")
+_MANUAL = re.compile(r"\.(?:[1-9][a-z0-9]{0,8}|man|mdoc)$", re.IGNORECASE)
+_MACRO = re.compile(rb"^[.'][ \t]{0,9}(?:TH|Dd|SH|Sh|so)[ \t]", re.MULTILINE)
+_CODING = re.compile(rb"-\*-.{0,80}?coding:\s{0,9}([a-zA-Z0-9_.-]{1,40})")
 _CHARSET = re.compile(rb"<meta[^>]{0,200}charset\s{0,9}=\s{0,9}[\"']?([a-zA-Z0-9_.:-]{1,40})", re.I)
 _FRONT_MATTER = re.compile(
     r"---[ \t]{0,9}\n(?=[\w.-]++[ \t]*+:)(?:(?!---|\.\.\.).*+\n)*+(?:---|\.\.\.)[ \t]*+\n"
 )
 _BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
-_HEAD = 4096  # bytes in which a page names its encoding
+_HEAD = 4096  # bytes in which a page or a manual page names its encoding
 
 
 class _NoTextError(Exception):
@@ -50,6 +54,10 @@ def _text(raw: bytes, path: str, limits: DocumentationLimits) -> str:
         return pdf_text(raw, limits)
     if name.endswith(PAGES):
         return page_text(_decoded(raw, _CHARSET, "cp1252"))
+    if _MANUAL.search(name):
+        if not _MACRO.search(raw):
+            raise _NoTextError("is no manual page")
+        return manual_text(_decoded(raw, _CODING, "latin-1"))
     text = _decoded(raw, None, "")
     if name.endswith(MARKDOWN):
         front = _FRONT_MATTER.match(text)
