@@ -1,12 +1,18 @@
 """Near duplicates against exact Jaccard similarity, and whatever may not choose among them."""
 
+import importlib.util
 import re
+import sys
 import sysconfig
 from itertools import combinations
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
+import pyarrow as pa
+import pytest
 
+from cairn.curate.annotate import Annotation, annotate
 from cairn.curate.near import (
     BANDS,
     PERMUTATIONS,
@@ -20,6 +26,10 @@ from cairn.curate.near import (
     similarity,
     sketch,
 )
+from cairn.curate.rendering import Limits, Rendering
+from cairn.curate.rules import Thresholds
+from cairn.sources.record import Origin, SourceFile, to_batch
+from cairn.sources.swhid import content_hash
 
 
 def exact(text: str) -> set[tuple[str, ...]]:
@@ -80,7 +90,7 @@ def test_on_real_files_the_estimate_has_no_bias_and_similar_ones_collide():
     assert [band_keys(text) for text in texts[:9]] == [keys_of(text, SEED) for text in texts[:9]]
     odds = 1 - (1 - similarity**ROWS) ** BANDS
     collide = []
-    for seed in (SEED, *range(60)):
+    for seed in (SEED, *range(30)):
         keys = np.array([keys_of(text, seed) for text in texts])
         assert keys.shape == (len(texts), BANDS)
         collide.append((keys[ones] == keys[others]).any(axis=1))
@@ -147,3 +157,70 @@ def test_a_bucket_of_strangers_is_left_after_64_leaders():
     every = np.arange(1, 3_000)
     buckets = np.stack([0 * every, 0 * every, every], 1)
     assert links(buckets, compact, 0.65).tolist() == [[50, 2_997]]  # 2,998 leads too late
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    """bench/neardup.py, which finds all similar pairs exactly."""
+    path = Path(__file__).parents[2] / "bench" / "neardup.py"
+    spec = importlib.util.spec_from_file_location("neardup", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["neardup"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def add(found: dict[str, SourceFile], path: str, raw: bytes) -> None:
+    name = content_hash(raw)
+    origin = Origin(repo_name="stdlib", origin_url="", directory_id="")
+    found[name] = SourceFile(
+        origin=origin, path=path, content_id=name, blob_id=name, mode=0o100644,
+        length_bytes=len(raw), raw=raw,
+    )  # fmt: skip
+
+
+def standard_library(files: int) -> pa.Table:
+    """Files of the standard library under 30 kB as curation annotates them, and edited copies."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    paths = (p for p in sorted(library.rglob("*.py")) if "site-packages" not in p.parts)
+    found: dict[str, SourceFile] = {}
+    for path in paths:
+        raw = path.read_bytes()
+        if 0 < len(raw) < 30_000 and len(found) < files:
+            add(found, str(path.relative_to(library)), raw)
+            if len(found) % 5 == 0:  # every 60th word: a similarity of about 0.85
+                words = re.split(rb"(\W+)", raw)
+                edited = (b"zz" if i % 120 == 0 else w for i, w in enumerate(words))
+                add(found, f"edited/{path.relative_to(library)}", b"".join(edited))
+    wanted = Annotation(2**20, Thresholds(), Rendering(Limits()))
+    table = pa.Table.from_batches([annotate(to_batch(list(found.values())), wanted)])
+    return table.filter(table["bands"].is_valid())
+
+
+def test_all_similar_pairs_are_found_exactly(bench: ModuleType):
+    texts = [text for text in real_texts()[::2] if len(exact(text))]
+    grams = [exact(text) for text in texts]
+    pairs, shares = bench.similar(bench.word_grams(texts))
+    found = {tuple(pair): share for pair, share in zip(pairs.tolist(), shares, strict=True)}
+    true = {
+        (i, j): len(grams[i] & grams[j]) / len(grams[i] | grams[j])
+        for i, j in combinations(range(len(texts)), 2)
+    }
+    assert found == {pair: share for pair, share in true.items() if share >= 0.6}
+    assert len(found) > 20
+
+
+def test_recall_and_precision_of_files_of_the_standard_library(bench: ModuleType):
+    table = standard_library(2_000)
+    assert len(table) > 500
+    done = bench.compare(table)
+    counts = bench.total(done, bench.VERIFIED)
+    assert counts["alike"] >= 100
+    recall, precision = bench.rates(counts)
+    assert recall >= bench.RECALL
+    assert precision >= bench.PRECISION
+    clusters, differ = bench.invariance(table, None)
+    assert clusters
+    assert differ == []
