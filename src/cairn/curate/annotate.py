@@ -10,8 +10,9 @@ import pyarrow as pa
 from cairn.curate import languages, licences, near, rules
 from cairn.curate.pieces import Document, plain_text, to_content
 from cairn.curate.rendering import Rendering, documents, is_rendered
-from cairn.sources.record import LINK, ORIGIN_FIELDS, SOURCE_SCHEMA
+from cairn.sources.record import ANSWERS, LINK, ORIGIN_FIELDS, SOURCE_SCHEMA, TEXT
 
+NOT_DEDUPLICATED = frozenset({ANSWERS, TEXT})  # near duplicates of them stay (Table 3)
 KEPT_COLUMNS = (*ORIGIN_FIELDS, "path", "content_id", "blob_id", "length_bytes", "kind")
 
 ANNOTATED = pa.schema(
@@ -127,7 +128,7 @@ def _rendered(document: Document, wanted: Annotation) -> dict[str, Any]:
     text = plain_text(document.kind, content)
     return found | {
         "content": content,
-        **_near(text, wanted.near),
+        **_near(text, wanted.near and document.kind not in NOT_DEDUPLICATED),
         "verdict": "keep",
     }
 

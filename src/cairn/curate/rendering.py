@@ -3,12 +3,21 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cairn.curate.answers import AnswersLimits, answers_document
+from cairn.curate.documents import DocumentationLimits, documentation_document
+from cairn.curate.intermediate import IntermediateLimits, intermediate_document
+from cairn.curate.notebooks import NotebookLimits, notebook_documents
 from cairn.curate.pieces import Document
 from cairn.curate.pulls import PullLimits, pull_request_document
 from cairn.curate.rules import Verdict
 from cairn.curate.threads import IssueLimits, issue_document
 from cairn.sources.record import (
+    ANSWERS,
+    DOCUMENTATION,
+    INTERMEDIATE,
     ISSUE,
+    NOTEBOOK,
+    NOTEBOOK_SCRIPT,
     PULL_REQUEST,
     SOURCE,
     TEXT,
@@ -23,6 +32,14 @@ class Limits:
     """GitHub issues."""
     pulls: PullLimits = field(default_factory=PullLimits)
     """GitHub pull requests."""
+    notebooks: NotebookLimits = field(default_factory=NotebookLimits)
+    """Jupyter notebooks."""
+    documentation: DocumentationLimits = field(default_factory=DocumentationLimits)
+    """Pages, manuals and books."""
+    intermediate: IntermediateLimits = field(default_factory=IntermediateLimits)
+    """Programs and their LLVM IR."""
+    answers: AnswersLimits = field(default_factory=AnswersLimits)
+    """Questions with their answers."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +52,28 @@ class Rendering:
 
 def is_rendered(kind: str, path: str) -> bool:
     """Whether a record is told otherwise than by its own text."""
-    return kind != SOURCE
+    return kind != SOURCE or path.lower().endswith(".ipynb")
 
 
 def documents(kind: str, path: str, raw: bytes, wanted: Rendering) -> list[Document]:
-    """What a record becomes; each document carries the verdict of its kind's own rules."""
+    """What a record becomes; each document carries the verdict of its kind's own rules.
+
+    A notebook among source files becomes two; one that a release names as one of them, that one.
+    """
     limits, seed = wanted.limits, wanted.seed
+
+    def notebook() -> list[Document]:
+        made = notebook_documents(raw, path, limits.notebooks)
+        return made if kind == SOURCE else [one for one in made if one.kind == kind] or made[:1]
+
     made: dict[str, Callable[[], list[Document]]] = {
         ISSUE: lambda: [issue_document(raw, limits.issues)],
         PULL_REQUEST: lambda: [pull_request_document(raw, limits.pulls, seed)],
+        DOCUMENTATION: lambda: [documentation_document(raw, path, limits.documentation)],
+        INTERMEDIATE: lambda: [intermediate_document(raw, path, seed, limits.intermediate)],
+        ANSWERS: lambda: [answers_document(raw, limits.answers)],
         TEXT: lambda: [_text(raw)],
+        **dict.fromkeys((SOURCE, NOTEBOOK, NOTEBOOK_SCRIPT), notebook),
     }
     return made[kind]()
 

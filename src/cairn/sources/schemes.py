@@ -2,16 +2,30 @@
 
 from collections.abc import Callable, Collection, Iterator
 
-from cairn.sources import bundle, checkout, events, heritage, identifiers
+from cairn.sources import (
+    bundle,
+    checkout,
+    documentation,
+    events,
+    heritage,
+    identifiers,
+    programs,
+    stackexchange,
+    textsets,
+)
 from cairn.sources.record import SourceFile
 from cairn.sources.spec import Spec
 
 # What may stand after the `?` of each scheme; a text without a scheme is a path.
 SCHEMES: dict[str, Collection[str]] = {
+    "docs": documentation.OPTIONS,
     "gharchive": events.OPTIONS,
     "git": checkout.OPTIONS,
     "ids": identifiers.OPTIONS,
+    "pairs": programs.OPTIONS,
+    "stackexchange": stackexchange.OPTIONS,
     "swh": heritage.OPTIONS,
+    "text": textsets.OPTIONS,
 }
 
 
@@ -19,11 +33,19 @@ def open_scheme(
     spec: Spec, max_bytes: int, source: Callable[[str], Iterator[SourceFile]]
 ) -> Iterator[SourceFile]:
     """The records of a source with one of SCHEMES; `source` opens others that it names."""
-    if spec.scheme == "gharchive":
-        return events.read(spec, max_bytes=max_bytes)
+    alone = {
+        "gharchive": events.read,
+        "stackexchange": stackexchange.read,
+        "swh": heritage.read,
+        "text": textsets.read,
+    }
+    of_another = {
+        "docs": documentation.read,
+        "ids": identifiers.read,
+        "pairs": programs.read,
+    }
     if spec.scheme == "git":
         return bundle.open_git(spec, max_bytes)
-    if spec.scheme == "swh":
-        return heritage.read(spec, max_bytes=max_bytes)
-    assert spec.scheme == "ids", spec.scheme
-    return identifiers.read(spec, max_bytes=max_bytes, source=source)
+    if spec.scheme in alone:
+        return alone[spec.scheme](spec, max_bytes=max_bytes)
+    return of_another[spec.scheme](spec, max_bytes=max_bytes, source=source)

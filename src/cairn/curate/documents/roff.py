@@ -26,8 +26,8 @@ _TABLE = (
     " oa å /o ø /O Ø ae æ AE Æ oA Å :e ë :i ï 'E É Cs ¤ Eu € Po £ 12 ½ 14 ¼ 34 ¾ pl + eq ="
     " aa ´ a^ ^ a~ ~ OK ✓ no ¬ CR ↵ lh ☜ rh ☞ tno ¬ hA ⇔ rA ⇒ lA ⇐ bb ¦ 'c ć vs š vc č vz ž"
 )
-_NAMES: list[str] = _TABLE.split()
-SPECIAL = dict(zip(_NAMES[::2], _NAMES[1::2], strict=True))
+_NAMES = _TABLE.split()
+SPECIAL: dict[str, str] = dict(zip(_NAMES[::2], _NAMES[1::2], strict=True))
 _LONGEST = 200  # characters of a string that a page defines
 _STRINGS = {"R": "®", "Tm": "™", "lq": "“", "rq": "”", "Aq": "'", 'L"': '"', 'R"': '"'}
 _CONDITION = re.compile(
