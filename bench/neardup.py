@@ -30,6 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import cairn
 from cairn.base import UserError
 from cairn.curate import Curate, near
 from cairn.curate.annotate import ANNOTATED, Annotation, annotate
@@ -253,7 +254,9 @@ def invariance(table: pa.Table, ray: str | None) -> tuple[dict[str, str], list[s
                 differ.append(form)
         if ray is not None:
             line = [ray, str(Path(__file__)), str(folder / form), "--clusters"]
-            subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
+            source = str(Path(cairn.__file__).parents[1])  # that Python may not have it installed
+            environment = os.environ | {"PYTHONPATH": source}
+            subprocess.run(line, check=True, stdout=subprocess.DEVNULL, env=environment)
             if json.loads((folder / form / "clusters.json").read_text()) != first:
                 differ.append("ray")
     return first, differ
