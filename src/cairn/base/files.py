@@ -36,3 +36,15 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, as hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def pattern_of(path: Path | str) -> str:
+    """The path as a pattern that only itself matches, for DuckDB, which takes paths for patterns.
+
+    A backslash cannot be told in a pattern: beside a wildcard any character stands for it.
+    """
+    text = str(path)
+    if not any(mark in text for mark in "*?["):
+        return text
+    told = {"\\": "?", **{mark: f"[{mark}]" for mark in "*?["}}
+    return "".join(told.get(one, one) for one in text)

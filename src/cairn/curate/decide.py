@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cairn.base import pattern_of
 from cairn.curate import languages, shuffles
 from cairn.curate.licences import NON_PERMISSIVE, PERMISSIVE, classify, permissive_ids
 from cairn.curate.near import PERMUTATIONS, components, links
@@ -273,7 +274,7 @@ def _read(connection: duckdb.DuckDBPyConnection, annotated: list[tuple[int, Path
         {"filename": names, "source": [source for source, _ in annotated], "first": firsts}
     )
     connection.execute("CREATE TABLE parts AS SELECT * FROM parts")
-    connection.execute(ROWS, {"annotated": names})
+    connection.execute(ROWS, {"annotated": [pattern_of(name) for name in names]})
     for step in (REPOSITORIES, NUMBERED, SAID, LICENCES):
         connection.execute(step)
 
@@ -335,7 +336,7 @@ def _signatures(connection: duckdb.DuckDBPyConnection, count: int, spill: Path) 
         spill / "signatures.npy", "w+", np.uint8, (count, PERMUTATIONS)
     )
     query = "SELECT filename FROM parts ORDER BY first"
-    names = [name for (name,) in connection.execute(query).fetchall()]
+    names = [pattern_of(name) for (name,) in connection.execute(query).fetchall()]
     reader = connection.sql(SIGNATURES, params={"annotated": names}).to_arrow_reader(50_000)
     for batch in reader:
         raw = b"".join(batch["signature"].to_pylist())

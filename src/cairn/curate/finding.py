@@ -7,7 +7,7 @@ from typing import Any
 
 import duckdb
 
-from cairn.base import UserError
+from cairn.base import UserError, pattern_of
 from cairn.curate.corpus import LEDGER, parts_of
 from cairn.sources.swhid import content_hash, parse_swhid
 
@@ -27,7 +27,7 @@ def lookup(corpus: Path | str, query: str) -> list[dict[str, Any]]:
     none of these is in the corpus, a file on disk, which is found by its content.
     UserError where `corpus` is no corpus or the SWHID is none.
     """
-    parts = [str(path) for path in parts_of(Path(corpus), LEDGER)]
+    parts = [pattern_of(path) for path in parts_of(Path(corpus), LEDGER)]
     with duckdb.connect() as connection:
         for where, values in _conditions(query):
             ledger = "read_parquet($ledger, hive_partitioning = false)"

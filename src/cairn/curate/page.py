@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 
+from cairn.base import pattern_of
 from cairn.curate.report import funnel
 
 SAMPLES = 12  # of each rule
@@ -47,7 +48,7 @@ SIZES = """
 
 def page(facts: dict[str, Any], sources: Sequence[str], ledger: Path) -> str:
     """The page of a corpus from its report's facts and its ledger."""
-    parts = sorted(str(path) for path in ledger.glob("part-*.parquet"))
+    parts = sorted(pattern_of(path) for path in ledger.glob("part-*.parquet"))
     with duckdb.connect() as connection:
 
         def rows(query: str) -> list[dict[str, Any]]:
@@ -173,7 +174,7 @@ def _rules(facts: dict[str, Any], samples: Sequence[dict[str, Any]]) -> str:
 
 
 def _redactions(facts: dict[str, Any]) -> str:
-    lines = [f"<tr><th>{k}</th><td>{n:,}</td></tr>" for k, n in facts["redactions"].items()]
+    lines = [f"<tr><th>{escape(k)}</th><td>{n:,}</td></tr>" for k, n in facts["redactions"].items()]
     return _table(("kind", "replaced"), lines) if lines else "<p>None.</p>"
 
 

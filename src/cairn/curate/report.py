@@ -6,6 +6,7 @@ from typing import Any
 
 import duckdb
 
+from cairn.base import pattern_of
 from cairn.curate.rules import RULES
 
 BY = """
@@ -45,7 +46,7 @@ def step_of(rule: str) -> tuple[int, int, str]:
 
 def summarise(ledger: Path) -> dict[str, Any]:
     """Counts for report.json, from the ledger alone."""
-    parts = sorted(str(path) for path in ledger.glob("part-*.parquet"))
+    parts = sorted(pattern_of(path) for path in ledger.glob("part-*.parquet"))
     with duckdb.connect() as connection:
 
         def rows(key: str, name: str, where: str) -> list[dict[str, Any]]:

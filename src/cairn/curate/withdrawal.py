@@ -23,6 +23,7 @@ from cairn.base import (
     UserError,
     Work,
     note,
+    pattern_of,
     progress,
     write_json,
     write_text,
@@ -142,7 +143,7 @@ def _without_files(corpus: Path, opt_out: OptOut) -> list[str]:
 
 
 def _quoted(part: Path) -> str:
-    name = str(part).replace("'", "''")
+    name = pattern_of(part).replace("'", "''")
     return f"read_parquet('{name}', hive_partitioning = false)"
 
 

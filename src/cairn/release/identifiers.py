@@ -19,7 +19,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cairn.base import Manifest, Work, read_manifest, write_text
+from cairn.base import Manifest, Work, pattern_of, read_manifest, write_text
 from cairn.curate.corpus import FILE_SCHEMA, STACK_SCHEMA, parts_of
 from cairn.release.cards import markdown_table
 
@@ -65,7 +65,7 @@ def release_identifiers(recipe: "ReleaseIdentifiers", work: Work) -> dict[str, A
         for number, table in enumerate(_parts(corpus)):
             path = folder / f"part-{number:05d}.parquet"
             pq.write_table(table, path, compression="zstd")
-    parts = [str(path) for path in sorted((work.out / "data").glob("*.parquet"))]
+    parts = [pattern_of(path) for path in sorted((work.out / "data").glob("*.parquet"))]
     with duckdb.connect(config={"temp_directory": str(work.out / ".spill")}) as connection:
         with work.part("repositories.parquet") as path:
             target = str(path).replace("'", "''")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import duckdb
 
+from cairn.base import pattern_of
 from cairn.sources.record import Origin, SourceFile
 
 TOLD = (
@@ -24,8 +25,8 @@ def with_metadata(files: Iterable[SourceFile], metadata: Path) -> Iterator[Sourc
     with duckdb.connect() as connection:
         connection.execute(
             "CREATE TABLE repositories AS SELECT *, lower(origin_url) AS url "
-            "FROM read_parquet($path)",
-            {"path": str(metadata)},
+            "FROM read_parquet($path, hive_partitioning = false)",
+            {"path": pattern_of(metadata)},
         )
         connection.execute("CREATE INDEX urls ON repositories (url)")
 

@@ -15,7 +15,7 @@ from xml.parsers import expat
 
 import pyarrow as pa
 
-from cairn.base import UserError
+from cairn.base import UserError, pattern_of
 from cairn.sources.damage import told, unreadable
 from cairn.sources.digest import digest
 from cairn.sources.record import ANSWERS, REGULAR, Origin, SourceFile
@@ -89,7 +89,7 @@ def _read(path: Path, site: str | None, max_bytes: int) -> Iterator[SourceFile]:
                 url = path.resolve().as_uri()
                 yield unreadable(Origin(repo_name=site, origin_url=url, directory_id=""), problem)
             with database(folder) as connection:
-                connection.read_parquet(str(spill.path)).create_view("posts")
+                connection.read_parquet(pattern_of(spill.path)).create_view("posts")
                 rows = connection.sql(_POSTS).to_arrow_reader(2_000)
                 for posts in _threads(rows, heap):
                     yield _record(site, posts, max_bytes)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cairn.base import Manifest, Recipe, Ref, UserError, Work, find_manifest
+from cairn.base import Manifest, Recipe, Ref, UserError, Work, find_manifest, pattern_of
 from cairn.curate import Curate
 from cairn.curate.corpus import LEDGER, parts_of
 from cairn.curate.optout import OptOut
@@ -67,7 +67,7 @@ def withdraw(work: Work, shards: Path, corpus: Path) -> dict[str, Any]:
     UserError where the corpus is not that of the shards.
     """
     tokenizer = Tokenizer.load(shards)
-    ledger = [str(path) for path in parts_of(corpus, LEDGER)]
+    ledger = [pattern_of(path) for path in parts_of(corpus, LEDGER)]
     keep = {split: _kept(shards / split, ledger) for split in SPLITS}
     with duckdb.connect() as connection:
         count = connection.execute(KEPT, {"ledger": ledger}).fetchall()[0][0]
@@ -96,7 +96,7 @@ def withdraw(work: Work, shards: Path, corpus: Path) -> dict[str, Any]:
 
 def _kept(split: Path, ledger: list[str]) -> np.ndarray:
     """Whether the corpus keeps each document, bool [documents]."""
-    documents = str(split / DOCUMENTS)
+    documents = pattern_of(split / DOCUMENTS)
     with duckdb.connect() as connection:
         query = connection.execute(JOINED, {"documents": documents, "ledger": ledger})
         found = query.fetchnumpy()

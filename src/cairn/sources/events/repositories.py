@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cairn.base import pattern_of
 from cairn.sources.events.hours import Hour, read_hours
 from cairn.sources.events.layout import COUNTED_TYPES, NAME, Event, Plain, integer_of, text_of, utc
 from cairn.sources.spill import Spill, database
@@ -92,7 +93,7 @@ def repository_metadata(hours: Sequence[Path], out: Path) -> Metadata:
         made = folder / "metadata.parquet"
         count = 0
         with database(folder) as connection, pq.ParquetWriter(made, METADATA_SCHEMA) as writer:
-            connection.read_parquet(str(seen.path)).create_view("seen")
+            connection.read_parquet(pattern_of(seen.path)).create_view("seen")
             reader = connection.sql(_COLLAPSE).to_arrow_reader(20_000)
             for batch in reader:
                 columns = [

@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from cairn.base import pattern_of
 from cairn.sources.digest import digest
 from cairn.sources.events.hours import Hour, find_hours, read_hours
 from cairn.sources.events.layout import THREAD_TYPES, Event, Plain
@@ -86,7 +87,7 @@ def _read(hours: list[Hour], trees: Trees | None, max_bytes: int) -> Iterator[So
                 if hour.complaint():
                     yield _damaged(hour)
             with database(folder) as connection, _closing(trees):
-                connection.read_parquet(str(spill.path)).create_view("events")
+                connection.read_parquet(pattern_of(spill.path)).create_view("events")
                 for thread in _threads(connection, heap, max_bytes):
                     yield _record(thread, trees, max_bytes)
 
