@@ -128,7 +128,7 @@ def test_whatever_is_not_as_git_has_it_is_told(bench: ModuleType, repository: Pa
         ("mode", replace(entry, mode=0o100755)),
         ("content_id", replace(entry, blob="0" * 40)),
         ("blob_id", replace(entry, sha1="0" * 40)),
-        ("length", replace(entry, size=1)),
+        ("length", replace(entry, size=99)),
     ]
     cases = [(name, expected.entries | {path: one}, {}) for name, one in entries]
     cases += [
