@@ -423,9 +423,10 @@ def test_other_test_sets_under_the_same_name_are_noticed(tree: Path, tmp_path: P
     assert recipe.inputs() == before
     (sets / "a.jsonl").write_text("[]")
     assert recipe.inputs() != before
+    (sets / "1.json").write_text("[]")
     hours = Curate(sources=(str(tree),), events=(str(tmp_path / "sets"),))
     before = hours.inputs()
-    (sets / "b.jsonl").write_text("[]")
+    (sets / "2.json").write_text("[]")
     assert hours.inputs() != before
     with pytest.raises(UserError, match="is no folder"):
         Curate(sources=(str(tree),), benchmarks=str(tmp_path / "none")).inputs()

@@ -1,13 +1,17 @@
 """What a hostile or careless user found: each test is an input that once went wrong."""
 
+import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cairn.base import UserError
 from cairn.base.make import make
-from cairn.curate import Curate, lookup
+from cairn.curate import Curate, Thresholds, lookup, read_files
 
+AUTHOR = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
 CODE = 'def {name}(first, second):\n    """Give what the two numbers make."""\n    return first\n'
 
 
@@ -34,3 +38,58 @@ def test_a_runs_folder_named_like_a_pattern_reads_no_other_corpus(
     here = curate(tmp_path / name, folder(tmp_path / "one", here=CODE.format(name="here")))
     assert [row["path"] for row in lookup(here, "here.py")] == ["here.py"]
     assert lookup(here, "there.py") == []
+
+
+def test_events_of_a_folder_are_read(tmp_path: Path) -> None:
+    source = folder(tmp_path / "one", here=CODE.format(name="here"))
+    origin = [["init", "-q"], ["remote", "add", "origin", "https://github.com/Owner/name"]]
+    for words in (*origin, ["add", "."], [*AUTHOR, "commit", "-qm", "one"]):
+        subprocess.run(["git", *words], cwd=source, check=True)
+    star = {"type": "WatchEvent", "id": "1", "actor": {"login": "a"}, "payload": {}}
+    star |= {"repo": {"id": 7, "name": "Owner/name"}, "created_at": "2023-05-01T00:00:00Z"}
+    hours = tmp_path / "hours"
+    hours.mkdir()
+    (hours / "2023-05-01-0.json").write_text(json.dumps(star))
+    corpus = curate(tmp_path / "runs", source, events=(str(hours),))
+    (row,) = next(read_files(corpus)).to_pylist()
+    assert (row["star_events_count"], row["github_id"]) == (1, 7)
+
+
+def test_events_that_are_not_there_are_told(tmp_path: Path) -> None:
+    source = folder(tmp_path / "one", here=CODE.format(name="here"))
+    with pytest.raises(UserError, match=r"events.*does not exist"):
+        curate(tmp_path / "runs", source, events=(str(tmp_path / "none"),))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("malware", "required", "malware='required': is not a choice; did you mean 'require'"),
+        ("redact", "of", "redact='of': is not a choice; did you mean 'off'"),
+        ("selection", "tiny", "selection='tiny': is not a choice"),
+        ("licence_tool", "scancod", "is not a choice; did you mean 'scancode'"),
+        ("driver", "dask", "driver='dask': is not a choice"),
+        ("seed", "x", "seed='x': is not a whole number"),
+        ("near_duplicates", "no", "near_duplicates='no': is not a truth value"),
+        ("thresholds", {"max_lines": 5}, "is no Thresholds"),
+    ],
+)
+def test_what_a_plan_says_wrongly_is_told(
+    tmp_path: Path, field: str, value: Any, told: str
+) -> None:
+    recipe = Curate(sources=(str(tmp_path),), **{field: value})
+    with pytest.raises(UserError) as caught:
+        make({"corpus": recipe}, tmp_path / "runs", "corpus", report=lambda _: None)
+    assert told in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_thresholds_and_caps_that_cannot_be_are_told() -> None:
+    with pytest.raises(UserError, match=r"thresholds\.alphabetic_share=25: is no share"):
+        Thresholds(alphabetic_share=25)
+    with pytest.raises(UserError, match=r"thresholds\.average_line=nan"):
+        Thresholds(average_line=float("nan"))
+    with pytest.raises(UserError, match=r"thresholds\.max_lines=-1"):
+        Thresholds(max_lines=-1)
+    with pytest.raises(UserError, match="names no language of linguist's; did you mean 'Java'"):
+        Curate(sources=("x",), caps=("Jaba=1GB",))

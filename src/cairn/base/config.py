@@ -97,6 +97,51 @@ def override(value: T, dotted: str, text: str, whole: str = "") -> T:
     return dataclasses.replace(value, **{name: parse(text, hint, whole)})
 
 
+def check(value: Any, prefix: str = "") -> None:
+    """UserError for a field of a dataclass, or of one inside it, that is not of its type.
+
+    Choices, numbers (finite, and no truth values) and groups of fields are looked at: what a plan,
+    which is Python, could otherwise say wrongly without a word.
+    """
+    hints = typing.get_type_hints(type(value))
+    for field in dataclasses.fields(value):
+        current, hint = getattr(value, field.name), hints[field.name]
+        name = prefix + field.name
+        choices = typing.get_args(hint)
+        if typing.get_origin(hint) not in (typing.Union, types.UnionType):
+            choices = (hint,)
+        problems = [_misfit(current, choice) for choice in choices]
+        if all(problems):
+            problem, mend = problems[0] or ("", "")
+            raise UserError(name, current, problem, mend)
+        if dataclasses.is_dataclass(current) and not isinstance(current, type | Ref):
+            check(current, f"{name}.")
+
+
+def _misfit(value: Any, hint: Any) -> tuple[str, str] | None:
+    """What is wrong with a value and how to mend it; None where it fits."""
+    if typing.get_origin(hint) is typing.Literal:
+        choices = typing.get_args(hint)
+        return (
+            None
+            if value in choices
+            else ("is not a choice", nearest(str(value), map(str, choices)))
+        )
+    if hint in (int, float):
+        kinds, what = (int, "a whole number") if hint is int else (int | float, "a number")
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            return f"is not {what}", "write it in digits"
+        if value != value or value in (float("inf"), float("-inf")):
+            return "is not finite", "write it in digits"
+    if hint is bool and not isinstance(value, bool):
+        return "is not a truth value", "write True or False"
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and not isinstance(value, hint):
+        return f"is no {hint.__name__}", f"give {hint.__name__}(...)"
+    if hint is type(None) and value is not None:
+        return "is not None", "leave it None"
+    return None
+
+
 def parse(text: str, hint: Any, field: str) -> Any:
     """The value of type `hint` that `text` spells; tuples are comma-separated or JSON lists."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

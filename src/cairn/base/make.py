@@ -24,7 +24,7 @@ from cairn.base.artifact import (
     verify,
     write_manifest,
 )
-from cairn.base.config import digest_of, nearest, override, refs_in, what_settles
+from cairn.base.config import check, digest_of, nearest, override, refs_in, what_settles
 from cairn.base.errors import UserError
 from cairn.base.files import write_json
 
@@ -136,6 +136,11 @@ def make(
 ) -> list[Made]:
     """Make `target` (or all) of the plan in `folder`, one sub-folder for each artifact."""
     made: dict[str, Made] = {}
+    for name in order_of(plan, target):
+        try:
+            check(plan[name])
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
     for name in order_of(plan, target):
         made[name] = _make_one(name, plan[name], folder, made, report)
     return list(made.values())

@@ -1,7 +1,6 @@
 """Curation: from origins to a corpus in which every file seen has a verdict and a reason."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,15 +41,6 @@ __all__ = [
 ]
 
 __getattr__ = lazily(__name__, _HOMES)
-
-
-def _sizes(paths: tuple[str, ...]) -> Iterator[tuple[str, int]]:
-    """Names and bytes of files, and of files below folders: too many to be read only to compare."""
-    for one in paths:
-        path = Path(one).expanduser()
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                yield file.name, file.stat().st_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +132,17 @@ class Curate(Recipe):
                 raise UserError("benchmarks", str(folder), "is no folder", "give one of test sets")
             found["benchmarks"] = digest_of(hash_files(folder))
         if self.events:
-            found["events"] = digest_of(list(_sizes(self.events)))
+            found["events"] = digest_of([(one.name, one.stat().st_size) for one in self.hours()])
         return found
+
+    def hours(self) -> list[Path]:
+        """The hours of events, those of folders by name. UserError where there are none."""
+        from cairn.sources.events import find_hours
+
+        try:
+            return [hour for one in self.events for hour in find_hours(Path(one).expanduser())]
+        except UserError as error:
+            raise UserError(f"events: {error}") from None
 
     def requests(self) -> "OptOut":
         """Who asked to be left out. UserError for a list that cannot be read."""

@@ -102,7 +102,10 @@ def _metadata(recipe: "Curate", work: Work) -> Path | None:
     name = f"{STAGES}/repositories.parquet"
     if not work.has(name):
         with work.part(name) as path:
-            repository_metadata([Path(one).expanduser() for one in recipe.events], path)
+            found = repository_metadata(recipe.hours(), path)
+        for hour in found.hours:
+            if hour.complaint():
+                note(f"events: {hour.path.name}: {hour.complaint()}")
     return work.out / name
 
 

@@ -6,8 +6,9 @@ A file exactly at a threshold is kept. Every rule takes time linear in the lengt
 import re
 import string
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from cairn.base import UserError
 from cairn.curate.visible import visible_text
 
 
@@ -50,6 +51,15 @@ class Thresholds:
     html_share: float = 0.2
     """Least share of an HTML file that is visible text."""
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            share = field.name.endswith("_share")
+            if not (0 <= value <= 1 if share else value >= 0):
+                problem = "is no share" if share else "is less than nothing"
+                mend = "take 0 to 1" if share else "take 0 or more"
+                raise UserError(f"thresholds.{field.name}", value, problem, mend)
+
 
 PARAGRAPHS = frozenset(
     {"HTML", "JSON", "Markdown", "Roff", "Roff Manpage", "SMT", "TeX", "Text", "XML"}
@@ -79,6 +89,7 @@ _DIGITS = string.digits.encode()
 _BASE64 = bytes(byte in _LETTERS + _DIGITS + b"+/\n=" for byte in range(256))
 _HEXADECIMAL = bytes(byte in string.hexdigits.encode() + b",xX\\" for byte in range(256))
 _BETWEEN = b" \t\n\r\f\v\x1c\x1d\x1e\x1f" + bytes(range(128, 256))
+_RUN = b"\1" * 64
 _ASCII = re.compile(r"[\x00-\x7f]++")
 
 Rule = Callable[[str, str, str, Thresholds], Verdict]
@@ -92,14 +103,13 @@ def long_file(text: str, language: str, path: str, limits: Thresholds) -> Verdic
 
 def long_lines(text: str, language: str, path: str, limits: Thresholds) -> Verdict:
     """An average or a longest line beyond what people write."""
-    lengths = [len(line) for line in text.split("\n")]
-    longest = max(lengths)
+    longest = max(map(len, text.split("\n")))
     if language in PARAGRAPHS:
         reason = f"longest line {longest:,} characters"
         return _drop("long_lines", reason, longest > limits.longest_text_line)
     if longest > limits.longest_line:
         return Verdict(False, "long_lines", f"longest line {longest:,} characters")
-    average = sum(lengths) / max(_lines(text), 1)
+    average = (len(text) - text.count("\n")) / max(_lines(text), 1)
     reason = f"average line {average:,.1f} characters"
     return _drop("long_lines", reason, average > limits.average_line)
 
@@ -124,12 +134,10 @@ def encoded(text: str, language: str, path: str, limits: Thresholds) -> Verdict:
     A character counts once, however many of the patterns it is part of.
     """
     spans: list[tuple[int, int]] = []
-    for pattern in _patterns(text):
-        for found in pattern.finditer(text):
-            if found.end() - found.start() > limits.encoded_run:
-                length = found.end() - found.start()
-                return Verdict(False, "encoded", f"a run of {length:,} encoded characters")
-            spans.append(found.span())
+    for begin, end in encoded_spans(text):
+        if end - begin > limits.encoded_run:
+            return Verdict(False, "encoded", f"a run of {end - begin:,} encoded characters")
+        spans.append((begin, end))
     total = stop = 0
     for begin, end in sorted(spans):
         total += max(end - max(begin, stop), 0)
@@ -180,15 +188,28 @@ def judge(text: str, language: str, path: str, limits: Thresholds) -> Verdict:
     return next((verdict for verdict in verdicts if not verdict.keep), KEEP)
 
 
-def _patterns(text: str) -> Iterator[re.Pattern[str]]:
-    """Those of ENCODED that may match."""
+def encoded_spans(text: str) -> Iterator[tuple[int, int]]:
+    """(begin, end) of whatever each of ENCODED matches, pattern by pattern."""
     raw = text.encode("utf-8", "surrogatepass")
-    if b"\1" * 64 in raw.translate(_BASE64):
-        yield ENCODED[0]
+    yield from _base64_spans(raw)
     if b"\1" * 16 in raw.translate(_HEXADECIMAL, _BETWEEN):
-        yield ENCODED[1]
+        yield from (found.span() for found in ENCODED[1].finditer(text))
     if text.count("\\u") >= 8:
-        yield ENCODED[2]
+        yield from (found.span() for found in ENCODED[2].finditer(text))
+
+
+def _base64_spans(raw: bytes) -> Iterator[tuple[int, int]]:
+    """What ENCODED[0] matches, without a look at each word: that takes a third of all rules."""
+    mask = raw.translate(_BASE64)
+    begin = mask.find(_RUN)
+    characters = end = 0
+    while begin >= 0:
+        characters += len(raw[end:begin].decode("utf-8", "surrogatepass"))
+        stop = mask.find(b"\0", begin)
+        length = (stop if stop >= 0 else len(mask)) - begin
+        yield characters, characters + length
+        characters, end = characters + length, begin + length
+        begin = mask.find(_RUN, end)
 
 
 def _alphabetic(text: str, digits: bool) -> int:

@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 
 from cairn.base import UserError
+from cairn.base.config import nearest
+from cairn.curate.languages.table import table, type_of
 
 # The caps of the report that are known to us; a few data languages have 1 GB there.
 CAPS = (
@@ -20,12 +22,18 @@ _CAP = re.compile(r"(.+)=(\d+(?:\.\d+)?) ?([KMGT]?B?)", re.IGNORECASE)
 
 
 def parse_caps(caps: Sequence[str]) -> dict[str, int]:
-    """Bytes by language from texts such as `Java=200GB`. UserError for a text that is none."""
+    """Bytes by language from texts such as `Java=200GB`.
+
+    UserError for a text that is none, or that names no language.
+    """
     found: dict[str, int] = {}
     for text in caps:
         match = _CAP.fullmatch(text)
         if match is None or match[3].upper() not in _UNITS:
             raise UserError("caps", text, "is no cap", "write LANGUAGE=SIZE, Java=200GB say")
+        if not type_of(match[1]):
+            mend = nearest(match[1], table().types)
+            raise UserError("caps", text, "names no language of linguist's", mend)
         found[match[1]] = int(float(match[2]) * _UNITS[match[3].upper()])
     return found
 
