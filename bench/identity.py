@@ -101,23 +101,30 @@ def main() -> int:
         table.add_column(title, justify="right")
     told: list[str] = []
     total = 0
-    for source in sources:
-        name = source.name.partition(".")[0] if source.is_file() else "/".join(source.parts[-2:])
-        with tempfile.TemporaryDirectory(prefix="identity-", dir=arguments.work) as work:
-            for form in forms(source, Path(work)):
-                begin = time.perf_counter()
-                files, wrong = compare(form)
-                seconds = time.perf_counter() - begin
-                size = sum(one.size for one in form.expected.entries.values()) / 1e6
-                cells = (f"{files:,}", f"{size:,.1f}", f"{seconds:.1f}", f"{len(wrong):,}")
-                table.add_row(name, form.name, *cells)
-                told += [f"{name}, {form.name}: {one}" for one in wrong[:SHOWN]]
-                total += len(wrong)
     console = Console()
-    console.print(table)
-    for one in told:
-        console.print(one, markup=False, highlight=False)
+    try:
+        for source in sources:
+            with tempfile.TemporaryDirectory(prefix="identity-", dir=arguments.work) as work:
+                for form in forms(source, Path(work)):
+                    total += add(table, told, source, form)
+    finally:  # what was compared before a program failed
+        console.print(table)
+        for one in told:
+            console.print(one, markup=False, highlight=False)
     return 1 if total else 0
+
+
+def add(table: Table, told: list[str], source: Path, form: Form) -> int:
+    """Compare one form, and add it to the table; the number of mismatches."""
+    name = source.name.partition(".")[0] if source.is_file() else "/".join(source.parts[-2:])
+    begin = time.perf_counter()
+    files, wrong = compare(form)
+    seconds = time.perf_counter() - begin
+    size = sum(one.size for one in form.expected.entries.values()) / 1e6
+    cells = (f"{files:,}", f"{size:,.1f}", f"{seconds:.1f}", f"{len(wrong):,}")
+    table.add_row(name, form.name, *cells)
+    told += [f"{name}, {form.name}: {one}" for one in wrong[:SHOWN]]
+    return len(wrong)
 
 
 def archive_of(folder: Path, name: str) -> Path:

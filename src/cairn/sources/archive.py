@@ -10,21 +10,21 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tarfile import ReadError
-from typing import IO, Any, Self
+from typing import IO, Any
 
 from cairn.sources.damage import Damaged, told
 from cairn.sources.digest import Digest, digest
-from cairn.sources.record import EXECUTABLE, LINK, MOST_FILES, REGULAR
+from cairn.sources.record import EXECUTABLE, LINK, MOST_FILES, MOST_NAMES, REGULAR
+from cairn.sources.tarheaders import Tar, open_tar
 
 MOST_BYTES = 16 * 2**30  # of all members together, unpacked
 RATIO, RATIO_FROM = 1000, 64 * 2**20  # a member this large that shrinks this much is a bomb
 CHUNK = 2**20
-MOST_HEADER = 2**20  # bytes of a tar's extended header, which is read whole
 MOST_PATH = 4096  # bytes of a path or of a link's target: Linux takes no more
 BROKEN = (
     tarfile.TarError,
@@ -58,30 +58,6 @@ class Member:
     offset: int
 
 
-class _Header(tarfile.TarInfo):
-    """A tar's header, read strictly: the library takes some damage for the archive's end."""
-
-    @classmethod
-    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(tarfile)
-        except _ENDS as error:
-            raise ReadError(f"{error} at byte {tarfile.offset:,}") from None
-
-    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        extended = self.type in _EXTENDED
-        if extended and self.size > MOST_HEADER:
-            raise ReadError(f"a header of {self.size:,} bytes")
-        return super()._proc_member(archive)  # type: ignore[misc] (documented as overridable)
-
-
-_ENDS = (tarfile.TruncatedHeaderError, tarfile.InvalidHeaderError, tarfile.EmptyHeaderError)  # type: ignore[attr-defined]
-_EXTENDED = frozenset(
-    {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE}
-    | {tarfile.SOLARIS_XHDTYPE}
-)
-
-
 def is_archive(path: Path) -> bool:
     """Whether the file is a tar (plain, gz, bz2, xz) or a zip, whatever its name.
 
@@ -95,14 +71,12 @@ def is_archive(path: Path) -> bool:
 
 def _is_tar(path: Path) -> bool:
     try:
-        return tarfile.is_tarfile(path)
-    except (
-        EOFError,
-        ValueError,
-        zlib.error,
-        lzma.LZMAError,
-    ):  # a cut compressed file: only its beginning is one
+        open_tar(path).close()
+    except OSError:
+        raise
+    except BROKEN:  # a cut compressed file too: only its beginning is one
         return False
+    return True
 
 
 @contextmanager
@@ -110,7 +84,7 @@ def open_archive(path: Path) -> Iterator["Archive"]:
     """Open and check a whole archive's table. Damaged tells what is wrong with it."""
     try:
         zipped = zipfile.is_zipfile(path)
-        library = zipfile.ZipFile(path) if zipped else _open_tar(path)
+        library = zipfile.ZipFile(path) if zipped else open_tar(path)
     except BROKEN as error:
         raise _broken(error) from None
     with library:
@@ -124,16 +98,15 @@ def open_archive(path: Path) -> Iterator["Archive"]:
         yield archive
 
 
-def _open_tar(path: Path) -> tarfile.TarFile:
-    return tarfile.open(path, tarinfo=_Header)
-
-
 def _bounded(path: Path, members: Iterator[Member]) -> Iterator[Member]:
     """Members while they stay within bounds: a bomb is refused before its end is sought."""
     packed = path.stat().st_size
-    total = 0
+    total = names = 0
     for count, member in enumerate(members, 1):
         total += member.size
+        names += len(member.path)
+        if names > MOST_NAMES:
+            raise Damaged(f"has names of more than {MOST_NAMES:,} bytes")
         if total > MOST_BYTES or count > MOST_FILES:
             size = f"{count:,} files of {total:,} bytes and more"
             raise Damaged(f"unpacks to {size}: too large to be trusted")
@@ -163,17 +136,10 @@ class Archive:
 
     def check(self) -> None:
         """Damaged for names that come twice, or that are a file and a folder."""
-        files: set[bytes] = set()
-        folders: set[bytes] = set()
-        for member in self.members:
-            if member.path in files:
-                raise _hostile(member.path, "is in it twice")
-            files.add(member.path)
-            parts = member.path.split(b"/")
-            folders.update(b"/".join(parts[:depth]) for depth in range(1, len(parts)))
-        clash = sorted(files & folders)
-        if clash:
-            raise _hostile(clash[0], "is a file and a folder")
+        found = clash([member.path for member in self.members])
+        if found is not None:
+            twice = found[0] == found[1]
+            raise _hostile(found[0], "is in it twice" if twice else "is a file and a folder")
 
     def digests(self, members: Sequence[Member], keep: Collection[bytes]) -> dict[bytes, Digest]:
         """Digests by path, with the bytes of the paths in `keep`.
@@ -218,9 +184,35 @@ class Archive:
         return file
 
 
-def _tar_members(library: tarfile.TarFile) -> Iterator[Member]:
+def clash(paths: Iterable[bytes]) -> tuple[bytes, bytes] | None:
+    """A path, and one that is the same or lies below it; None where no two paths clash.
+
+    Damaged for more than MOST_FILES files and folders: each path may name thousands of folders.
+    """
+    before: list[bytes] = []
+    entries = 0
+    for path in sorted(path.replace(b"/", b"\0") for path in paths):  # what is below comes next
+        names = path.split(b"\0")
+        same = 0
+        while same < min(len(names), len(before)) and names[same] == before[same]:
+            same += 1
+        if before and same == len(before):
+            return b"/".join(before), b"/".join(names)
+        entries += len(names) - same
+        if entries > MOST_FILES:
+            raise Damaged(f"has more than {MOST_FILES:,} files and folders")
+        before = names
+    return None
+
+
+def _tar_members(library: Tar) -> Iterator[Member]:
     before: dict[bytes, Member] = {}  # what hard links may be names of
-    for info in library:
+    pieces = 0  # of sparse files
+    for count, info in enumerate(library, 1):
+        pieces += len(info.sparse or ())  # type: ignore[attr-defined]
+        if count + pieces > MOST_FILES or info.offset > MOST_BYTES:
+            said = f"{count:,} headers in {info.offset:,} bytes"
+            raise Damaged(f"unpacks to {said}: too large to be trusted")
         path = _safe(_bytes(info.name))
         if info.isdir():
             continue

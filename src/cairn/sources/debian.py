@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from cairn.sources.archive import Archive, open_archive
+from cairn.sources.archive import Archive, clash, open_archive
 from cairn.sources.damage import Damaged, told, whole
 from cairn.sources.packed import Placed, records
 from cairn.sources.record import SourceFile, path_text
@@ -118,10 +118,9 @@ def _lay(tree: dict[bytes, Placed], archive: Archive, folder: bytes, *, strip: b
 
 
 def _refuse_clashes(tree: dict[bytes, Placed]) -> None:
-    for path in tree:
-        parts = path.split(b"/")
-        if any(b"/".join(parts[:depth]) in tree for depth in range(1, len(parts))):
-            raise Damaged(f"{path_text(path)!r} runs through a file of another of its archives")
+    found = clash(tree)
+    if found is not None:
+        raise Damaged(f"{path_text(found[1])!r} runs through a file of another of its archives")
 
 
 def _fields(path: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 REGULAR, EXECUTABLE, LINK = 0o100644, 0o100755, 0o120000
 MOST_FILES = 2_000_000  # of one archive or commit, which may name far more than they hold
+MOST_NAMES = 2**28  # bytes of their paths together
 
 
 @dataclass(frozen=True, kw_only=True)
