@@ -40,11 +40,51 @@ def test_a_runs_folder_named_like_a_pattern_reads_no_other_corpus(
     assert lookup(here, "there.py") == []
 
 
-def test_events_of_a_folder_are_read(tmp_path: Path) -> None:
-    source = folder(tmp_path / "one", here=CODE.format(name="here"))
-    origin = [["init", "-q"], ["remote", "add", "origin", "https://github.com/Owner/name"]]
+def repository(root: Path, url: str) -> Path:
+    """A git repository with one file, cloned from `url`."""
+    source = folder(root, here=CODE.format(name="here"))
+    origin = [["init", "-q"], ["remote", "add", "origin", url]]
     for words in (*origin, ["add", "."], [*AUTHOR, "commit", "-qm", "one"]):
         subprocess.run(["git", *words], cwd=source, check=True)
+    return source
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("https://github.com/Owner/name", 1),
+        ("https://github.com/owner/NAME.git", 1),
+        ("http://www.github.com/Owner/name/", 1),
+        ("github.com/Owner/name", 1),
+        ("git@github.com:Owner/name.git", 1),
+        ("ssh://git@github.com/Owner/name", 1),
+        ("https://github.com/owner", 1),
+        ("https://github.com/Owner/name/tree/main", 1),
+        ("https://github.com/Owner/name/blob/main/here.py#L1-L2", 1),
+        ("https://github.com/Owner/name/blob/main/here.py?plain=1", 1),
+        ("owner", 1),
+        ("OWNER/name", 1),
+        ("https://github.com/Owner/name/blob/main/none.py", 0),
+        ("https://github.com/Own", 0),
+        ("https://github.com", 0),
+        ("https://gitlab.com/Owner/name", 0),
+    ],
+)
+def test_lookup_takes_urls_as_browsers_and_git_show_them(
+    cloned: Path, query: str, found: int
+) -> None:
+    assert len(lookup(cloned, query)) == found
+
+
+@pytest.fixture(scope="module")
+def cloned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus of a clone of Owner/name on GitHub."""
+    root = tmp_path_factory.mktemp("cloned")
+    return curate(root / "runs", repository(root / "one", "https://github.com/Owner/name"))
+
+
+def test_events_of_a_folder_are_read(tmp_path: Path) -> None:
+    source = repository(tmp_path / "one", "https://github.com/Owner/name")
     star = {"type": "WatchEvent", "id": "1", "actor": {"login": "a"}, "payload": {}}
     star |= {"repo": {"id": 7, "name": "Owner/name"}, "created_at": "2023-05-01T00:00:00Z"}
     hours = tmp_path / "hours"

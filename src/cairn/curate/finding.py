@@ -1,14 +1,17 @@
 """Is this in the corpus, and if not, why: ledger rows by identifier, URL, path or file."""
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import duckdb
 
 from cairn.base import UserError, pattern_of
 from cairn.curate.corpus import LEDGER, parts_of
+from cairn.sources.remote import FORGES, path_name, public_url
 from cairn.sources.swhid import content_hash, parse_swhid
 
 SHOWN = (
@@ -16,15 +19,20 @@ SHOWN = (
     "verdict, coalesce(rule, '') AS rule, coalesce(reason, '') AS reason, origin_url, "
     "coalesce(revision_id, '') AS revision_id, row"
 )
+SSH = "git@"
+HOSTS = tuple(f"{www}{host}/" for host in sorted(FORGES) for www in ("", "www."))
+_WEB = re.compile(r"https?://(?:www\.)?", re.IGNORECASE)
+_TREE = re.compile(r"(?<=[^/:])(?:/-)?/tree/.*$")
 KINDS = {"cnt": "content_id", "dir": "directory_id", "rev": "revision_id", "snp": "snapshot_id"}
 
 
 def lookup(corpus: Path | str, query: str) -> list[dict[str, Any]]:
     """Ledger rows that a query means, in order of the ledger.
 
-    `query`: a SWHID (with or without qualifiers); the URL of a repository or of a file in it; the
-    name of a repository or of its owner; a path inside a repository, whole or its end; or, where
-    none of these is in the corpus, a file on disk, which is found by its content.
+    `query`: a SWHID (with or without qualifiers); the URL of a repository, of a file in it, or of
+    an owner, as git or a browser shows it, in any case; the name of a repository or of its owner;
+    a path inside a repository, whole or its end; or, where none of these is in the corpus, a file
+    on disk, which is found by its content.
     UserError where `corpus` is no corpus or the SWHID is none.
     """
     parts = [pattern_of(path) for path in parts_of(Path(corpus), LEDGER)]
@@ -48,10 +56,8 @@ def _conditions(query: str) -> Iterator[tuple[str, dict[str, str]]]:
             raise UserError("SWHID", query, "is of a release", "look up cnt, dir, rev or snp")
         yield f"{KINDS[found.kind]} = $value", {"value": found.hash}
         return
-    if "://" in query:
-        address = query.rstrip("/").removesuffix(".git")
-        below = "starts_with($value, origin_url || '/') AND ends_with($value, '/' || path)"
-        yield f"origin_url = $value OR ({below})", {"value": address}
+    if "://" in query or query.startswith(SSH) or query.lower().startswith(HOSTS):
+        yield from _of_url(query)
         return
     yield "path = $value OR ends_with(path, '/' || $value)", {"value": query.lstrip("/")}
     name = query.rstrip("/").lower()
@@ -62,3 +68,20 @@ def _conditions(query: str) -> Iterator[tuple[str, dict[str, str]]]:
         if not path.is_file():
             return
         yield "content_id = $value", {"value": content_hash(path.read_bytes())}
+
+
+def _of_url(query: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """What a URL may mean: a repository, a file in it, a tree of it, an owner."""
+    address = re.split("[?#]", query, maxsplit=1)[0].rstrip("/").removesuffix(".git")
+    if "://" not in address and not address.startswith(SSH):
+        address = f"https://{address}"
+    address = _WEB.sub("https://", address)
+    same = "lower(origin_url) = lower($value)"
+    below = (
+        "starts_with(lower($value), lower(origin_url) || '/') AND ends_with($plain, '/' || path)"
+    )
+    yield f"{same} OR ({below})", {"value": address, "plain": unquote(address)}
+    found = public_url(_TREE.sub("", address))
+    if found is not None and path_name(found):
+        yield same, {"value": found}
+        yield "starts_with(lower(origin_url), lower($value) || '/')", {"value": found}
