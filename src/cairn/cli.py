@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (UserError, OSError) as error:
-        print(f"cairn: {' '.join(str(error).split())}", file=sys.stderr)
+        from cairn.base.log import harmless
+
+        print(f"cairn: {harmless(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("cairn: interrupted; the same command continues", file=sys.stderr)
@@ -234,6 +236,7 @@ def run_trace(arguments: Arguments) -> None:
 
 def run_lookup(arguments: Arguments) -> None:
     """`cairn lookup`."""
+    from cairn.base.log import harmless
     from cairn.base.tables import records_table
     from cairn.curate import lookup
 
@@ -243,7 +246,8 @@ def run_lookup(arguments: Arguments) -> None:
     elif found:
         records_table(found)
     else:
-        print(f"{arguments.query}: not in the ledger of {arguments.corpus}, so never seen")
+        query = harmless(arguments.query)
+        print(f"{query}: not in the ledger of {arguments.corpus}, so never seen")
 
 
 def run_withdraw(arguments: Arguments) -> None:

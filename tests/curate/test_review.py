@@ -9,6 +9,7 @@ import pytest
 
 from cairn.base import UserError
 from cairn.base.make import make
+from cairn.cli import main
 from cairn.curate import Curate, Thresholds, lookup, read_files
 
 AUTHOR = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
@@ -133,3 +134,18 @@ def test_thresholds_and_caps_that_cannot_be_are_told() -> None:
         Thresholds(max_lines=-1)
     with pytest.raises(UserError, match="names no language of linguist's; did you mean 'Java'"):
         Curate(sources=("x",), caps=("Jaba=1GB",))
+
+
+def test_names_of_files_do_not_command_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "\x1b[2J\u202ered\nforged row [bold]x"
+    corpus = curate(tmp_path / "runs", folder(tmp_path / "one", **{name: CODE.format(name="a")}))
+    assert main(["lookup", str(corpus), "one"]) == 0
+    shown = capsys.readouterr().out
+    assert r"\x1b[2J\u202ered\nforged row [bold]x.py" in shown
+    assert not set(shown) & {"\x1b", "\u202e"}
+    assert main(["lookup", str(corpus / "\x1b[2J"), "one"]) == 2
+    assert main(["lookup", str(corpus), "\x1b[2J"]) == 0
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.out + captured.err

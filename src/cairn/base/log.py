@@ -16,9 +16,20 @@ SHOW_AFTER = 2.0  # seconds; what is faster needs no bar
 PLAIN_EVERY = 15.0  # seconds between lines where standard error is no terminal
 
 
+# What moves a terminal's cursor, colours it, or turns the order of letters around.
+_CONTROLS = [*range(0x20), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F]
+_CONTROLS += [*range(0x2028, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000)]
+_SHOWN = {code: repr(chr(code))[1:-1] for code in _CONTROLS}
+
+
+def harmless(text: str) -> str:
+    """The text with control characters spelled out: files are named by strangers."""
+    return text.translate(_SHOWN)
+
+
 def note(text: str) -> None:
     """One line for the person, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(harmless(text), file=sys.stderr, flush=True)
 
 
 class Bar:

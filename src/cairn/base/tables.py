@@ -11,6 +11,7 @@ from rich.table import Table
 
 from cairn.base.artifact import Manifest, Recipe
 from cairn.base.config import field_help, to_plain
+from cairn.base.log import harmless
 
 if TYPE_CHECKING:
     from cairn.base.make import Made
@@ -104,7 +105,7 @@ def records_table(records: list[dict[str, Any]]) -> None:
     shown = table(*records[0])
     for record in records:
         values = (", ".join(v) if isinstance(v, list) else str(v) for v in record.values())
-        shown.add_row(*(escape(value) for value in values))
+        shown.add_row(*(escape(harmless(value)) for value in values))
     console().print(shown)
 
 
@@ -117,12 +118,12 @@ def matches_table(matches: list[dict[str, Any]]) -> None:
     for match in matches:
         piece = " ".join(match["text"].split())
         piece = piece if len(piece) <= 60 else piece[:57] + "..."
-        out.print(f"[bold]{match['bytes']} bytes[/bold]  {escape(piece)}")
+        out.print(f"[bold]{match['bytes']} bytes[/bold]  {escape(harmless(piece))}")
         places = match["occurrences"][:PLACES]
         for found in places:
             licence = ", ".join(found["detected_licenses"]) or found["license_type"]
             where = f"{found['repo_name']} {found['path']}:{found['lines']}"
-            out.print(f"    {escape(where)}  {escape(licence)}")
+            out.print(f"    {escape(harmless(where))}  {escape(licence)}")
             out.print(f"    {found['swhid']}")
         if match["count"] > len(places):
             out.print(f"    and {match['count'] - len(places):,} places more (--json has them)")
