@@ -13,10 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.orc as orc
+import pyarrow.parquet as pq
 import pytest
 
 from cairn.base import UserError
+from cairn.sources.events import METADATA_SCHEMA
 from cairn.sources.heritage import OPTIONS, read, walk
+from cairn.sources.origins import read_origin
 from cairn.sources.record import EXECUTABLE, LINK, REGULAR, SourceFile, path_bytes
 from cairn.sources.spec import parse
 from cairn.sources.swhid import Entry, content_hash, directory_hash
@@ -98,7 +101,7 @@ def write(root: Path, rows: Rows, files: int = 1, stripe: int = 64 * 2**20) -> P
 def records(root: Path, options: str = "", **limits: int) -> list[SourceFile]:
     store = "" if "objects=" in options else f"objects={root}&"
     spec = parse(f"swh:{root}?{store}{options}".rstrip("&?"), {"swh": OPTIONS})
-    return list(read(spec, **{"max_bytes": TEN, **limits}))
+    return list(read(spec, max_bytes=limits.get("max_bytes", TEN)))
 
 
 def problems(files: list[SourceFile]) -> list[str]:
@@ -631,3 +634,31 @@ def test_values_that_cannot_be_are_told(tmp_path: Path) -> None:
         for name, rows in (("origin_visit_status", 2), ("snapshot_branch", 3), ("content", 2))
     ]
     assert found[-1].raw == b"1"
+
+
+def test_the_branch_that_gh_archive_tells_of_goes_first(tmp_path: Path) -> None:
+    """Unless it leads nowhere, or the user names another."""
+    made = Made()
+    for name in ("HEAD", "refs/heads/dev", "refs/heads/main"):
+        tree = made.tree({"is": name.encode()})
+        made.branch(name, "revision", made.revision(tree, tree[::-1]))
+    told = {"known": "dev", "gone": "lost", "silent": None}
+    for name in (*told, "Unknown"):
+        made.visit(origin=f"https://github.com/o/{name.capitalize()}.git")
+    rows = [
+        {"repo_name": f"o/{name}", "origin_url": f"https://github.com/o/{name}"}
+        | {"default_branch": branch}
+        for name, branch in told.items()
+    ]
+    metadata = tmp_path / "metadata.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema=METADATA_SCHEMA), metadata)
+    root = write(tmp_path, made.rows)
+    spec = f"swh:{root}?{fill(tmp_path / 'o', made.contents)}"
+    for options, expected in (
+        ("", {"Known": "refs/heads/dev", "Gone": "HEAD", "Silent": "HEAD", "Unknown": "HEAD"}),
+        ("&branch=main", dict.fromkeys(("Known", "Gone", "Silent", "Unknown"), "refs/heads/main")),
+    ):
+        found = list(read_origin(spec + options, metadata=metadata))
+        names = {one.origin.repo_name.removeprefix("o/"): one for one in found}
+        assert {name: one.origin.branch_name for name, one in names.items()} == expected
+        assert all(one.raw == (one.origin.branch_name or "").encode() for one in found)

@@ -34,14 +34,15 @@ def read_origin(
     `spec` is a path (checkout, git bundle, directory, archive or Debian's `.dsc`: which
     one is found out), `python:stdlib`,
     `python:NAME` for an installed distribution, or of one of SCHEMES. `metadata` is a table of what
-    GH Archive tells of repositories (`events.repository_metadata`), joined by URL. Files whose path
+    GH Archive tells of repositories (`events.repository_metadata`), joined by URL; of a graph
+    export it also says which branch is the default. Files whose path
     matches a pattern of `exclude` count for the directory's identifier but are not given; of files
     of `max_bytes` and more the bytes are not given.
 
     UserError, at once, for a mistake of the user's (see `check`). Whatever is damaged is a record
     with a problem, and reading goes on.
     """
-    files = _open(spec, max_bytes)
+    files = _open(spec, max_bytes, metadata)
     if metadata is not None:
         files = with_metadata(files, metadata)
     return (file for file in files if not any(fnmatchcase(file.path, p) for p in exclude))
@@ -81,10 +82,10 @@ def check(spec: str) -> None:
     _open(spec, MAX_BYTES)
 
 
-def _open(spec: str, max_bytes: int) -> Iterator[SourceFile]:
+def _open(spec: str, max_bytes: int, metadata: Path | None = None) -> Iterator[SourceFile]:
     named = parse(spec, SCHEMES)
     if named.scheme:
-        return open_scheme(named, max_bytes, lambda one: _open(one, max_bytes))
+        return open_scheme(named, max_bytes, lambda one: _open(one, max_bytes, metadata), metadata)
     if spec.startswith(installed.SCHEME):
         name = spec.removeprefix(installed.SCHEME)
         return _installed(name, max_bytes)

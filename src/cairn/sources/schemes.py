@@ -1,6 +1,7 @@
 """The sources that are named by a scheme, each in the room that reads it."""
 
 from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 
 from cairn.sources import (
     bundle,
@@ -30,13 +31,18 @@ SCHEMES: dict[str, Collection[str]] = {
 
 
 def open_scheme(
-    spec: Spec, max_bytes: int, source: Callable[[str], Iterator[SourceFile]]
+    spec: Spec,
+    max_bytes: int,
+    source: Callable[[str], Iterator[SourceFile]],
+    metadata: Path | None = None,
 ) -> Iterator[SourceFile]:
-    """The records of a source with one of SCHEMES; `source` opens others that it names."""
+    """The records of a source with one of SCHEMES; `source` opens others that it names.
+
+    `metadata`: a table of what GH Archive tells of repositories, default branches among it.
+    """
     alone = {
         "gharchive": events.read,
         "stackexchange": stackexchange.read,
-        "swh": heritage.read,
         "text": textsets.read,
     }
     of_another = {
@@ -46,6 +52,8 @@ def open_scheme(
     }
     if spec.scheme == "git":
         return bundle.open_git(spec, max_bytes)
+    if spec.scheme == "swh":
+        return heritage.read(spec, max_bytes=max_bytes, metadata=metadata)
     if spec.scheme in alone:
         return alone[spec.scheme](spec, max_bytes=max_bytes)
     return of_another[spec.scheme](spec, max_bytes=max_bytes, source=source)

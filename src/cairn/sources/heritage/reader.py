@@ -38,6 +38,13 @@ _FILES = """
 _TROUBLE = "SELECT number, why, times, path FROM root JOIN trouble ON directory = trouble.root"
 
 
+class Roots(NamedTuple):
+    """What says which branch of an origin is read: the user, and what GH Archive tells."""
+
+    branch: str | None
+    metadata: Path | None
+
+
 class Row(NamedTuple):
     """A file, as the database gives it; of a content that is in no table the last four are None."""
 
@@ -51,12 +58,13 @@ class Row(NamedTuple):
     reason: str | None
 
 
-def read(spec: Spec, *, max_bytes: int) -> Iterator[SourceFile]:
+def read(spec: Spec, *, max_bytes: int, metadata: Path | None = None) -> Iterator[SourceFile]:
     """Files of every origin in the export, by URL and then by path.
 
-    Of an origin the last full visit counts, and of it one branch (`branch`, or else HEAD, main or
-    master). Contents come from the store `objects`, kept in the folder `cache`; of those of
-    `max_bytes` and more the bytes are not asked for. Folders are read `depth` levels deep.
+    Of an origin the last full visit counts, and of it one branch (`branch`, or else the default
+    branch that `metadata` tells of, HEAD, main or master). Contents come from the store `objects`,
+    kept in the folder `cache`; of those of `max_bytes` and more the bytes are not asked for.
+    Folders are read `depth` levels deep.
 
     UserError, before anything is read, for an export without its tables, an unknown place of
     objects, or a depth that is none. What is damaged or missing is told by records with a problem:
@@ -72,7 +80,8 @@ def read(spec: Spec, *, max_bytes: int) -> Iterator[SourceFile]:
     cache = Path(spec.options["cache"]).expanduser() if "cache" in spec.options else None
     depth = _depth(spec)
     store = open_store(spec.options["objects"], cache, most_bytes=max_bytes)
-    return _read(export, store, cache, depth, spec.options.get("branch"), max_bytes)
+    roots = Roots(spec.options.get("branch"), metadata)
+    return _read(export, store, cache, depth, roots, max_bytes)
 
 
 def _depth(spec: Spec) -> int:
@@ -88,18 +97,18 @@ def _read(
     store: Store,
     cache: Path | None,
     depth: int,
-    branch: str | None,
+    roots: Roots,
     max_bytes: int,
 ) -> Iterator[SourceFile]:
     scratch = tempfile.TemporaryDirectory(prefix=".tables-", dir=cache)
     with scratch as folder, store, database(Path(folder)) as connection:
-        find_roots(connection, export, branch)
+        find_roots(connection, export, roots.branch, roots.metadata)
         walk(connection, export, depth)
         where = export.root.resolve().as_uri()
         for problem in export.damage:
             yield whole(where, where, f"graph export: {problem}")
         origins = _Origins(connection)
-        yield from origins.troubles(branch, depth)
+        yield from origins.troubles(roots.branch, depth)
         rows = _rows(connection)
         records = (_record(origins[row.number], row, max_bytes) for row in rows)
         yield from with_contents(records, store, max_bytes)

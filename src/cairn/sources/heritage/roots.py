@@ -4,8 +4,11 @@ StarCoder2 (arXiv 2402.19173), section 2.1. The published code may keep several 
 whose HEAD, main and master differ; here one branch is chosen and aliases are followed.
 """
 
+from pathlib import Path
+
 import duckdb
 
+from cairn.base import pattern_of
 from cairn.sources.heritage.tables import Export, load
 
 HOPS = 16  # aliases of aliases, and releases of releases
@@ -25,6 +28,13 @@ _BRANCH = """
             ELSE encode(target) END AS points_to
     FROM rows SEMI JOIN visited ON snapshot_id = snapshot
     WHERE target IS NOT NULL AND target_type IS NOT NULL
+"""
+# GH Archive's word goes before the others; of names that differ by case only one counts.
+_DECLARED = """
+    INSERT INTO candidate SELECT origin, -1, encode('refs/heads/' || min(default_branch))
+    FROM visited JOIN read_parquet($metadata, hive_partitioning = false) AS told
+        ON lower(told.origin_url) = regexp_replace(lower(rtrim(origin, '/')), '[.]git$', '')
+    WHERE default_branch IS NOT NULL GROUP BY origin
 """
 _FOLLOWED = """
     INSERT INTO resolved SELECT origin, rank, name, target, target_type
@@ -68,11 +78,15 @@ _ROOT = """
 
 
 def find_roots(
-    connection: duckdb.DuckDBPyConnection, export: Export, branch: str | None = None
+    connection: duckdb.DuckDBPyConnection,
+    export: Export,
+    branch: str | None = None,
+    metadata: Path | None = None,
 ) -> None:
     """The table `root`: an origin each, with `directory` (20 bytes) NULL where none is known.
 
-    Without `branch` the first of HEAD, main and master that leads somewhere is taken.
+    Without `branch` the first that leads somewhere is taken of the default branch that `metadata`
+    (of `events.METADATA_SCHEMA`) tells of, HEAD, main and master.
     """
     names = DEFAULTS
     if branch is not None:
@@ -85,6 +99,8 @@ def find_roots(
     connection.execute(
         "CREATE TABLE candidate AS SELECT origin, rank, name FROM visited, preference"
     )
+    if metadata is not None and branch is None:
+        connection.execute(_DECLARED, {"metadata": pattern_of(metadata)})
     connection.execute(
         "CREATE TABLE resolved (origin VARCHAR, rank INTEGER, name BLOB, "
         "target VARCHAR, target_type VARCHAR)"
