@@ -96,31 +96,30 @@ def read_sources(
 def read_source(one: Reading, out: Path, wanted: Annotation) -> int:
     """Read, annotate and write one source; returns how many rows it has."""
     work = Work(out, {})
-    for number, batch in _unfinished(one.batches(), work, one):
-        _write(work, one, number, annotate(batch, wanted), _fingerprint(batch))
+    for task in _unfinished(one.batches(), work, one):
+        _make_part(task, out, one, wanted)
     return _finish(work, one)
 
 
 def _read_large(
     work: Work, one: Reading, wanted: Annotation, run: Mapping, advance: Callable[[int], object]
 ) -> int:
-    judge = partial(_annotate_numbered, wanted=wanted)
-    for (number, batch), annotated in run(judge, _unfinished(one.batches(), work, one)):
-        _write(work, one, number, annotated, _fingerprint(batch))
-        advance(annotated.num_rows)
+    part = partial(_make_part, out=work.out, one=one, wanted=wanted)
+    for _, count in run(part, _unfinished(one.batches(), work, one)):
+        advance(count)
     return _finish(work, one)
 
 
-def _annotate_numbered(task: tuple[int, pa.RecordBatch], wanted: Annotation) -> pa.RecordBatch:
-    return annotate(task[1], wanted)
-
-
-def _write(
-    work: Work, one: Reading, number: int, annotated: pa.RecordBatch, fingerprint: bytes
-) -> None:
-    table = pa.Table.from_batches([annotated]).replace_schema_metadata({BATCH: fingerprint})
-    with work.part(_part(one, number)) as path:
+def _make_part(
+    task: tuple[int, pa.RecordBatch], out: Path, one: Reading, wanted: Annotation
+) -> int:
+    """Annotate and write a numbered batch; returns how many rows that makes."""
+    number, batch = task
+    table = pa.Table.from_batches([annotate(batch, wanted)])
+    table = table.replace_schema_metadata({BATCH: _fingerprint(batch)})
+    with Work(out, {}).part(_part(one, number)) as path:
         pq.write_table(table, path, compression="zstd", compression_level=1)
+    return table.num_rows
 
 
 def _fingerprint(batch: pa.RecordBatch) -> bytes:

@@ -77,11 +77,8 @@ TEXT_STEMS = frozenset({"readme", "notes", "todo", "description", "cmakelists"})
 
 # The report's patterns with possessive quantifiers (Python 3.11), which match the same and never
 # backtrack: no input takes more than linear time.
-ENCODED = (
-    re.compile(r"[a-zA-Z0-9+/\n=]{64,}+"),
-    re.compile(r"(?:\b(?:0x|\\x)?+[0-9a-fA-F]{2}(?:,|\b\s*+)){8,}+"),
-    re.compile(r"(?:\\u[0-9a-fA-F]{4}){8,}+"),
-)
+_HEXADECIMALS = re.compile(r"(?:\b(?:0x|\\x)?+[0-9a-fA-F]{2}(?:,|\b\s*+)){8,}+")
+_ESCAPES = re.compile(r"(?:\\u[0-9a-fA-F]{4}){8,}+")
 # What tells in one pass over bytes that a pattern cannot match: a class of bytes becomes 1, and no
 # run of ones is long enough. Bytes beyond ASCII and white space may stand between hexadecimals.
 _LETTERS = string.ascii_letters.encode()
@@ -89,7 +86,9 @@ _DIGITS = string.digits.encode()
 _BASE64 = bytes(byte in _LETTERS + _DIGITS + b"+/\n=" for byte in range(256))
 _HEXADECIMAL = bytes(byte in string.hexdigits.encode() + b",xX\\" for byte in range(256))
 _BETWEEN = b" \t\n\r\f\v\x1c\x1d\x1e\x1f" + bytes(range(128, 256))
+_SEPARATED = bytes(one or byte in _BETWEEN for byte, one in enumerate(_HEXADECIMAL))
 _RUN = b"\1" * 64
+_EIGHT = b"\1" * (8 * 3 - 1)  # two digits each, and something between
 _ASCII = re.compile(r"[\x00-\x7f]++")
 
 Rule = Callable[[str, str, str, Thresholds], Verdict]
@@ -103,12 +102,12 @@ def long_file(text: str, language: str, path: str, limits: Thresholds) -> Verdic
 
 def long_lines(text: str, language: str, path: str, limits: Thresholds) -> Verdict:
     """An average or a longest line beyond what people write."""
-    longest = max(map(len, text.split("\n")))
-    if language in PARAGRAPHS:
-        reason = f"longest line {longest:,} characters"
-        return _drop("long_lines", reason, longest > limits.longest_text_line)
-    if longest > limits.longest_line:
+    most = limits.longest_text_line if language in PARAGRAPHS else limits.longest_line
+    if _has_longer(text, most):
+        longest = max(map(len, text.split("\n")))
         return Verdict(False, "long_lines", f"longest line {longest:,} characters")
+    if language in PARAGRAPHS:
+        return KEEP
     average = (len(text) - text.count("\n")) / max(_lines(text), 1)
     reason = f"average line {average:,.1f} characters"
     return _drop("long_lines", reason, average > limits.average_line)
@@ -189,17 +188,17 @@ def judge(text: str, language: str, path: str, limits: Thresholds) -> Verdict:
 
 
 def encoded_spans(text: str) -> Iterator[tuple[int, int]]:
-    """(begin, end) of whatever each of ENCODED matches, pattern by pattern."""
+    """(begin, end) of whatever each of the report's patterns matches, pattern by pattern."""
     raw = text.encode("utf-8", "surrogatepass")
     yield from _base64_spans(raw)
     if b"\1" * 16 in raw.translate(_HEXADECIMAL, _BETWEEN):
-        yield from (found.span() for found in ENCODED[1].finditer(text))
+        yield from _hexadecimal_spans(text, raw)
     if text.count("\\u") >= 8:
-        yield from (found.span() for found in ENCODED[2].finditer(text))
+        yield from (found.span() for found in _ESCAPES.finditer(text))
 
 
 def _base64_spans(raw: bytes) -> Iterator[tuple[int, int]]:
-    """What ENCODED[0] matches, without a look at each word: that takes a third of all rules."""
+    """Runs of 64 and more of [a-zA-Z0-9+/\\n=]; a pattern would look at each word in vain."""
     mask = raw.translate(_BASE64)
     begin = mask.find(_RUN)
     characters = end = 0
@@ -210,6 +209,33 @@ def _base64_spans(raw: bytes) -> Iterator[tuple[int, int]]:
         yield characters, characters + length
         characters, end = characters + length, begin + length
         begin = mask.find(_RUN, end)
+
+
+def _hexadecimal_spans(text: str, raw: bytes) -> Iterator[tuple[int, int]]:
+    """What the pattern matches; of ASCII, it is only shown runs of what it is made of."""
+    if not text.isascii():
+        yield from (found.span() for found in _HEXADECIMALS.finditer(text))
+        return
+    mask = raw.translate(_SEPARATED)
+    begin = mask.find(_EIGHT)
+    while begin >= 0:
+        stop = mask.find(b"\0", begin)
+        end = stop if stop >= 0 else len(mask)
+        first = max(begin - 1, 0)  # the character before tells whether a word begins
+        for found in _HEXADECIMALS.finditer(text[first : end + 1]):
+            yield found.start() + first, found.end() + first
+        begin = mask.find(_EIGHT, end)
+
+
+def _has_longer(text: str, most: int) -> bool:
+    """Whether a line has more than `most` characters; only the last of as many are looked at."""
+    begin = 0
+    while len(text) - begin > most:
+        end = text.rfind("\n", begin, begin + most + 1)
+        if end < 0:
+            return True
+        begin = end + 1
+    return False
 
 
 def _alphabetic(text: str, digits: bool) -> int:

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from cairn.curate.licences.table import APPROXIMATE, CHUNK, Ints, Table, table
+from cairn.curate.licences.table import APPROXIMATE, Ints, Table, table
 
 ALIKE = 0.8  # resemblance of a passage and a rule that are nearly the same
 FIRST = 10  # times as many rules are held against the words as against their kinds
@@ -34,21 +34,13 @@ def kinds() -> Kinds:
     """The words of the rules that may be matched in part; made once in a process."""
     rules_table = table()
     count = len(rules_table.length)
-    wanted = (rules_table.flags & APPROXIMATE) > 0
-    rule = np.repeat(np.arange(count), rules_table.length)
-    keys, times = [], []
-    for low in range(0, len(rule), 4 * CHUNK):
-        # Parts of a rule in two pieces become two rows, which only adds up what they share.
-        part = slice(low, low + 4 * CHUNK)
-        kept = wanted[rule[part]]
-        key = rules_table.tokens[part][kept].astype(np.int64) << 16 | rule[part][kept]
-        one, many = np.unique(key, return_counts=True)
-        keys.append(one)
-        times.append(many)
-    key, many = np.concatenate(keys), np.concatenate(times)
-    order = np.argsort(key, kind="stable")
-    key, many = key[order], many[order]
-    word, holder = key >> 16, key & 0xFFFF
+    rule = np.repeat(np.arange(count, dtype=np.uint32), rules_table.length)
+    kept = (rules_table.flags[rule] & APPROXIMATE) > 0
+    key = rules_table.tokens[kept].astype(np.uint32) << 16 | rule[kept]
+    key.sort()
+    begins = np.flatnonzero(np.diff(key, prepend=key[0] - np.uint32(1)))
+    many = np.diff(np.append(begins, len(key)))
+    word, holder = key[begins] >> 16, key[begins] & 0xFFFF
     telling = word < rules_table.telling
     return Kinds(
         np.searchsorted(word, np.arange((1 << 16) + 1)),

@@ -5,6 +5,7 @@ Where it is absent, numpy does the same more slowly; `kernel_name` says which on
 
 import ctypes
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -80,5 +81,9 @@ def sketch(
 @cache
 def _letters() -> bytes:
     """A bit for each Unicode character: whether this Python's `\\w` matches it."""
-    bits = np.fromiter((chr(code).isalnum() for code in range(0x110000)), np.bool_, 0x110000)
+    every = "".join(map(chr, range(0x110000)))
+    bits = np.zeros(len(every), np.bool_)
+    for found in re.finditer(r"\w++", every):  # a quarter of a second sooner than one by one
+        bits[found.start() : found.end()] = True
+    bits[ord("_")] = False
     return np.packbits(bits, bitorder="little").tobytes()
