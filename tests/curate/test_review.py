@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cairn.base import UserError
+from cairn.base import UserError, Work
 from cairn.base.make import make
 from cairn.cli import main
 from cairn.curate import Curate, Thresholds, lookup, read_files
@@ -149,3 +149,14 @@ def test_names_of_files_do_not_command_the_terminal(
     assert main(["lookup", str(corpus), "\x1b[2J"]) == 0
     captured = capsys.readouterr()
     assert "\x1b" not in captured.out + captured.err
+
+
+@pytest.mark.parametrize("wrong", ["text:{}/none", "{}/plain.json", "git:{}", "docs:{}?a=b"])
+def test_a_source_that_cannot_be_is_told_before_others_are_read(tmp_path: Path, wrong: str) -> None:
+    (tmp_path / "plain.json").write_text("{}")
+    good = folder(tmp_path / "one", here=CODE.format(name="here"))
+    recipe = Curate(sources=(str(good), wrong.format(tmp_path)), malware="off", workers=1)
+    work = Work(tmp_path / "out", {})
+    with pytest.raises(UserError, match="source"):
+        recipe.run(work)
+    assert not (tmp_path / "out").exists(), "nothing was read"

@@ -25,11 +25,12 @@ from cairn.curate.finish import Finishing, contamination
 from cairn.curate.licences.scancode import require_scancode
 from cairn.curate.malware import Scanner
 from cairn.curate.page import page
-from cairn.curate.reading import STAGES, Reading, read_sources, require_paths
+from cairn.curate.reading import STAGES, Reading, read_sources
 from cairn.curate.rendering import Rendering
 from cairn.curate.report import markdown, summarise
 from cairn.curate.selection import parse_caps
 from cairn.curate.writing import Group, grouped, write_group
+from cairn.sources.origins import check
 
 if TYPE_CHECKING:
     from cairn.curate import Curate
@@ -41,7 +42,8 @@ def curate(recipe: "Curate", work: Work) -> dict[str, Any]:
     """Fill `work.out`; returns facts. Finished stages of an interrupted run are used again."""
     if recipe.licence_tool == "scancode":
         require_scancode()
-    require_paths(recipe.sources)
+    for spec in recipe.sources:  # a mistake is told before hours of reading, not after them
+        check(spec)
     malware = _malware(recipe)
     with recipe.open_driver(work.out) as driver:
         annotated = _read(recipe, work, driver)
