@@ -11,6 +11,7 @@ from cairn.base import UserError, Work
 from cairn.base.make import make
 from cairn.cli import main
 from cairn.curate import Curate, Thresholds, lookup, read_files
+from cairn.curate.redact import redact
 
 AUTHOR = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
 CODE = 'def {name}(first, second):\n    """Give what the two numbers make."""\n    return first\n'
@@ -160,3 +161,17 @@ def test_a_source_that_cannot_be_is_told_before_others_are_read(tmp_path: Path, 
     with pytest.raises(UserError, match="source"):
         recipe.run(work)
     assert not (tmp_path / "out").exists(), "nothing was read"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("redis://:s3cretPw9x@redis:6379/0", "redis://:<PASSWORD>@redis:6379/0"),
+        ("mongodb://adm:Zx81kQ9v@db.acme.net/x", "mongodb://adm:<PASSWORD>@db.acme.net/x"),
+        ("https://user:letmein@acme.com/x", "https://user:<EMAIL>/x"),  # better than nothing
+        ("mailto:jane7doe@acme.com", "mailto:<EMAIL>"),
+        ("ssh://jane7doe@acme.com/x", "ssh://<EMAIL>/x"),
+    ],
+)
+def test_passwords_of_addresses_are_passwords(text: str, expected: str) -> None:
+    assert redact(text)[0] == expected

@@ -11,7 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from cairn.curate.domains import is_top_level
-from cairn.curate.secrets import Span, keys_by_form, keys_by_name, passwords, private_keys
+from cairn.curate.secrets import (
+    Span,
+    keys_by_form,
+    keys_by_name,
+    looks_secret,
+    passwords,
+    private_keys,
+)
 
 EMAIL, KEY, PASSWORD, IP = "email", "key", "password", "ip"
 Find = tuple[int, int, str, str]  # start, end, kind, replacement
@@ -22,6 +29,7 @@ _DOMAIN = re.compile(r"((?:[A-Za-z0-9-]{1,63}+\.){1,8})([A-Za-z]{2,24}+)(?![\w@]
 _LOCAL = "".join(map(chr, range(0x30, 0x3A))) + "._%+-" + "abcdefghijklmnopqrstuvwxyz"
 _LOCAL += _LOCAL[-26:].upper()
 LONGEST_LOCAL = 64
+_USER = re.compile(r"://[^\s/:@]{0,64}:\Z")
 _EXAMPLES = re.compile(
     r"(?:^|\.)(?:example\.(?:com|org|net|edu)|example|invalid|localhost|test|domain\.com|foo\.com|bar\.com)$",
     re.IGNORECASE,
@@ -118,7 +126,15 @@ def _emails(text: str) -> Iterator[Span]:
             continue
         if start and (text[start - 1].isalnum() or text[start - 1] in "_.+-"):
             continue
+        if _is_password(text, start, local):
+            continue
         yield start, domain.end()
+
+
+def _is_password(text: str, start: int, local: str) -> bool:
+    """Whether what stands before the `@` is the password of an address: scheme://user:it@host."""
+    before = _USER.search(text, max(start - 68, 0), start)
+    return before is not None and looks_secret(local)
 
 
 def _fourth(text: str) -> Iterator[tuple[Span, str]]:

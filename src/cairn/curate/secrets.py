@@ -59,7 +59,7 @@ _BEARER = re.compile(r"(?:Bearer|Basic|token) ([A-Za-z0-9+/=_.~-]{16,2000}+)")
 _PEM = re.compile(r"-----(BEGIN|END) ([A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?)-----")
 _BODY = re.compile(r"[A-Za-z0-9+/]{32,}+")
 LONGEST_PEM = 20_000  # characters
-_URL_PASSWORD = re.compile(r"([^\s/:@\"'<>{}$%]{1,64}+):([^\s/:@\"'<>{}$%]{4,128}+)@[A-Za-z0-9.-]")
+_URL_PASSWORD = re.compile(r"([^\s/:@\"'<>{}$%]{0,64}+):([^\s/:@\"'<>{}$%]{4,128}+)@[A-Za-z0-9.-]")
 
 # What a name ends with, and what stands before that in the name of a key.
 _KEYS = {
