@@ -10,6 +10,7 @@ from typing import IO, Any, Self
 
 MOST_HEADER = 2**20  # bytes of an extended header, which is read whole
 MOST_CHAINED = 8  # extended headers of one member
+_MAGIC = {b"\x1f\x8b": "r:gz", b"BZh": "r:bz2", b"\xfd7zXZ\0": "r:xz", b"]\0\0": "r:xz"}
 _LENGTH = re.compile(rb"([0-9]{1,7}) ")
 _KEPT = frozenset({b"path", b"linkpath", b"size", b"hdrcharset"})  # of an extended header
 _SPARSE = frozenset(
@@ -89,8 +90,15 @@ class Tar(tarfile.TarFile):
 
 
 def open_tar(path: Path) -> Tar:
-    """Open a tar, plain or compressed; for others tarfile.TarError, or what decompressors raise."""
-    return Tar.open(path)
+    """Open a tar, plain or compressed; for others tarfile.TarError, or what decompressors raise.
+
+    How it is compressed is told by its first bytes: a decompressor that only tries may read zeros
+    without end.
+    """
+    with path.open("rb") as file:
+        begin = file.read(6)
+    mode = next((mode for magic, mode in _MAGIC.items() if begin.startswith(magic)), "r:")
+    return Tar.open(path, mode)  # type: ignore[arg-type]
 
 
 def _check(info: tarfile.TarInfo) -> None:
