@@ -3,6 +3,7 @@
 Of a damaged repository what is whole is read: every object is held against its name.
 """
 
+import hashlib
 import os
 import struct
 import zlib
@@ -23,11 +24,12 @@ from dulwich.repo import Repo, UnsupportedExtension, UnsupportedVersion
 from cairn.base import UserError
 from cairn.base.config import nearest
 from cairn.sources.damage import Damaged, told, unreadable, whole
-from cairn.sources.digest import digest
+from cairn.sources.digest import Digest
 from cairn.sources.record import (
     EXECUTABLE,
     LINK,
     MOST_FILES,
+    MOST_NAMES,
     REGULAR,
     Origin,
     SourceFile,
@@ -40,6 +42,7 @@ OPTIONS = ("branch",)
 MODES = {LINK: LINK, SUBMODULE: SUBMODULE, DIRECTORY: DIRECTORY}
 MOST_BYTES = 16 * 2**30  # of all files together: a blob may be named millions of times
 PLACES = (b"refs/heads/", b"refs/tags/", b"refs/remotes/origin/", b"")  # of a branch's short name
+MOST_PATH = 4096  # bytes: Linux takes no more
 MOST_TAGS = 10  # a tag of a tag of a tag, and so on
 CORRUPT = (
     ApplyDeltaError,
@@ -210,7 +213,8 @@ def read_revision(
             known = identifier if mode != DIRECTORY else ""
             yield unreadable(origin, str(error), inside, mode=mode, content_id=known)
             continue
-        found = digest((raw,), len(raw), keep=len(raw) < max_bytes)
+        plain = hashlib.sha1(raw, usedforsecurity=False).hexdigest()
+        found = Digest(identifier, plain, raw if len(raw) < max_bytes else None)
         yield found.record(origin, inside, mode, len(raw))
 
 
@@ -235,24 +239,31 @@ def _commit(repository: Repo, revision: bytes) -> Commit:
 def _walk(repository: Repo, tree: bytes) -> Iterator[tuple[bytes, int, str, str | None]]:
     """(path, mode, hash, problem) of all files, links and submodules, sorted by path.
 
-    A folder that cannot be read stands for what is in it. Damaged past MOST_FILES: a few trees
-    that hold each other many times over name billions.
+    A folder that cannot be read, or that names paths too long to be any, stands for what is in
+    it. Damaged past MOST_FILES or MOST_NAMES: a few trees that hold each other many times over
+    name billions.
     """
     found: list[tuple[bytes, int, str, str | None]] = []
     pending = [(b"", tree.decode("ascii"))]
-    seen = 0
+    seen = size = 0
     while pending:
         inside, identifier = pending.pop()
         seen += 1
+        if size > MOST_NAMES:
+            raise Damaged(f"has names of more than {MOST_NAMES:,} bytes")
         if len(pending) + len(found) + seen > MOST_FILES:
             raise Damaged(f"has more than {MOST_FILES:,} files and folders")
         try:
             entries = _entries(repository, identifier)
+            longest = len(inside) + 1 + max((len(name) for name, _, _ in entries), default=0)
+            if longest > MOST_PATH:
+                raise Damaged(f"tree {identifier} has a path of {longest:,} bytes")
         except Damaged as error:
             found.append((inside, DIRECTORY, identifier, str(error)))
             continue
         for name, mode, below in entries:
             path = inside + b"/" + name if inside else name
+            size += len(path)
             if mode == DIRECTORY:
                 pending.append((path, below))
             else:

@@ -63,8 +63,9 @@ def _escape(value: str) -> str:
 
 def object_hash(kind: str, body: bytes) -> str:
     """Git's SHA-1 of an object (`blob`, `tree` or `commit`), in hex."""
-    header = f"{kind} {len(body)}\0".encode("ascii")
-    return hashlib.sha1(header + body, usedforsecurity=False).hexdigest()
+    made = hashlib.sha1(f"{kind} {len(body)}\0".encode("ascii"), usedforsecurity=False)
+    made.update(body)
+    return made.hexdigest()
 
 
 def content_hash(content: bytes) -> str:
