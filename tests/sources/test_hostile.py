@@ -92,20 +92,26 @@ def test_memory_grows_by_little_for_each_of_many_files(tmp_path: Path):
     assert more < many * 3000  # a list of what was read, of the test's own, is in it
 
 
-@pytest.mark.parametrize("form", ["folder", "tar"])
-def test_a_thousand_folders_in_each_other_are_read(tmp_path: Path, form: str):
-    root = tmp_path / "root"
+@pytest.fixture
+def deep(tmp_path: Path) -> Iterator[Path]:
+    """A thousand folders in each other, with files; Python cannot remove them."""
+    deepest = root = tmp_path / "root"
     root.mkdir()
-    deepest = root
     for _ in range(1000):
         deepest /= "d"
         deepest.mkdir()
     (deepest / "deep.py").write_text("x = 1\n")
     (root / "a.py").write_text("x = 2\n")
-    source = root
+    yield root
+    subprocess.run(["rm", "-rf", str(root)], check=True)
+
+
+@pytest.mark.parametrize("form", ["folder", "tar"])
+def test_a_thousand_folders_in_each_other_are_read(deep: Path, form: str):
+    source = deep
     if form == "tar":
-        source = tmp_path / "deep.tar"
-        subprocess.run(["tar", "-C", str(root), "-cf", str(source), "."], check=True)
+        source = deep.with_name("deep.tar")
+        subprocess.run(["tar", "-C", str(deep), "-cf", str(source), "."], check=True)
     files, peak, _ = measured(source)
     assert set(files) == {"a.py", "d/" * 1000 + "deep.py"}
     assert all(has_bytes and problem is None for _, has_bytes, problem, _ in files.values())
