@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from cairn.curate import languages, licences, near, rules
+from cairn.curate.encodings import guess
 from cairn.curate.pieces import Document, plain_text, to_content
 from cairn.curate.rendering import Rendering, documents, is_rendered
 from cairn.sources.record import ANSWERS, LINK, ORIGIN_FIELDS, SOURCE_SCHEMA, TEXT
@@ -164,7 +165,8 @@ def _dropped(rule: str, reason: str) -> dict[str, Any]:
 
 
 def decode(raw: bytes, said: str | None = None) -> tuple[str, str]:
-    """(text, encoding): as the origin says, UTF-8, UTF-16 with its mark, Windows-1252, or Latin-1.
+    """(text, encoding): as the origin says, UTF-8, UTF-16 with its mark, what `guess` tells by the
+    letters, Windows-1252, or Latin-1.
 
     The first that fits, so every file has a text. A byte-order mark is no part of it. Line ends
     stay as they are.
@@ -186,9 +188,11 @@ def decode(raw: bytes, said: str | None = None) -> tuple[str, str]:
                 return raw.decode(encoding), encoding
             except UnicodeDecodeError:
                 continue
-    for encoding in ("utf-8", "cp1252"):
+    for encoding in ("utf-8", None, "cp1252"):
         try:
-            return raw.decode(encoding), encoding
+            name = encoding or guess(raw)
+            if name is not None:
+                return raw.decode(name), name
         except UnicodeDecodeError:
             continue
     return raw.decode("latin-1"), "latin-1"
