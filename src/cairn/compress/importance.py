@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from cairn.base import progress
 from cairn.model import Decoder, Spans
-from cairn.model.mixers import MLP, Mamba2, RMSNorm
+from cairn.model.feedforward import MLP
+from cairn.model.mamba import Mamba2
+from cairn.model.norms import RMSNorm
 
 Window = Tensor  # int64 [T]: the tokens of one calibration sequence
 

@@ -6,10 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from cairn.base import UserError
+from cairn.model.attention import Attention
 from cairn.model.cache import Cache
 from cairn.model.config import ModelConfig
+from cairn.model.feedforward import MLP
+from cairn.model.initial import normal
 from cairn.model.layout import Layout
-from cairn.model.mixers import MIXERS, MLP, Attention, Mamba2, RMSNorm, normal
+from cairn.model.mamba import Mamba2
+from cairn.model.mixers import MIXERS
+from cairn.model.norms import RMSNorm
 from cairn.model.spans import Spans
 
 

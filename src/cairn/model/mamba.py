@@ -1,0 +1,85 @@
+"""The Mamba-2 mixer, with the parameter names of released nemotron_h checkpoints.
+
+Legend: T tokens, D width, H Mamba heads, P their width, N state size, G groups, W window,
+K chunks, Q chunk size.
+"""
+
+import math
+
+import torch
+from torch import Generator, Tensor, nn
+
+from cairn.model.cache import Recurrence, state_dtype
+from cairn.model.config import ModelConfig
+from cairn.model.initial import fill, normal, residual_std, uniform
+from cairn.model.layout import Layout
+from cairn.model.norms import RMSNorm
+from cairn.ops.conv import causal_conv, next_window
+from cairn.ops.norm import gated_rms_norm
+from cairn.ops.scan import ssd_scan
+
+DT_RANGE = (1e-3, 1e-1)  # time steps that fresh models begin with, log-uniform
+DT_FLOOR = 1e-4
+A_RANGE = (1.0, 16.0)  # decay rates that fresh models begin with, uniform
+
+
+class Mamba2(nn.Module):
+    """State-space mixer (arXiv 2405.21060, section 7), with a gated grouped norm at its end."""
+
+    keep_fp32 = ("A_log", "D", "dt_bias")  # they are exponentiated, or tiny, or both
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        inner, channels = config.mamba_width, config.conv_channels
+        self.in_proj = nn.Linear(config.hidden_size, config.mamba_projection, bias=False)
+        self.conv1d = nn.Conv1d(channels, channels, config.conv_kernel, groups=channels)
+        self.A_log = nn.Parameter(torch.empty(config.mamba_heads))
+        self.D = nn.Parameter(torch.empty(config.mamba_heads))
+        self.dt_bias = nn.Parameter(torch.empty(config.mamba_heads))
+        self.norm = RMSNorm(inner, config.norm_eps)
+        self.out_proj = nn.Linear(inner, config.hidden_size, bias=False)
+
+    def initialise(self, generator: Generator) -> None:
+        """Linears normal; decay and time step log- or uniformly spread, as in the paper."""
+        normal(self.in_proj.weight, self.config.initializer_range, generator)
+        normal(self.out_proj.weight, residual_std(self.config), generator)
+        bound = 1 / math.sqrt(self.config.conv_kernel)
+        for parameter in (self.conv1d.weight, self.conv1d.bias):
+            assert parameter is not None
+            fill(parameter, uniform(parameter.shape, -bound, bound, generator))
+        fill(self.A_log, uniform(self.A_log.shape, *A_RANGE, generator).log())
+        fill(self.D, torch.ones(self.D.shape))
+        low, high = (math.log(limit) for limit in DT_RANGE)
+        dt = uniform(self.dt_bias.shape, low, high, generator).exp().clamp(min=DT_FLOOR)
+        fill(self.dt_bias, dt + torch.log(-torch.expm1(-dt)))  # softplus of it is dt
+
+    def forward(self, x: Tensor, layout: Layout, memory: Recurrence | None) -> Tensor:
+        """x [T, D] to [T, D]; reads and writes the spans' slots in `memory`."""
+        config, chunks = self.config, layout.chunks
+        z, xbc, dt = self.in_proj(x).split(
+            [config.mamba_width, config.conv_channels, config.mamba_heads], dim=-1
+        )
+        window, state = memory.read(layout.slots) if memory else (None, None)
+        assert self.conv1d.bias is not None
+        mixed = causal_conv(xbc, self.conv1d.weight, self.conv1d.bias, chunks, window)
+        wide = state_dtype(mixed.dtype)
+        per_group = config.groups * config.state_size
+        u, B, C = mixed.to(wide).split([config.mamba_width, per_group, per_group], dim=-1)
+        dt = nn.functional.softplus(dt.to(wide) + self.dt_bias)
+        y, last = ssd_scan(
+            u.unflatten(-1, (config.mamba_heads, -1)),
+            layout.steps(dt),
+            -torch.exp(self.A_log.to(wide)),
+            B.unflatten(-1, (config.groups, -1)),
+            C.unflatten(-1, (config.groups, -1)),
+            self.D.to(wide),
+            chunks,
+            state,
+        )
+        if memory:
+            assert window is not None
+            memory.write(layout.slots, next_window(xbc, chunks, window), last)
+        y = chunks.places.unpad(y.flatten(0, 1).flatten(1))
+        y = gated_rms_norm(y, z, self.norm.weight, config.groups, config.norm_eps)
+        return self.out_proj(y)

@@ -1,0 +1,99 @@
+"""Which implementation serves an operation: told on request, and never slow in silence on a GPU.
+
+Every operation has a plain PyTorch path; where it pays it also has a compiled one for the CPU
+(`native`) and a Triton kernel (`triton`). An operation asks `choose` at each call, and gives the
+reason for which a fast path cannot serve this call, if there is one.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from typing import Literal
+
+import torch
+
+from cairn.base.errors import UserError
+
+Path = Literal["torch", "native", "triton"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One call of an operation: the path that served it, and why no faster one did."""
+
+    op: str
+    path: Path
+    why: str = ""
+
+
+_forced: ContextVar[Path | None] = ContextVar("forced", default=None)
+_slow_allowed: ContextVar[bool] = ContextVar("slow_allowed", default=False)
+_taken: ContextVar[list[Choice] | None] = ContextVar("taken", default=None)
+
+
+def choose(
+    op: str, device: torch.device, *, native: str | None = None, triton: str | None = None
+) -> Path:
+    """The path for one call of `op` on `device`.
+
+    `native` and `triton` say why the compiled and the Triton path cannot serve the call: empty
+    where they can, None where the operation has no such path. Raises UserError on a GPU where only
+    the plain path is left, but inside `slow_paths`.
+    """
+    forced = _forced.get()
+    on_gpu = device.type == "cuda"
+    fast: Path = "triton" if on_gpu else "native"
+    why = (triton if triton != "" else _triton_missing()) if on_gpu else native
+    if forced is not None:
+        path, why = forced, "asked for"
+    elif why == "":
+        path = fast
+    else:
+        path = "torch"
+    slow = on_gpu and path == "torch" and triton is not None
+    if slow and forced is None and not _slow_allowed.get():
+        mend = "install triton, or allow it: `with cairn.ops.paths.slow_paths():`"
+        raise UserError("op", op, f"would run its slow path on {device}: {why}", mend)
+    taken = _taken.get()
+    if taken is not None:
+        taken.append(Choice(op, path, "" if path == fast else why or ""))
+    return path
+
+
+@contextmanager
+def only(path: Path) -> Iterator[None]:
+    """Inside, every operation takes this path: to hold one against another."""
+    token = _forced.set(path)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+@contextmanager
+def slow_paths() -> Iterator[None]:
+    """Inside, plain PyTorch may serve a GPU where a kernel cannot."""
+    token = _slow_allowed.set(True)
+    try:
+        yield
+    finally:
+        _slow_allowed.reset(token)
+
+
+@contextmanager
+def recorded() -> Iterator[list[Choice]]:
+    """The choices that are made inside, in order."""
+    taken: list[Choice] = []
+    token = _taken.set(taken)
+    try:
+        yield taken
+    finally:
+        _taken.reset(token)
+
+
+@cache
+def _triton_missing() -> str:
+    return "" if find_spec("triton") else "triton is not installed"
