@@ -39,16 +39,9 @@ def scan_inputs(lengths: list[int], carried: bool, seed: int = 0) -> list[Tensor
     return inputs + ([draw(len(lengths), H, P, N, seed=seed + 6)] if carried else [])
 
 
-def scan(chunks: Chunks, x, dt, A, B, C, D, state=None) -> tuple[Tensor, Tensor]:
-    def cut(t: Tensor) -> Tensor:
-        return chunks.places.pad(t).unflatten(0, (chunks.chunks, chunks.size))
-
-    steps = chunks.places.pad(dt)
-    if chunks.places.pads is not None:
-        steps = steps.index_fill(0, chunks.places.pads, 0)
-    steps = steps.unflatten(0, (chunks.chunks, chunks.size))
-    y, last = ssd_scan(cut(x), steps, A, cut(B), cut(C), D, chunks, state)
-    return chunks.places.unpad(y.flatten(0, 1)), last
+def scan(chunks: Chunks, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    x, dt, A, B, C, D, *state = inputs
+    return ssd_scan(x, dt, A, B, C, D, chunks, *state)
 
 
 @settings(max_examples=40, deadline=None)
@@ -97,7 +90,7 @@ def test_conv_is_the_definition(lengths, size, carried):
     x, weight, bias = draw(sum(lengths), 6), draw(6, 1, W + 1), draw(6)
     window = draw(len(lengths), W, 6) if carried else None
     chunks = Chunks.of(lengths, size, W, "cpu")
-    got = chunks.places.unpad(causal_conv(x, weight, bias, chunks, window).flatten(0, 1))
+    got = causal_conv(x, weight, bias, chunks, window)
     wanted, wanted_window = reference.causal_conv(x, weight, bias, lengths, window)
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
     carried_on = next_window(x, chunks, torch.zeros(len(lengths), W, 6).double())
@@ -115,7 +108,7 @@ def test_conv_gradients(size, carried):
     inputs = [t.requires_grad_() for t in (draw(15, 4), draw(4, 1, W + 1), draw(4))]
 
     def run(x, weight, bias):
-        return chunks.places.unpad(causal_conv(x, weight, bias, chunks, window).flatten(0, 1))
+        return causal_conv(x, weight, bias, chunks, window)
 
     assert gradcheck(run, inputs)
 

@@ -43,17 +43,6 @@ class Recurrence:
         kind = kind | {"dtype": state_dtype(self.window.dtype)}
         self.state = torch.zeros(state, **kind)  # type: ignore[arg-type]
 
-    def read(self, slots: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Window [S, W, C] and state [S, H, P, N] of some slots."""
-        rows = rows_of(slots, self.state.device)
-        return self.window[rows], self.state[rows]
-
-    def write(self, slots: Sequence[int], window: Tensor, state: Tensor) -> None:
-        """Replace them."""
-        rows = rows_of(slots, self.state.device)
-        self.window[rows] = window.detach().to(self.window.dtype)
-        self.state[rows] = state.detach()
-
 
 class Cache:
     """Memory for `slots` sequences of at most `capacity` tokens each; forward updates it."""

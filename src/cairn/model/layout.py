@@ -11,6 +11,7 @@ from cairn.model.config import ModelConfig
 from cairn.model.spans import Spans
 from cairn.ops.attention import AttentionPlan
 from cairn.ops.ragged import Chunks
+from cairn.ops.slots import Slots
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Layout:
     attention: AttentionPlan
     slots: tuple[int, ...]
     """The cache slot of every span."""
+    memory_slots: Slots
+    """The same, as rows of a layer's memory."""
     token_slots: Tensor
     """int64 [T]: the slot of every token."""
     token_positions: Tensor
@@ -43,14 +46,7 @@ class Layout:
             chunks=Chunks.of(lengths, config.chunk_size, config.conv_kernel - 1, device),
             attention=AttentionPlan.of(lengths, past, device),
             slots=slots,
+            memory_slots=Slots.of(slots, device),
             token_slots=torch.from_numpy(token_slots).to(device),
             token_positions=torch.from_numpy(positions).to(device),
         )
-
-    def steps(self, dt: Tensor) -> Tensor:
-        """Time steps [T, H] in chunks [K, Q, H], 0 in padding: there the state stands still."""
-        places = self.chunks.places
-        laid = places.pad(dt)
-        if places.pads is not None:
-            laid = laid.index_fill(0, places.pads, 0)
-        return laid.unflatten(0, (-1, self.chunks.size))

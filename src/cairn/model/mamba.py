@@ -1,7 +1,6 @@
 """The Mamba-2 mixer, with the parameter names of released nemotron_h checkpoints.
 
-Legend: T tokens, D width, H Mamba heads, P their width, N state size, G groups, W window,
-K chunks, Q chunk size.
+Legend: T tokens, D width.
 """
 
 import math
@@ -9,14 +8,12 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
-from cairn.model.cache import Recurrence, state_dtype
+from cairn.model.cache import Recurrence
 from cairn.model.config import ModelConfig
 from cairn.model.initial import fill, normal, residual_std, uniform
 from cairn.model.layout import Layout
 from cairn.model.norms import RMSNorm
-from cairn.ops.conv import causal_conv, next_window
-from cairn.ops.norm import gated_rms_norm
-from cairn.ops.scan import ssd_scan
+from cairn.ops.mamba import MixerForm, MixerWeights, mamba_inner
 
 DT_RANGE = (1e-3, 1e-1)  # time steps that fresh models begin with, log-uniform
 DT_FLOOR = 1e-4
@@ -31,6 +28,7 @@ class Mamba2(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.form = MixerForm(config.groups, config.groups, config.norm_eps)
         inner, channels = config.mamba_width, config.conv_channels
         self.in_proj = nn.Linear(config.hidden_size, config.mamba_projection, bias=False)
         self.conv1d = nn.Conv1d(channels, channels, config.conv_kernel, groups=channels)
@@ -56,30 +54,13 @@ class Mamba2(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout, memory: Recurrence | None) -> Tensor:
         """x [T, D] to [T, D]; reads and writes the spans' slots in `memory`."""
-        config, chunks = self.config, layout.chunks
+        config = self.config
         z, xbc, dt = self.in_proj(x).split(
             [config.mamba_width, config.conv_channels, config.mamba_heads], dim=-1
         )
-        window, state = memory.read(layout.slots) if memory else (None, None)
-        assert self.conv1d.bias is not None
-        mixed = causal_conv(xbc, self.conv1d.weight, self.conv1d.bias, chunks, window)
-        wide = state_dtype(mixed.dtype)
-        per_group = config.groups * config.state_size
-        u, B, C = mixed.to(wide).split([config.mamba_width, per_group, per_group], dim=-1)
-        dt = nn.functional.softplus(dt.to(wide) + self.dt_bias)
-        y, last = ssd_scan(
-            u.unflatten(-1, (config.mamba_heads, -1)),
-            layout.steps(dt),
-            -torch.exp(self.A_log.to(wide)),
-            B.unflatten(-1, (config.groups, -1)),
-            C.unflatten(-1, (config.groups, -1)),
-            self.D.to(wide),
-            chunks,
-            state,
+        conv = self.conv1d
+        weights = MixerWeights(
+            conv.weight, conv.bias, self.A_log, self.D, self.dt_bias, self.norm.weight
         )
-        if memory:
-            assert window is not None
-            memory.write(layout.slots, next_window(xbc, chunks, window), last)
-        y = chunks.places.unpad(y.flatten(0, 1).flatten(1))
-        y = gated_rms_norm(y, z, self.norm.weight, config.groups, config.norm_eps)
-        return self.out_proj(y)
+        chunks, slots = layout.chunks, layout.memory_slots
+        return self.out_proj(mamba_inner(z, xbc, dt, weights, self.form, chunks, memory, slots))

@@ -11,20 +11,26 @@ if TYPE_CHECKING:
     from cairn.ops.attention import AttentionPlan, attention
     from cairn.ops.conv import causal_conv, next_window
     from cairn.ops.loss import linear_cross_entropy, linear_kl
+    from cairn.ops.mamba import MixerForm, MixerWeights, mamba_inner
     from cairn.ops.memory import keep_freed_memory
     from cairn.ops.norm import gated_rms_norm, rms_norm, squared_relu
     from cairn.ops.ragged import Chunks
     from cairn.ops.scan import ssd_scan
+    from cairn.ops.slots import Slots
 
 _HOMES = {
     "AttentionPlan": "attention",
     "Chunks": "ragged",
+    "MixerForm": "mamba",
+    "MixerWeights": "mamba",
+    "Slots": "slots",
     "attention": "attention",
     "causal_conv": "conv",
     "gated_rms_norm": "norm",
     "keep_freed_memory": "memory",
     "linear_cross_entropy": "loss",
     "linear_kl": "loss",
+    "mamba_inner": "mamba",
     "next_window": "conv",
     "rms_norm": "norm",
     "squared_relu": "norm",
@@ -34,12 +40,16 @@ _HOMES = {
 __all__ = [
     "AttentionPlan",
     "Chunks",
+    "MixerForm",
+    "MixerWeights",
+    "Slots",
     "attention",
     "causal_conv",
     "gated_rms_norm",
     "keep_freed_memory",
     "linear_cross_entropy",
     "linear_kl",
+    "mamba_inner",
     "next_window",
     "rms_norm",
     "squared_relu",

@@ -9,20 +9,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cairn.ops import paths
 from cairn.ops.gradient import once, run
 from cairn.ops.ragged import Chunks
 
 
 def causal_conv(
-    x: Tensor, weight: Tensor, bias: Tensor, chunks: Chunks, window: Tensor | None = None
+    x: Tensor, weight: Tensor, bias: Tensor | None, chunks: Chunks, window: Tensor | None = None
 ) -> Tensor:
-    """SiLU(conv(x)), already laid out in chunks for the scan.
+    """SiLU(conv(x)) over flat tokens; `chunks` tells where spans begin.
 
-    x [T, C]; weight [C, 1, W + 1]; bias [C]; window [S, W, C] holds the inputs before each span
-    (zeros where None; it has no gradient). Returns [K, Q, C] in x's dtype; differentiable once.
+    x [T, C]; weight [C, 1, W + 1]; bias [C] (zeros where None); window [S, W, C] holds the inputs
+    before each span (zeros where None; it has no gradient). Returns [T, C] in x's dtype;
+    differentiable once.
     """
+    paths.choose("causal_conv", x.device)
     with torch.autocast(x.device.type, enabled=False):
-        return run(_Conv, x, weight.to(x.dtype), bias.to(x.dtype), window, chunks)
+        weight = weight.to(x.dtype)
+        bias = weight.new_zeros(len(weight)) if bias is None else bias.to(x.dtype)
+        return chunks.places.unpad(run(_Conv, x, weight, bias, window, chunks).flatten(0, 1))
 
 
 def next_window(x: Tensor, chunks: Chunks, window: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ Legend: T tokens, S spans, K chunks, Q chunk size, W window, E places (padding i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -85,27 +85,17 @@ class Chunks:
 
     Chunk number c of every span that is long enough is at step c: a contiguous run of chunks,
     whose spans are the first `steps[c]` in `order`. So a recurrence over chunks only slices.
+    What only one path needs is laid out when that path first asks.
     """
 
+    lengths: tuple[int, ...]
+    """Tokens of each span, 0 allowed."""
     size: int
     """Q."""
-    spans: int
-    """S."""
-    steps: tuple[int, ...]
-    """How many spans have a chunk at each step; sums to K."""
-    places: Places
-    """Tokens to [K * Q] places."""
-    order: Tensor | None
-    """int64 [S]: spans by falling number of chunks; None where that is the given order."""
-    rank: Tensor | None
-    """int64 [S]: the inverse of `order`."""
-    halo: "Halo"
-    """Where the convolution finds the inputs before each chunk."""
-
-    @property
-    def chunks(self) -> int:
-        """K."""
-        return sum(self.steps)
+    window: int
+    """W."""
+    device: torch.device
+    """Where the tensors below are."""
 
     @classmethod
     def of(
@@ -114,40 +104,92 @@ class Chunks:
         """Cut spans of these lengths (0 allowed) into chunks of at most `size` tokens."""
         return _chunks(tuple(lengths), size, window, torch.device(device))
 
-    @classmethod
-    def _of(
-        cls, lengths: tuple[int, ...], size: int, window: int, device: torch.device
-    ) -> "Chunks":
-        length = np.asarray(lengths, np.int64)
-        size = max(1, min(size, int(length.max(initial=1))))
-        counts = -(-length // size)
-        order = np.argsort(-counts, kind="stable")
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        sorted_counts = counts[order]
-        steps = [int((sorted_counts > c).sum()) for c in range(int(counts.max(initial=0)))]
-        span = np.concatenate([order[:n] for n in steps] or [order[:0]])
-        first = np.repeat(np.arange(len(steps)) * size, steps)
-        start = np.concatenate([[0], np.cumsum(length)[:-1]])
-        position = first[:, None] + np.arange(size)
+    @property
+    def spans(self) -> int:
+        """S."""
+        return len(self.lengths)
+
+    @property
+    def chunks(self) -> int:
+        """K."""
+        return sum(self.steps)
+
+    @cached_property
+    def steps(self) -> tuple[int, ...]:
+        """How many spans have a chunk at each step; sums to K."""
+        return tuple(len(spans) for spans in self._span_steps)
+
+    @cached_property
+    def bounds(self) -> Tensor:
+        """int64 [S + 1]: span s is tokens bounds[s] to bounds[s + 1]."""
+        return _to(np.concatenate([[0], np.cumsum(self._length)]), self.device)
+
+    @cached_property
+    def places(self) -> Places:
+        """Tokens to [K * Q] places."""
+        span, first = self._cuts
+        length, start = self._length, self._start
+        position = first[:, None] + np.arange(self.size)
         valid = position < length[span][:, None]
         index = start[span][:, None] + np.minimum(position, length[span][:, None] - 1)
-        in_order = bool((order == np.arange(len(order))).all())
-        return cls(
-            size=size,
-            spans=len(length),
-            steps=tuple(steps),
-            places=Places.of(index.ravel(), valid.ravel(), int(length.sum()), device),
-            order=None if in_order else _to(order, device),
-            rank=None if in_order else _to(rank, device),
-            halo=Halo.of(length, start, span, first, size, window, device),
-        )
+        return Places.of(index.ravel(), valid.ravel(), int(length.sum()), self.device)
+
+    @cached_property
+    def order(self) -> Tensor | None:
+        """int64 [S]: spans by falling number of chunks; None where that is the given order."""
+        return None if self._in_order else _to(self._order, self.device)
+
+    @cached_property
+    def rank(self) -> Tensor | None:
+        """int64 [S]: the inverse of `order`."""
+        return None if self._in_order else _to(np.argsort(self._order), self.device)
+
+    @cached_property
+    def halo(self) -> "Halo":
+        """Where the convolution finds the inputs before each chunk."""
+        span, first = self._cuts
+        window = self.window
+        return Halo.of(self._length, self._start, span, first, self.size, window, self.device)
+
+    # -- on the host ---------------------------------------------------------------------------
+
+    @cached_property
+    def _length(self) -> np.ndarray:
+        return np.asarray(self.lengths, np.int64)
+
+    @cached_property
+    def _start(self) -> np.ndarray:
+        return np.cumsum(self._length) - self._length
+
+    @cached_property
+    def _counts(self) -> np.ndarray:
+        return -(-self._length // self.size)
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return np.argsort(-self._counts, kind="stable")
+
+    @property
+    def _in_order(self) -> bool:
+        return bool((self._order == np.arange(self.spans)).all())
+
+    @cached_property
+    def _span_steps(self) -> list[np.ndarray]:
+        """The spans that have a chunk at each step."""
+        counts = self._counts[self._order]
+        return [self._order[: (counts > c).sum()] for c in range(int(counts.max(initial=0)))]
+
+    @cached_property
+    def _cuts(self) -> tuple[np.ndarray, np.ndarray]:
+        """The span of every chunk and the position that it begins at, [K] each."""
+        span = np.concatenate(self._span_steps or [self._order[:0]])
+        return span, np.repeat(np.arange(len(self.steps)) * self.size, self.steps)
 
 
 @lru_cache(maxsize=8)
 def _chunks(lengths: tuple[int, ...], size: int, window: int, device: torch.device) -> Chunks:
-    """Decoding cuts the same lengths at every step: planning them takes a quarter of a step."""
-    return Chunks._of(lengths, size, window, device)
+    """Kept, since decoding cuts the same lengths at every step, and so do all layers."""
+    return Chunks(lengths, max(1, min(size, max(lengths, default=1))), window, device)
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,42 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: fl
     return torch.cat([rms_norm(part, w, eps) for part, w in parts], -1)
 
 
+def mamba_inner(
+    z: Tensor,
+    xbc: Tensor,
+    dt: Tensor,
+    weights: Sequence[Tensor],
+    groups: int,
+    norm_groups: int,
+    eps: float,
+    dt_limits: tuple[float, float],
+    lengths: Sequence[int],
+    window: Tensor | None = None,
+    state: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A Mamba-2 mixer between its two matrices (arXiv 2405.21060, section 7).
+
+    z [T, H * P]; xbc [T, H * P + 2 * G * N]; dt [T, H]; weights as `ops.mamba.MixerWeights` has
+    them. Returns [T, H * P], the next window [S, W, C] and the last states [S, H, P, N].
+    """
+    taps, bias, A_log, D, dt_bias, norm = weights
+    mixed, window = causal_conv(xbc, taps, bias, lengths, window)
+    inner, heads = z.shape[1], dt.shape[1]
+    per_group = (xbc.shape[1] - inner) // 2
+    x, B, C = mixed.split([inner, per_group, per_group], -1)
+    y, state = ssd_scan(
+        x.unflatten(1, (heads, -1)),
+        torch.log1p(torch.exp(dt + dt_bias)).clamp(*dt_limits),
+        -torch.exp(A_log),
+        B.unflatten(1, (groups, -1)),
+        C.unflatten(1, (groups, -1)),
+        D,
+        lengths,
+        state,
+    )
+    return gated_rms_norm(y.flatten(1), z, norm, norm_groups, eps), window, state
+
+
 def squared_relu(x: Tensor) -> Tensor:
     """max(x, 0) squared."""
     return torch.where(x > 0, x * x, torch.zeros_like(x))

@@ -2,7 +2,8 @@
 
 Mamba-2 (arXiv 2405.21060), section 6. One function for training, prefill and decode: carried
 states go in, last states come out, and chunks shrink to the longest span.
-Legend: K chunks, Q chunk size, G groups, R heads a group, H = G * R, P head width, N state size.
+Legend: T tokens, S spans, K chunks, Q chunk size, G groups, R heads a group, H = G * R,
+P head width, N state size.
 """
 
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cairn.ops import paths
 from cairn.ops.blocks import blocks
 from cairn.ops.gradient import once, run
 from cairn.ops.ragged import Chunks
@@ -25,14 +27,29 @@ def ssd_scan(
     chunks: Chunks,
     state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The scan y_t = S_t C_t + D x_t, S_t = exp(dt_t A) S_(t-1) + dt_t x_t B_t^T, in chunks.
+    """The scan y_t = S_t C_t + D x_t, S_t = exp(dt_t A) S_(t-1) + dt_t x_t B_t^T, over spans.
 
-    x [K, Q, H, P]; dt [K, Q, H] >= 0, and 0 in padding; A [H] < 0; B, C [K, Q, G, N]; D [H];
-    state [S, H, P, N] (zeros where None), all fp32 or all fp64.
-    Returns y [K, Q, H, P] and the last states [S, H, P, N]; differentiable once in all.
+    x [T, H, P]; dt [T, H] >= 0; A [H] < 0; B, C [T, G, N]; D [H]; state [S, H, P, N] (zeros where
+    None), all fp32 or all fp64; `chunks` tells where spans begin.
+    Returns y [T, H, P] and the last states [S, H, P, N]; differentiable once in all.
     """
+    paths.choose("ssd_scan", x.device)
     with torch.autocast(x.device.type, enabled=False):  # decays do not bear 8 bits of mantissa
-        return run(_Scan, x, dt, A, B, C, D, state, chunks)
+        x, B, C = (_cut(t, chunks) for t in (x, B, C))
+        y, last = run(_Scan, x, _steps(dt, chunks), A, B, C, D, state, chunks)
+        return chunks.places.unpad(y.flatten(0, 1)), last
+
+
+def _cut(x: Tensor, chunks: Chunks) -> Tensor:
+    """[T, ...] in chunks [K, Q, ...]."""
+    return chunks.places.pad(x).unflatten(0, (chunks.chunks, chunks.size))
+
+
+def _steps(dt: Tensor, chunks: Chunks) -> Tensor:
+    """Time steps [T, H] in chunks [K, Q, H], 0 in padding: there the state stands still."""
+    laid = _cut(dt, chunks)
+    pads = chunks.places.pads
+    return laid if pads is None else laid.flatten(0, 1).index_fill(0, pads, 0).view_as(laid)
 
 
 class _Scan(torch.autograd.Function):

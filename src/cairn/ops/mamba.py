@@ -1,0 +1,107 @@
+"""What a Mamba-2 mixer does between its two matrices: convolution, scan, gate and norm.
+
+Legend: T tokens, S spans, H heads, P head width, I = H * P, G groups, N state size,
+C = I + 2 * G * N channels, W taps before the current one.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cairn.ops import paths
+from cairn.ops.conv import causal_conv, next_window
+from cairn.ops.norm import gated_rms_norm
+from cairn.ops.ragged import Chunks
+from cairn.ops.scan import ssd_scan
+from cairn.ops.slots import Slots
+
+
+class MixerWeights(NamedTuple):
+    """Parameters of a mixer but for its two matrices."""
+
+    conv: Tensor
+    """[C, 1, W + 1]."""
+    conv_bias: Tensor | None
+    """[C]."""
+    A_log: Tensor
+    """[H]: log of the decay rates."""
+    D: Tensor
+    """[H]."""
+    dt_bias: Tensor
+    """[H]."""
+    norm: Tensor
+    """[I]."""
+
+
+@dataclass(frozen=True)
+class MixerForm:
+    """What is fixed about a mixer but for its parameters."""
+
+    groups: int
+    """G: heads of a group share B and C."""
+    norm_groups: int
+    """Slices of [I] that are normed by themselves."""
+    eps: float
+    """Added to the mean square."""
+    dt_limits: tuple[float, float] | None = None
+    """Time steps are clamped to these after softplus; None where they are not."""
+
+
+class Pool(Protocol):
+    """A layer's memory; `window` and `state` are replaced in place."""
+
+    window: Tensor
+    """[slots, W, C]: the last inputs of the convolution."""
+    state: Tensor
+    """[slots, H, P, N], fp32 at least."""
+
+
+def mamba_inner(
+    z: Tensor,
+    xbc: Tensor,
+    dt: Tensor,
+    weights: MixerWeights,
+    form: MixerForm,
+    chunks: Chunks,
+    pool: Pool | None = None,
+    slots: Slots | None = None,
+) -> Tensor:
+    """From the parts of in_proj's output to out_proj's input (arXiv 2405.21060, section 7).
+
+    z [T, I] is the gate; xbc [T, C] holds x, B and C before the convolution; dt [T, H] comes
+    before bias and softplus. With `pool`, every span continues its slot and updates it in place.
+    The scan is in fp32 at least. Returns [T, I] in z's dtype; differentiable once.
+    """
+    paths.choose("mamba_inner", z.device)
+    window = state = None
+    if pool is not None:
+        assert slots is not None
+        window, state = pool.window[slots.rows], pool.state[slots.rows]
+    H, inner = dt.shape[1], z.shape[1]
+    mixed = causal_conv(xbc, weights.conv, weights.conv_bias, chunks, window)
+    wide = torch.promote_types(mixed.dtype, torch.float32)
+    per_group = (mixed.shape[1] - inner) // 2
+    u, B, C = mixed.to(wide).split([inner, per_group, per_group], dim=-1)
+    y, last = ssd_scan(
+        u.unflatten(-1, (H, -1)),
+        time_steps(dt, weights.dt_bias, form.dt_limits),
+        -torch.exp(weights.A_log.to(wide)),
+        B.unflatten(-1, (form.groups, -1)),
+        C.unflatten(-1, (form.groups, -1)),
+        weights.D.to(wide),
+        chunks,
+        state,
+    )
+    if pool is not None and slots is not None and window is not None:
+        pool.window[slots.rows] = next_window(xbc, chunks, window)
+        pool.state[slots.rows] = last.detach()
+    return gated_rms_norm(y.flatten(1), z, weights.norm, form.norm_groups, form.eps)
+
+
+def time_steps(dt: Tensor, bias: Tensor, limits: tuple[float, float] | None) -> Tensor:
+    """softplus(dt + bias) in fp32 at least, clamped to `limits`; dt [T, H], bias [H]."""
+    steps = functional.softplus(dt.to(torch.promote_types(dt.dtype, torch.float32)) + bias)
+    return steps if limits is None else steps.clamp(*limits)

@@ -1,0 +1,36 @@
+"""Which rows of a memory pool the spans of one call use."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The slot of every span, all different."""
+
+    numbers: tuple[int, ...]
+    """One a span."""
+    device: torch.device
+    """Where the pool is."""
+
+    @classmethod
+    def of(cls, numbers: Sequence[int], device: torch.device | str) -> "Slots":
+        """Slots of a pool on `device`."""
+        return cls(tuple(numbers), torch.device(device))
+
+    @cached_property
+    def index(self) -> Tensor:
+        """int64 [S]."""
+        return torch.tensor(self.numbers, dtype=torch.int64, device=self.device)
+
+    @cached_property
+    def rows(self) -> Tensor | slice:
+        """Consecutive slots as a slice (a view, no copy), others as `index`."""
+        first = self.numbers[0]
+        if all(slot == first + i for i, slot in enumerate(self.numbers)):
+            return slice(first, first + len(self.numbers))
+        return self.index
