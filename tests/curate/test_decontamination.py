@@ -18,7 +18,11 @@ from cairn.curate.decontamination import Contamination
 from cairn.curate.decontamination.benchmarks import GENERIC_SOLUTIONS, Item, read_items
 from cairn.curate.decontamination.exact import ExactSearch
 from cairn.curate.decontamination.overlap import RUN, OverlapSearch
-from cairn.curate.decontamination.search import letters_and_digits, without_whitespace
+from cairn.curate.decontamination.search import (
+    digest_of_benchmarks,
+    letters_and_digits,
+    without_whitespace,
+)
 
 ABOVE = (
     "import os\n\n\ndef walk(root):\n    for name in os.listdir(root):\n        print(name)\n\n\n"
@@ -283,7 +287,7 @@ def test_benchmarks_that_are_not_at_hand_have_their_layout(tmp_path: Path):
 def test_the_digest_tells_files_and_settings_apart(tmp_path: Path):
     write(tmp_path / "apps" / "test.jsonl", [{"id": 1, "question": "How many towers are there?"}])
     one = Contamination.build(tmp_path)
-    assert Contamination.build(tmp_path).digest == one.digest
+    assert Contamination.build(tmp_path).digest == one.digest == digest_of_benchmarks(tmp_path)
     assert Contamination.build(tmp_path, share=None).digest != one.digest
     write(tmp_path / "apps" / "test.jsonl", [{"id": 1, "question": "How many towers are here?"}])
     assert Contamination.build(tmp_path).digest != one.digest

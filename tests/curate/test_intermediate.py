@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from cairn.base import UserError
 from cairn.base.sandbox import Limits, Sandbox
 from cairn.curate.intermediate import IntermediateLimits, available, intermediate_document
 from cairn.curate.intermediate.compilers import COMMANDS, Workshop
@@ -162,8 +161,6 @@ def test_the_level_is_drawn_by_seed_and_content() -> None:
     assert drawn != [is_small(str(number).encode(), 8, 0.8) for number in range(5_000)]
     assert is_small(b"a", 0, 1.0)
     assert not is_small(b"a", 0, 0.0)
-    with pytest.raises(UserError, match="size_share"):
-        IntermediateLimits(size_share=80)
 
 
 def test_stripping_leaves_text_in_quotes_and_metadata_that_is_an_operand() -> None:

@@ -11,7 +11,12 @@ from cairn.base import UserError, Work
 from cairn.base.make import make
 from cairn.cli import main
 from cairn.curate import Curate, Thresholds, lookup, read_files
+from cairn.curate.answers import AnswersLimits
+from cairn.curate.intermediate import IntermediateLimits
+from cairn.curate.pulls import PullLimits
 from cairn.curate.redact import redact
+from cairn.curate.rendering import Limits
+from cairn.curate.threads import IssueLimits
 
 AUTHOR = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
 CODE = 'def {name}(first, second):\n    """Give what the two numbers make."""\n    return first\n'
@@ -133,6 +138,15 @@ def test_thresholds_and_caps_that_cannot_be_are_told() -> None:
         Thresholds(average_line=float("nan"))
     with pytest.raises(UserError, match=r"thresholds\.max_lines=-1"):
         Thresholds(max_lines=-1)
+    with pytest.raises(UserError, match=r"limits\.issues\.fewest_characters=-5: is less than"):
+        Limits(issues=IssueLimits(fewest_characters=-5))
+    with pytest.raises(UserError, match=r"limits\.pulls\.data_kept=7: is no share"):
+        Limits(pulls=PullLimits(data_kept=7))
+    with pytest.raises(UserError, match=r"limits\.intermediate\.size_share=80: is no share"):
+        Limits(intermediate=IntermediateLimits(size_share=80))
+    with pytest.raises(UserError, match=r"limits\.pulls\.most_context=2: is less than 3"):
+        Limits(pulls=PullLimits(most_context=2))
+    Limits(answers=AnswersLimits(least_score=-3))
     with pytest.raises(UserError, match="names no language of linguist's; did you mean 'Java'"):
         Curate(sources=("x",), caps=("Jaba=1GB",))
 
@@ -152,7 +166,13 @@ def test_names_of_files_do_not_command_the_terminal(
     assert "\x1b" not in captured.out + captured.err
 
 
-@pytest.mark.parametrize("wrong", ["text:{}/none", "{}/plain.json", "git:{}", "docs:{}?a=b"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("text:{}/none", "{}/plain.json", "git:{}", "docs:{}?a=b", "docs:{}?licence=MIIT"),
+        *("gitt:{}", "https://github.com/owner/name"),
+    ],
+)
 def test_a_source_that_cannot_be_is_told_before_others_are_read(tmp_path: Path, wrong: str) -> None:
     (tmp_path / "plain.json").write_text("{}")
     good = folder(tmp_path / "one", here=CODE.format(name="here"))
@@ -161,6 +181,42 @@ def test_a_source_that_cannot_be_is_told_before_others_are_read(tmp_path: Path, 
     with pytest.raises(UserError, match="source"):
         recipe.run(work)
     assert not (tmp_path / "out").exists(), "nothing was read"
+
+
+@pytest.mark.parametrize(
+    "fields", [{"benchmarks": "{}"}, {"redact": "model", "redact_model": "{}"}], ids=str
+)
+def test_folders_that_hold_nothing_of_use_are_told_before_anything_is_read(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    good = folder(tmp_path / "one", here=CODE.format(name="here"))
+    filled = {name: text.format(tmp_path) for name, text in fields.items()}
+    recipe = Curate(sources=(str(good),), malware="off", workers=1, **filled)
+    with pytest.raises(UserError, match=next(reversed(fields))):
+        recipe.run(Work(tmp_path / "out", {}))
+    assert not (tmp_path / "out").exists(), "nothing was read"
+
+
+def test_licences_are_told_in_any_case_and_as_expressions(tmp_path: Path) -> None:
+    rows = ["mit", "Apache-2.0 OR GPL-3.0", "gpl-3.0", "House rules"]
+    texts = [{"text": f"This is the text of number {n}.", "license": n} for n in rows]
+    (tmp_path / "some.jsonl").write_text("\n".join(map(json.dumps, texts)))
+    recipe = Curate(sources=(f"text:{tmp_path}",), malware="off", workers=1)
+    make({"corpus": recipe}, tmp_path / "runs", "corpus", report=lambda _: None)
+    rows = lookup(tmp_path / "runs" / "corpus", "some")
+    found = [(row["detected_licenses"], row["license_type"]) for row in rows]
+    assert found == [
+        (["MIT"], "permissive"),
+        (["Apache-2.0"], "permissive"),
+        (["GPL-3.0-only"], "non_permissive"),
+        (["House rules"], "non_permissive"),
+    ]
+
+
+def test_an_empty_query_is_no_query(tmp_path: Path) -> None:
+    corpus = curate(tmp_path / "runs", folder(tmp_path / "one", here=CODE.format(name="here")))
+    with pytest.raises(UserError, match="query"):
+        lookup(corpus, " ")
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,14 @@ DOCUMENTS: dict[str, list[Piece]] = {
         ("<jupyter_output>", ""),
         ("<empty_output>", ""),
     ],
+    "kaggle": [
+        ("<jupyter_start>", ""),
+        ("<jupyter_text>", "Boats\nWho sailed.\nKaggle dataset identifier: ann/boats"),
+        ("<jupyter_code>", "import pandas as pd\n\ndf = pd.read_csv('b.csv')\ndf.info()"),
+        ("<jupyter_output>", "RangeIndex: 5 entries, 0 to 4"),
+        ("<jupyter_text>", 'Examples:\n{"id": "1"}'),
+        ("<jupyter_script>", "x = 1\n"),
+    ],
     "documentation": [("", f"# Manual\n\nUse `x`. {NOISE}\n")],
     "intermediate": [
         ("", "int f() { return 1; }\n"),

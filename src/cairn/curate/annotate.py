@@ -65,12 +65,13 @@ def annotate(batch: pa.RecordBatch, wanted: Annotation) -> pa.RecordBatch:
 
 def _annotate(row: dict[str, Any], wanted: Annotation) -> list[dict[str, Any]]:
     path, raw = row["path"], row["raw"]
+    told = licences.told(row["detected_licenses"])
     found: dict[str, Any] = {name: row[name] for name in KEPT_COLUMNS}
     found |= {
         "extension": languages.extension_of(path),
         "is_vendor": languages.is_vendored(path),
         "is_generated": False,
-        "said_here": row["detected_licenses"],
+        "said_here": sorted(told),
         "language": "",
     }
     if row["problem"] is not None:
@@ -88,7 +89,7 @@ def _annotate(row: dict[str, Any], wanted: Annotation) -> list[dict[str, Any]]:
         return [found | _dropped("binary", "holds a NUL byte")]
     text, encoding = decode(raw, row["src_encoding"])
     found |= {"src_encoding": encoding} | _source(path, text, wanted)
-    found["said_here"] = sorted({*found["said_here"], *row["detected_licenses"]})
+    found["said_here"] = sorted({*found["said_here"], *told})
     return [found]
 
 

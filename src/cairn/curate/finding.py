@@ -33,8 +33,10 @@ def lookup(corpus: Path | str, query: str) -> list[dict[str, Any]]:
     an owner, as git or a browser shows it, in any case; the name of a repository or of its owner;
     a path inside a repository, whole or its end; or, where none of these is in the corpus, a file
     on disk, which is found by its content.
-    UserError where `corpus` is no corpus or the SWHID is none.
+    UserError where `corpus` is no corpus, the query is empty or the SWHID is none.
     """
+    if not query.strip():
+        raise UserError("query", query, "is empty", "give a SWHID, a URL, a name or a path")
     parts = [pattern_of(path) for path in parts_of(Path(corpus), LEDGER)]
     with duckdb.connect() as connection:
         for where, values in _conditions(query):

@@ -109,4 +109,4 @@ def contamination(benchmarks: str) -> Any:
     """The search for a folder's benchmarks, built once a process."""
     from cairn.curate.decontamination import Contamination
 
-    return Contamination.build(Path(benchmarks))
+    return Contamination.build(Path(benchmarks).expanduser())

@@ -14,13 +14,16 @@ from cairn.sources.record import (
     ANSWERS,
     INTERMEDIATE,
     ISSUE,
+    KAGGLE,
     NOTEBOOK,
     NOTEBOOK_SCRIPT,
     PULL_REQUEST,
 )
 
 Piece = tuple[str, str]
-STRUCTURED = frozenset({ISSUE, PULL_REQUEST, NOTEBOOK, NOTEBOOK_SCRIPT, INTERMEDIATE, ANSWERS})
+STRUCTURED = frozenset(
+    {ISSUE, PULL_REQUEST, NOTEBOOK, NOTEBOOK_SCRIPT, KAGGLE, INTERMEDIATE, ANSWERS}
+)
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,22 @@ from cairn.base.artifact import remove
 from cairn.curate import decide as deciding
 from cairn.curate.annotate import Annotation
 from cairn.curate.corpus import FILES, LEDGER
-from cairn.curate.finish import Finishing, contamination
+from cairn.curate.decontamination.benchmarks import read_items
+from cairn.curate.decontamination.search import digest_of_benchmarks
+from cairn.curate.finish import Finishing
+from cairn.curate.licences import is_known
 from cairn.curate.licences.scancode import require_scancode
 from cairn.curate.malware import Scanner
 from cairn.curate.page import page
 from cairn.curate.reading import STAGES, Reading, read_sources
+from cairn.curate.recognition import require_model
 from cairn.curate.rendering import Rendering
 from cairn.curate.report import markdown, summarise
 from cairn.curate.selection import parse_caps
 from cairn.curate.writing import Group, grouped, write_group
 from cairn.sources.origins import check
+from cairn.sources.schemes import SCHEMES
+from cairn.sources.spec import parse
 
 if TYPE_CHECKING:
     from cairn.curate import Curate
@@ -42,8 +48,7 @@ def curate(recipe: "Curate", work: Work) -> dict[str, Any]:
     """Fill `work.out`; returns facts. Finished stages of an interrupted run are used again."""
     if recipe.licence_tool == "scancode":
         require_scancode()
-    for spec in recipe.sources:  # a mistake is told before hours of reading, not after them
-        check(spec)
+    _check(recipe)
     malware = _malware(recipe)
     with recipe.open_driver(work.out) as driver:
         annotated = _read(recipe, work, driver)
@@ -55,7 +60,7 @@ def curate(recipe: "Curate", work: Work) -> dict[str, Any]:
     facts = summarise(work.out / "ledger")
     facts["malware"] = "scanned" if malware else "not scanned"
     if recipe.benchmarks is not None:
-        facts["benchmarks_sha256"] = contamination(recipe.benchmarks).digest
+        facts["benchmarks_sha256"] = digest_of_benchmarks(Path(recipe.benchmarks).expanduser())
     if not facts["kept"]["files"]:
         rules = ", ".join(f"{row['rule']} {row['files']:,}" for row in facts["rules"])
         remove(work.out / STAGES)  # of no use to another recipe
@@ -64,6 +69,20 @@ def curate(recipe: "Curate", work: Work) -> dict[str, Any]:
     write_text(work.out / "report.md", markdown(facts, recipe.sources))
     write_text(work.out / "report.html", page(facts, recipe.sources, work.out / "ledger"))
     return {key: facts[key] for key in ("seen", "kept", "licences", "malware")}
+
+
+def _check(recipe: "Curate") -> None:
+    """UserError for what can be told to be wrong before hours of reading, not after them."""
+    for spec in recipe.sources:
+        check(spec)
+        licence = parse(spec, SCHEMES).options.get("licence")
+        if licence is not None and not is_known(licence):
+            mend = "write an SPDX identifier, CC-BY-4.0 say"
+            raise UserError("source", spec, f"names no licence that is known: {licence}", mend)
+    if recipe.redact_model is not None:
+        require_model(Path(recipe.redact_model).expanduser())
+    if recipe.benchmarks is not None:
+        read_items(Path(recipe.benchmarks).expanduser(), None)
 
 
 def _read(recipe: "Curate", work: Work, driver: "Local | Cluster") -> list[tuple[int, Path]]:

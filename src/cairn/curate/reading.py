@@ -8,7 +8,6 @@ A small source is one task of a worker. A large one is read here, and its batche
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cairn.base import UserError, Work, progress
+from cairn.base import Work, progress
 from cairn.base.artifact import remove
 from cairn.curate.annotate import Annotation, annotate
 from cairn.sources import read_batches
@@ -60,13 +59,6 @@ class Reading:
 
 
 Mapping = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[tuple[Any, Any]]]
-
-
-def require_paths(specs: Sequence[str]) -> None:
-    """UserError for a bare path that is not there: before hours of reading, not after them."""
-    for spec in specs:
-        if spec and ":" not in spec and not os.path.lexists(Path(spec).expanduser()):
-            raise UserError("source", spec, "does not exist", "give a path that does")
 
 
 def read_sources(

@@ -3,10 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cairn.base import UserError
 from cairn.curate.answers import AnswersLimits, answers_document
+from cairn.curate.bounds import check_bounds
 from cairn.curate.documents import DocumentationLimits, documentation_document
 from cairn.curate.intermediate import IntermediateLimits, intermediate_document
-from cairn.curate.notebooks import NotebookLimits, notebook_documents
+from cairn.curate.notebooks import (
+    KaggleLimits,
+    NotebookLimits,
+    kaggle_document,
+    notebook_documents,
+)
 from cairn.curate.pieces import Document
 from cairn.curate.pulls import PullLimits, pull_request_document
 from cairn.curate.rules import Verdict
@@ -16,6 +23,7 @@ from cairn.sources.record import (
     DOCUMENTATION,
     INTERMEDIATE,
     ISSUE,
+    KAGGLE,
     NOTEBOOK,
     NOTEBOOK_SCRIPT,
     PULL_REQUEST,
@@ -34,12 +42,23 @@ class Limits:
     """GitHub pull requests."""
     notebooks: NotebookLimits = field(default_factory=NotebookLimits)
     """Jupyter notebooks."""
+    kaggle: KaggleLimits = field(default_factory=KaggleLimits)
+    """Kaggle's notebooks, beside their data sets."""
     documentation: DocumentationLimits = field(default_factory=DocumentationLimits)
     """Pages, manuals and books."""
     intermediate: IntermediateLimits = field(default_factory=IntermediateLimits)
     """Programs and their LLVM IR."""
     answers: AnswersLimits = field(default_factory=AnswersLimits)
     """Questions with their answers."""
+
+    def __post_init__(self) -> None:
+        check_bounds("limits", self)
+        for name, least, most in (
+            ("pulls.most_context", self.pulls.fewest_context, self.pulls.most_context),
+            ("issues.most_lines", self.issues.last_lines, self.issues.most_lines),
+        ):
+            if most < least:
+                raise UserError(f"limits.{name}", most, f"is less than {least}", "take more")
 
 
 @dataclass(frozen=True)
@@ -71,6 +90,7 @@ def documents(kind: str, path: str, raw: bytes, wanted: Rendering) -> list[Docum
         PULL_REQUEST: lambda: [pull_request_document(raw, limits.pulls, seed)],
         DOCUMENTATION: lambda: [documentation_document(raw, path, limits.documentation)],
         INTERMEDIATE: lambda: [intermediate_document(raw, path, seed, limits.intermediate)],
+        KAGGLE: lambda: [kaggle_document(raw, limits.kaggle)],
         ANSWERS: lambda: [answers_document(raw, limits.answers)],
         TEXT: lambda: [_text(raw)],
         **dict.fromkeys((SOURCE, NOTEBOOK, NOTEBOOK_SCRIPT), notebook),

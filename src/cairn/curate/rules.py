@@ -6,9 +6,9 @@ A file exactly at a threshold is kept. Every rule takes time linear in the lengt
 import re
 import string
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from cairn.base import UserError
+from cairn.curate.bounds import check_bounds
 from cairn.curate.visible import visible_text
 
 
@@ -52,13 +52,7 @@ class Thresholds:
     """Least share of an HTML file that is visible text."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            share = field.name.endswith("_share")
-            if not (0 <= value <= 1 if share else value >= 0):
-                problem = "is no share" if share else "is less than nothing"
-                mend = "take 0 to 1" if share else "take 0 or more"
-                raise UserError(f"thresholds.{field.name}", value, problem, mend)
+        check_bounds("thresholds", self)
 
 
 PARAGRAPHS = frozenset(

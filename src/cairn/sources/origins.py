@@ -1,6 +1,7 @@
 """From what a user names to records: a directory, a checkout, an archive, or installed Python."""
 
 import os
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -20,6 +21,7 @@ from cairn.sources.spec import parse
 MAX_BYTES = 10 * 2**20  # StarCoder2 (arXiv 2402.19173), section 2.1, taken as uncompressed
 BATCH_BYTES = 4 * 2**20
 BATCH_FILES = 500
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:(?://)?", re.IGNORECASE)
 
 
 def read_origin(
@@ -131,4 +133,12 @@ def _path(spec: str) -> Path:
             return path
     except (OSError, RuntimeError, ValueError) as error:  # a `~name` without a home; a NUL
         raise UserError("source", spec, f"cannot be a path ({told(error)})", "mend it") from None
+    scheme = _SCHEME.match(spec)
+    if scheme and scheme[0].endswith("//"):
+        problem = "is a URL, and nothing is fetched from one"
+        raise UserError("source", spec, problem, "clone or download it first")
+    if scheme:
+        known = ", ".join(sorted([*SCHEMES, installed.SCHEME.rstrip(":")]))
+        problem = f"does not exist, and {scheme[0]} is no scheme"
+        raise UserError("source", spec, problem, f"known: {known}")
     raise UserError("source", spec, "does not exist", "give a path that does")

@@ -42,9 +42,10 @@ class Origin:
 SOURCE, ISSUE, PULL_REQUEST = "source", "issue", "pull_request"
 NOTEBOOK_SCRIPT, NOTEBOOK = "notebook_script", "notebook"
 DOCUMENTATION, INTERMEDIATE, ANSWERS, TEXT = "documentation", "intermediate", "answers", "text"
+KAGGLE = "kaggle"
 KINDS = (
     SOURCE, ISSUE, PULL_REQUEST, NOTEBOOK_SCRIPT, NOTEBOOK, DOCUMENTATION, INTERMEDIATE, ANSWERS,
-    TEXT,
+    TEXT, KAGGLE,
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from cairn.sources import (
     events,
     heritage,
     identifiers,
+    kaggle,
     programs,
     stackexchange,
     textsets,
@@ -23,6 +24,7 @@ SCHEMES: dict[str, Collection[str]] = {
     "gharchive": events.OPTIONS,
     "git": checkout.OPTIONS,
     "ids": identifiers.OPTIONS,
+    "kaggle": kaggle.OPTIONS,
     "pairs": programs.OPTIONS,
     "stackexchange": stackexchange.OPTIONS,
     "swh": heritage.OPTIONS,
@@ -42,6 +44,7 @@ def open_scheme(
     """
     alone = {
         "gharchive": events.read,
+        "kaggle": kaggle.read,
         "stackexchange": stackexchange.read,
         "text": textsets.read,
     }

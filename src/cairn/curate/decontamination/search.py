@@ -67,7 +67,6 @@ class Contamination:
         least: letters below which a part has no such test. UserError as of `read_items`.
         """
         items, files = read_items(folder, tests)
-        digests = {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
         unique: dict[bytes, Item] = {}
         for item in items:
             pattern = without_whitespace(item.text)
@@ -76,7 +75,7 @@ class Contamination:
         return cls(
             items=tuple(items),
             benchmarks=tuple(dict.fromkeys(item.benchmark for item in items)),
-            digest=digest_of([digests, sorted(tests or ()), shortest, share, least]),
+            digest=_digest(folder, files, tests or (), (shortest, share, least)),
             exact=ExactSearch(list(unique)),
             exact_items=tuple(unique.values()),
             overlap=None if share is None else _overlap(items, share, least),
@@ -91,6 +90,18 @@ class Contamination:
             return None
         found = self.overlap.find(letters_and_digits(text))
         return None if found is None else f"{self.items[found[0]].name} ({found[1]:.0%} of it)"
+
+
+def digest_of_benchmarks(folder: Path) -> str:
+    """The digest of `Contamination.build(folder)`, which need not be built for it."""
+    return _digest(folder, read_items(folder, None)[1], (), (SHORTEST, SHARE, LEAST))
+
+
+def _digest(
+    folder: Path, files: Sequence[Path], tests: Sequence[str], settings: Sequence[float | None]
+) -> str:
+    digests = {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
+    return digest_of([digests, sorted(tests), *settings])
 
 
 def _overlap(items: Sequence[Item], share: float, least: int) -> OverlapSearch:

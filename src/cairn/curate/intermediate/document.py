@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass
 
-from cairn.base import UserError
 from cairn.base.sandbox import Limits, Outcome
 from cairn.curate.intermediate.compilers import COMMANDS, Workshop, workshop
 from cairn.curate.intermediate.stripped import stripped
@@ -40,10 +39,6 @@ class IntermediateLimits:
     """Most bytes that the compiler may write."""
     most_characters: int = 1_000_000
     """Most characters of the IR, once stripped."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.size_share <= 1:
-            raise UserError("size_share", self.size_share, "is no share", "give one from 0 to 1")
 
 
 def language_of(path: str) -> str:

@@ -17,7 +17,7 @@ from cairn.curate.licences.classes import (
     PERMISSIVE,
     classify,
 )
-from cairn.curate.licences.expressions import permissive_ids, tags
+from cairn.curate.licences.expressions import is_known, permissive_ids, tags, told
 from cairn.curate.licences.findings import licences_in, licences_of_header
 
 __all__ = [
@@ -32,8 +32,10 @@ __all__ = [
     "detect",
     "header",
     "is_carrier",
+    "is_known",
     "permissive_ids",
     "tags",
+    "told",
 ]
 
 HEADER = 4_000  # characters of a file that may be its licence header

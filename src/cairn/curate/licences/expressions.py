@@ -78,6 +78,24 @@ def chosen(expression: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def told(names: Iterable[str]) -> set[str]:
+    """What an origin says by itself (`mit`, `MIT OR GPL-2.0`), as `chosen` has it.
+
+    What names no licence that is known stays as it is written.
+    """
+    found: set[str] = set()
+    for name in names:
+        licences = chosen(name)
+        found |= {name} if UNKNOWN_ID in licences or not licences else licences
+    return found
+
+
+def is_known(expression: str) -> bool:
+    """Whether all that an expression names are licences that are known."""
+    licences = chosen(expression)
+    return bool(licences) and UNKNOWN_ID not in licences
+
+
 def _either(parts: list[str], place: int, depth: int) -> tuple[set[str], int]:
     """What `A OR B` asks for, from `place` to a closing parenthesis."""
     alternatives: list[set[str]] = []

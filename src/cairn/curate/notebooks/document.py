@@ -40,7 +40,7 @@ def notebook_documents(raw: bytes, path: str, limits: NotebookLimits) -> list[Do
     if count < limits.fewest_code_cells:
         return [_dropped("notebook_code", f"{count} code cells")]
     language = notebook.language
-    made = [Document(NOTEBOOK_SCRIPT, language, (("<jupyter_script>", _script(notebook)),))]
+    made = [Document(NOTEBOOK_SCRIPT, language, (("<jupyter_script>", script(notebook)),))]
     if language in limits.structured_languages:
         made.append(Document(NOTEBOOK, language, tuple(_structured(notebook, limits))))
     return made
@@ -50,7 +50,7 @@ def _dropped(rule: str, reason: str) -> Document:
     return Document(NOTEBOOK_SCRIPT, "", (), Verdict(False, rule, reason))
 
 
-def _script(notebook: Notebook) -> str:
+def script(notebook: Notebook) -> str:
     """As jupytext's light format has it: text and magic as comments, a blank line between cells.
 
     A code cell that holds a blank line stands between `+` and `-`, so that cells can be told.
