@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from cairn.base import UserError
+from cairn.engine.code import CodePrompt
 from cairn.engine.detokenizer import Detokenizer
 from cairn.engine.pool import Pool, fit
 from cairn.engine.prompts import Prompts, end_tokens
@@ -100,7 +101,7 @@ class Engine:
 
     def generate(
         self,
-        prompts: str | list[str] | list[list[int]] | list[str | list[int]],
+        prompts: str | list[str] | list[list[int]] | list[str | list[int]] | list[CodePrompt],
         params: SamplingParams | list[SamplingParams] | None = None,
         *,
         suffix: str | list[str] | None = None,
@@ -129,7 +130,7 @@ class Engine:
 
     def stream(
         self,
-        prompt: str | list[int],
+        prompt: str | list[int] | CodePrompt,
         params: SamplingParams | None = None,
         *,
         suffix: str | None = None,
@@ -139,7 +140,7 @@ class Engine:
 
     def add(
         self,
-        prompt: str | list[int],
+        prompt: str | list[int] | CodePrompt,
         params: SamplingParams | None = None,
         *,
         suffix: str | None = None,
@@ -149,7 +150,7 @@ class Engine:
 
     def prepare(
         self,
-        prompt: str | list[int],
+        prompt: str | list[int] | CodePrompt,
         params: SamplingParams | None = None,
         *,
         suffix: str | None = None,
@@ -178,6 +179,7 @@ class Engine:
             stop_tokens=stops | frozenset(params.stop_tokens),
             limit=limit,
             detokenizer=Detokenizer(self._prompts.token_bytes, params.stop),
+            steering=self._prompts.steering(params),
         )
 
     def enter(self, sequence: Sequence) -> int:
@@ -258,6 +260,7 @@ class Engine:
             id=sequence.id,
             text=text,
             tokens=tuple(item.token for item in new),
+            forced=tuple(item.forced for item in new),
             logprobs=new if sequence.params.logprobs is not None else (),
             completion=sequence.completion() if over else None,
         )

@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from cairn.base import UserError
+from cairn.engine.budget import ThinkingControl
+from cairn.engine.code import CodePrompt
+from cairn.engine.grammar import Compiler
+from cairn.engine.sampling import SamplingParams
+from cairn.engine.steering import Steering
 from cairn.model import ModelConfig
-from cairn.tokens import infilling
 from cairn.tokens.tokenizer import Tokenizer
 
 END_TOKENS = ("<|endoftext|>", "<SPECIAL_12>")  # a document's end, and an assistant turn's
-FIM_STOPS = ("<file_sep>", "<|endoftext|>", "<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+# Structure inside a turn: shown as text even where a tokenizer has them as special tokens.
+SHOWN = ("<think>", "</think>", "<TOOLCALL>", "</TOOLCALL>")
 
 
 class Prompts:
@@ -27,24 +32,55 @@ class Prompts:
         # An empty prompt begins where a document begins: after the end of another.
         self._first = self._id(END_TOKENS[0]) if self._has(END_TOKENS[0]) else config.bos_token_id
         self.token_bytes = lru_cache(maxsize=65_536)(self._token_bytes)
+        self._shown = frozenset(self._id(name) for name in SHOWN if self._has(name))
+        self._compiler = Compiler(tokenizer, config.vocab_size, frozenset(self.ends))
 
-    def read(self, prompt: str | list[int], suffix: str | None) -> tuple[list[int], frozenset[int]]:
+    def read(
+        self, prompt: str | list[int] | CodePrompt, suffix: str | None
+    ) -> tuple[list[int], frozenset[int]]:
         """Token ids of a prompt and the tokens that end its completion.
 
         With a suffix, the prompt is `<fim_prefix>` prompt `<fim_suffix>` suffix `<fim_middle>`,
         and the middle ends where training data ended it: at the next file, at the end of the
         document, or at another sentinel. Sentinels that are spelled in a text are text.
         """
-        if suffix is None:
+        if suffix is not None:
+            if not isinstance(prompt, str) or not isinstance(suffix, str):
+                problem = "goes with a prompt that is text, and is text itself"
+                raise UserError("suffix", suffix, problem)
+            prompt = CodePrompt(prefix=prompt, suffix=suffix)
+        if not isinstance(prompt, CodePrompt):
             return self._ids(prompt) or [self._first], self.ends
-        missing = [name for name in FIM_STOPS if not self._has(name)]
-        if missing:
-            raise UserError("suffix", suffix, f"the tokenizer has no {missing[0]}", "leave it out")
-        if not isinstance(prompt, str) or not isinstance(suffix, str):
-            raise UserError("suffix", suffix, "goes with a prompt that is text, and is text itself")
-        assert self.tokenizer is not None
-        ids = infilling.prompt(prompt, suffix, self.tokenizer)
-        return ids, self.ends | {self._id(name) for name in FIM_STOPS}
+        if self.tokenizer is None:
+            raise UserError("suffix", suffix, "this engine has no tokenizer", "give token ids")
+        ids = prompt.encode(self.tokenizer) or [self._first]
+        return ids, self.ends | prompt.stops(self.tokenizer)
+
+    def steering(self, params: SamplingParams) -> Steering | None:
+        """What holds a completion to its budget and grammar; None where it has neither.
+
+        UserError for a biased token that the vocabulary lacks, a grammar that cannot be followed,
+        and for either of these two where there is no tokenizer.
+        """
+        for token, _ in params.logit_bias:
+            if token >= self.vocab_size:
+                problem = f"is no token id: they go from 0 to {self.vocab_size - 1}"
+                raise UserError("logit_bias", token, problem)
+        if params.thinking is None and params.grammar is None:
+            return None
+        if self.tokenizer is None:
+            raise UserError(
+                "a thinking budget or a grammar needs a tokenizer: this engine has none"
+            )
+        thinking = matcher = None
+        if params.thinking is not None:
+            encode = self.tokenizer.encode_with_sentinels  # a closing tag may be one token
+            thinking = ThinkingControl(params.thinking, self.token_bytes, encode)
+        if params.grammar is not None:
+            stops = frozenset(params.stop_tokens)
+            reasons = thinking is not None
+            matcher = self._compiler.matcher(params.grammar, thinking=reasons, stops=stops)
+        return Steering(thinking, matcher)
 
     def _ids(self, prompt: Any) -> list[int]:
         if isinstance(prompt, str):
@@ -69,7 +105,9 @@ class Prompts:
     def _token_bytes(self, token: int) -> bytes:
         """Bytes of a token's text; none for special tokens and for ids that stand for nothing."""
         tokenizer = self.tokenizer
-        if tokenizer is None or token >= tokenizer.vocab_size or tokenizer.is_special(token):
+        if tokenizer is None or token >= tokenizer.vocab_size:
+            return b""
+        if tokenizer.is_special(token) and token not in self._shown:
             return b""
         return tokenizer.decode_bytes([token])
 

@@ -1,8 +1,11 @@
 """Logits to tokens: one draw per row, independent of the other rows."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from cairn.engine.adjustment import adjust
 from cairn.engine.sampling import SamplingParams, uniform
 from cairn.engine.sequence import Sequence, TokenLogprob
 
@@ -13,20 +16,33 @@ def draw(logits: Tensor, sequences: list[Sequence]) -> list[TokenLogprob]:
     """Draw the next token of each sequence from its row of `logits` [R, V], any float dtype.
 
     A row without a finite maximum gives a TokenLogprob whose log-probability is NaN: the
-    caller ends that sequence, and only that one.
+    caller ends that sequence, and only that one. A token that a sequence's steering forces is
+    flagged. Log-probabilities are those of `logits` as they came. `definition` says the same of
+    one row.
     """
-    logits = logits.float()
+    own = logits.float()
+    logits = adjust(own, sequences)
     tokens = logits.argmax(-1)
     warm = [row for row, sequence in enumerate(sequences) if not sequence.params.greedy]
     if warm:
         places = torch.tensor(warm, device=logits.device)
         tokens[places] = _draw_warm(logits[places], [sequences[row] for row in warm])
     finite = logits.amax(-1).isfinite()
+    forced = [None if one.steering is None else one.steering.forced for one in sequences]
+    if any(token is not None for token in forced):
+        written = torch.tensor([-1 if token is None else token for token in forced])
+        written = written.to(logits.device)
+        tokens = torch.where(written >= 0, written, tokens)
     wanted = [sequence.params.logprobs for sequence in sequences]
     if any(count is not None for count in wanted):
-        return _with_logprobs(logits, tokens, finite, [count or 0 for count in wanted])
-    pairs = zip(tokens.tolist(), finite.tolist(), strict=True)
-    return [TokenLogprob(token, 0.0 if good else NAN) for token, good in pairs]
+        found = _with_logprobs(own, tokens, finite, [count or 0 for count in wanted])
+    else:
+        pairs = zip(tokens.tolist(), finite.tolist(), strict=True)
+        found = [TokenLogprob(token, 0.0 if good else NAN) for token, good in pairs]
+    return [
+        drawn if token is None else replace(drawn, forced=True)
+        for drawn, token in zip(found, forced, strict=True)
+    ]
 
 
 def score(logits: Tensor, targets: list[int], top: int) -> list[TokenLogprob]:
@@ -63,7 +79,7 @@ def _draw_warm(logits: Tensor, sequences: list[Sequence]) -> Tensor:
     # The maximum goes first, so that a tiny temperature sends the rest to -inf and no row to NaN.
     scaled = (logits - logits.amax(-1, keepdim=True)).double() / heat[:, None]
     probabilities = scaled.softmax(-1)  # [R, V]
-    if any(p.top_k or p.top_p < 1 for p in params):
+    if any(p.top_k or p.top_p < 1 or p.min_p for p in params):
         probabilities = probabilities * _kept(probabilities, params)
     cumulative = probabilities.cumsum(-1)
     total = cumulative[:, -1:]
@@ -75,7 +91,7 @@ def _draw_warm(logits: Tensor, sequences: list[Sequence]) -> Tensor:
 
 
 def _kept(probabilities: Tensor, params: list[SamplingParams]) -> Tensor:
-    """Which tokens [R, V] are among the top k and, of those, within the top p."""
+    """Which tokens [R, V] are among the top k, of those within the top p, and likely enough."""
     size = probabilities.shape[-1]
     ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
     device = probabilities.device
@@ -84,5 +100,6 @@ def _kept(probabilities: Tensor, params: list[SamplingParams]) -> Tensor:
     ordered = ordered * (torch.arange(size, device=device) < top_k)
     before = ordered.cumsum(-1) - ordered  # what the likelier ones have together
     keep = (before < top_p * ordered.sum(-1, keepdim=True)) | (top_p >= 1)
-    keep &= ordered > 0
+    min_p = torch.tensor([p.min_p for p in params], dtype=torch.float64, device=device)[:, None]
+    keep &= (ordered > 0) & (ordered >= min_p * ordered[:, :1])
     return torch.zeros_like(keep).scatter(-1, order, keep)

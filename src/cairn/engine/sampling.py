@@ -2,10 +2,13 @@
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cairn.base import UserError
+from cairn.engine.budget import Thinking
+from cairn.engine.grammar import Grammar
 
 MOST_LOGPROBS = 100  # alternatives per token that a request may ask for
 
@@ -22,6 +25,21 @@ class SamplingParams:
     """Draw among the k likeliest tokens only; 0 is off."""
     top_p: float = 1.0
     """Draw among the fewest likeliest tokens whose probability reaches p; 1 is off."""
+    min_p: float = 0.0
+    """Draw among tokens at least this share as likely as the likeliest; 0 is off."""
+    repetition_penalty: float = 1.0
+    """Logits of tokens in prompt or completion are divided by it, multiplied where negative
+    (CTRL, arXiv 1909.05858); 1 is off."""
+    presence_penalty: float = 0.0
+    """Taken once from the logit of each token that the completion has."""
+    frequency_penalty: float = 0.0
+    """Taken from a token's logit as often as the completion has it."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, what is added to its logit); a mapping is taken too."""
+    grammar: Grammar | None = None
+    """What the completion must be: JSON of a schema, a regular expression, or a grammar."""
+    thinking: Thinking | None = None
+    """The completion begins inside reasoning: its budget, and what happens when it is spent."""
     seed: int | None = None
     """Equal seeds give equal draws, whatever else is in the batch; None takes a fresh one."""
     stop: tuple[str, ...] = ()
@@ -33,7 +51,7 @@ class SamplingParams:
     logprobs: int | None = None
     """Keep the log-probability of each drawn token, and this many alternatives; None keeps none.
 
-    They are the model's own: temperature, top_k and top_p have no effect on them.
+    They are the model's own: nothing of what is said here changes them.
     """
     prompt_logprobs: int | None = None
     """The same for each token of the prompt."""
@@ -54,12 +72,33 @@ class SamplingParams:
         _real("top_p", self.top_p)
         if not 0 < self.top_p <= 1:
             raise UserError("top_p", self.top_p, "is outside (0, 1]", "1 switches it off")
+        _real("min_p", self.min_p)
+        if not 0 <= self.min_p <= 1:
+            raise UserError("min_p", self.min_p, "is outside [0, 1]", "0 switches it off")
+        self._check_penalties()
         if self.seed is not None:
             _whole("seed", self.seed, -(2**63), 2**64 - 1)
         for field in ("logprobs", "prompt_logprobs"):
             if getattr(self, field) is not None:
                 _whole(field, getattr(self, field), 0, MOST_LOGPROBS)
         self._check_stops()
+
+    def _check_penalties(self) -> None:
+        if self.grammar is not None and self.ignore_eos:
+            raise UserError("ignore_eos", True, "leaves a grammar without an end", "leave it out")
+        for field in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
+            _real(field, getattr(self, field))
+        if self.repetition_penalty <= 0:
+            raise UserError("repetition_penalty", self.repetition_penalty, "is not positive")
+        pairs = self.logit_bias
+        if isinstance(pairs, Mapping):
+            pairs = tuple(pairs.items())
+            object.__setattr__(self, "logit_bias", pairs)
+        if not isinstance(pairs, tuple):
+            raise UserError("logit_bias", pairs, "is no mapping of ids", "write {5: -1.0}")
+        for token, bias in pairs:
+            _whole("logit_bias", token, 0, None)
+            _real("logit_bias", bias)
 
     def _check_stops(self) -> None:
         if not isinstance(self.stop, tuple) or not all(isinstance(s, str) for s in self.stop):
@@ -75,6 +114,12 @@ class SamplingParams:
     def greedy(self) -> bool:
         """Whether every draw takes the likeliest token."""
         return self.temperature == 0
+
+    @property
+    def penalised(self) -> bool:
+        """Whether a draw depends on which tokens came before, beyond what the model makes of it."""
+        penalties = (self.presence_penalty, self.frequency_penalty)
+        return self.repetition_penalty != 1 or any(penalties)
 
 
 def uniform(seed: int, position: int) -> float:

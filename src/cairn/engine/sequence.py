@@ -1,12 +1,13 @@
 """What the engine is asked, what it is working on, and what comes out. No torch."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from cairn.engine.detokenizer import Detokenizer
 from cairn.engine.sampling import SamplingParams
+from cairn.engine.steering import Steering
 
-FinishReason = Literal["stop", "length", "abort", "error"]
+FinishReason = Literal["stop", "length", "budget", "abort", "error"]
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class TokenLogprob:
     token: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+    forced: bool = False
+    """It was written by a thinking budget and not drawn: nothing to learn from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +28,11 @@ class Completion:
     `tokens` are all that were drawn, with the token that ended it; special tokens and stop
     strings are never in `text`. `logprobs` is as long as `tokens`, `prompt_logprobs` as long as
     the prompt (its first is None: nothing comes before it); each is None unless asked for.
+    `forced` is as long as `tokens`: True where a thinking budget wrote the token.
 
-    `finish_reason`: "stop" (an end token or a stop string), "length" (max_tokens, or the slot is
-    full), "abort" (taken back), "error" (the model's logits were not numbers).
+    `finish_reason`: "stop" (an end token, a stop string, the end of the grammar), "length"
+    (max_tokens, or the slot is full), "budget" (truncated reasoning), "abort" (taken back),
+    "error" (the model's logits were not numbers, or the grammar grew too complex).
     """
 
     text: str
@@ -38,6 +43,7 @@ class Completion:
     prompt_tokens: list[int] = field(default_factory=list)
     prompt_logprobs: list[float | None] | None = None
     prompt_top_logprobs: list[dict[int, float] | None] | None = None
+    forced: list[bool] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +55,8 @@ class Delta:
     tokens: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     completion: Completion | None = None
+    forced: tuple[bool, ...] = ()
+    """For each of `tokens`, whether a thinking budget wrote it."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -72,6 +80,11 @@ class Sequence:
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     computed: int = 0
     slot: int | None = None
+    steering: Steering | None = None
+    """What holds the completion to a thinking budget and a grammar."""
+    forced: list[bool] = field(default_factory=list)
+    history: Any = None
+    """What the sampler remembers of the tokens, on the device; made again where it is missing."""
     finish_reason: FinishReason | None = None
 
     @property
@@ -94,6 +107,7 @@ class Sequence:
     def append(self, drawn: TokenLogprob) -> str:
         """Take a drawn token; set `finish_reason` if it is the last. Returns the text to show."""
         self.output.append(drawn.token)
+        self.forced.append(drawn.forced)
         if self.params.logprobs is not None:
             self.logprobs.append(drawn)
         text = ""
@@ -101,8 +115,11 @@ class Sequence:
             self.finish_reason = "stop"
         else:
             text = self.detokenizer.push(drawn.token)
+            steered = None if self.steering is None else self.steering.accept(drawn.token)
             if self.detokenizer.stopped:
                 self.finish_reason = "stop"
+            elif steered is not None:
+                self.finish_reason = steered
             elif len(self.output) >= self.limit:
                 self.finish_reason = "length"
         if self.finish_reason is None:
@@ -127,4 +144,5 @@ class Sequence:
             prompt_tokens=list(self.prompt),
             prompt_logprobs=None if given is None else [i and i.logprob for i in given],
             prompt_top_logprobs=None if given is None else [i and dict(i.top) for i in given],
+            forced=list(self.forced),
         )

@@ -68,6 +68,11 @@ class Tokenizer:
         """The library that encodes: `gigatoken` or `tokenizers`; ids are the same."""
         return self._encoder.backend
 
+    @property
+    def vocabulary(self) -> str:
+        """The text of tokenizer.json, for libraries that read it themselves."""
+        return self._files[VOCABULARY]
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of tokenizer.json: tells whether shards were written with this tokenizer."""
