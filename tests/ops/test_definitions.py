@@ -1,5 +1,7 @@
 """Every fast operation against its definition: values, gradients, any chunking."""
 
+import importlib
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,13 +10,17 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from cairn.ops import reference
+from cairn.ops.activation import gelu_tanh, swiglu
 from cairn.ops.attention import AttentionPlan, attention
 from cairn.ops.conv import causal_conv, next_window
+from cairn.ops.layernorm import layer_norm
 from cairn.ops.loss import linear_cross_entropy, linear_kl
 from cairn.ops.norm import gated_rms_norm, rms_norm, squared_relu
 from cairn.ops.ragged import Chunks
+from cairn.ops.rotary import rotate
 from cairn.ops.scan import ssd_scan
 
+attention_room = importlib.import_module("cairn.ops.attention")  # the package names its function
 pytestmark = pytest.mark.kernels
 
 H, P, G, N, W = 4, 3, 2, 2, 3
@@ -125,6 +131,34 @@ def test_norms_and_activation():
         assert gradcheck(fast, wanting)
 
 
+def test_operations_of_dense_transformers():
+    x, up, weight, bias = draw(5, 6), draw(5, 6, seed=1), draw(6, seed=2), draw(6, seed=3)
+    for fast, slow, inputs in (
+        (layer_norm, reference.layer_norm, (x, weight, bias, 1e-5)),
+        (gelu_tanh, reference.gelu_tanh, (x,)),
+        (swiglu, reference.swiglu, (x, up)),
+    ):
+        torch.testing.assert_close(fast(*inputs), slow(*inputs), rtol=0, atol=1e-12)
+        wanting = [t.clone().requires_grad_() if isinstance(t, Tensor) else t for t in inputs]
+        assert gradcheck(fast, wanting)
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 3])
+def test_rotary_is_the_definition(pairs):
+    angles = draw(5, pairs) * 3
+    q, k = draw(5, 4, 6).requires_grad_(), draw(5, 2, 6, seed=1).requires_grad_()
+    tables = angles.cos(), angles.sin()
+    got, wanted = rotate(q, k, *tables), reference.rotate(q, k, *tables)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+    assert gradcheck(lambda q, k: rotate(q, k, *tables), (q, k))
+    narrow = rotate(q.bfloat16(), k.bfloat16(), *(t.float() for t in tables))
+    wide = reference.rotate(
+        q.bfloat16().float(), k.bfloat16().float(), *(t.float() for t in tables)
+    )
+    for one, other in zip(narrow, wide, strict=True):
+        torch.testing.assert_close(one, other.bfloat16(), rtol=1e-2, atol=1e-3)
+
+
 def test_norms_keep_a_narrow_dtype_and_compute_wide():
     x = draw(5, 6).float() * 1e3
     narrow = rms_norm(x.bfloat16(), torch.ones(6), 1e-5)
@@ -133,19 +167,30 @@ def test_norms_keep_a_narrow_dtype_and_compute_wide():
     torch.testing.assert_close(narrow, wide.bfloat16(), rtol=0, atol=0)
 
 
-@settings(max_examples=40, deadline=None)
-@given(LENGTHS)
-def test_attention_is_the_definition(lengths):
+WINDOWS = st.sampled_from([None, 1, 2, 4, 100])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_blocks():
+    """Slices of keys for every few queries, so that short texts have several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention_room, "LEAST_BLOCK", 3)
+        yield
+
+
+@settings(max_examples=60, deadline=None)
+@given(LENGTHS, WINDOWS)
+def test_attention_is_the_definition(lengths, window):
     T = sum(lengths)
     q, k, v = draw(T, 4, 3), draw(T, 2, 3, seed=1), draw(T, 2, 3, seed=2)
-    got = attention(q, k, v, AttentionPlan.of(lengths, None, "cpu"))
-    wanted = reference.attention(q, k, v, lengths)
+    got = attention(q, k, v, AttentionPlan.of(lengths, None, "cpu", window))
+    wanted = reference.attention(q, k, v, lengths, window)
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
-@given(LENGTHS, st.data())
-def test_attention_to_memory_is_the_end_of_attention_to_all(lengths, data):
+@settings(max_examples=60, deadline=None)
+@given(LENGTHS, WINDOWS, st.data())
+def test_attention_to_memory_is_the_end_of_attention_to_all(lengths, window, data):
     past = [data.draw(st.integers(0, 7)) for _ in lengths]
     whole = [a + b for a, b in zip(past, lengths, strict=True)]
     T = sum(whole)
@@ -153,25 +198,26 @@ def test_attention_to_memory_is_the_end_of_attention_to_all(lengths, data):
     keys = [part.transpose(0, 1) for part in k.split(whole)]  # [heads, length, width]
     values = [part.transpose(0, 1) for part in v.split(whole)]
 
-    def read(spans, length):
+    def read(spans, start, stop):
         def padded(parts):
-            zeros = [torch.full((2, length, 3), 9.0).double() for _ in spans]
+            zeros = [torch.full((2, 20, 3), 9.0).double() for _ in spans]
             for zero, span in zip(zeros, spans, strict=True):
                 zero[:, : whole[span]] = parts[span]
-            return torch.stack(zeros)
+            return torch.stack(zeros)[:, :, start:stop]
 
         return padded(keys), padded(values)
 
     new = torch.cat([part[old:] for part, old in zip(q.split(whole), past, strict=True)])
-    got = attention(new, new, new, AttentionPlan.of(lengths, past, "cpu"), read)
-    all_of_it = reference.attention(q, k, v, whole).split(whole)
+    got = attention(new, new, new, AttentionPlan.of(lengths, past, "cpu", window), read)
+    all_of_it = reference.attention(q, k, v, whole, window).split(whole)
     wanted = torch.cat([part[old:] for part, old in zip(all_of_it, past, strict=True)])
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
 
 
-def test_attention_gradients():
+@pytest.mark.parametrize("window", [None, 1, 2])
+def test_attention_gradients(window):
     lengths = [5, 0, 3, 1]
-    plan = AttentionPlan.of(lengths, None, "cpu")
+    plan = AttentionPlan.of(lengths, None, "cpu", window)
     inputs = [t.requires_grad_() for t in (draw(9, 4, 2), draw(9, 2, 2), draw(9, 2, 2, seed=1))]
     assert gradcheck(lambda q, k, v: attention(q, k, v, plan), inputs)
 

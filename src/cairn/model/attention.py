@@ -40,8 +40,8 @@ class Attention(nn.Module):
             return self.o_proj(attention(q, k, v, layout.attention).flatten(1))
         memory.append(layout.token_slots, layout.token_positions, k, v)
 
-        def read(spans: tuple[int, ...], length: int) -> tuple[Tensor, Tensor]:
-            keys, values = memory.read([layout.slots[span] for span in spans], length)
+        def read(spans: tuple[int, ...], start: int, stop: int) -> tuple[Tensor, Tensor]:
+            keys, values = memory.read([layout.slots[span] for span in spans], stop, start)
             return keys.to(q.dtype), values.to(q.dtype)
 
         return self.o_proj(attention(q, k, v, layout.attention, read).flatten(1))

@@ -24,13 +24,13 @@ class KeyValues:
         self.keys[slots, :, positions] = keys.detach().to(self.keys.dtype)
         self.values[slots, :, positions] = values.detach().to(self.values.dtype)
 
-    def read(self, slots: Sequence[int], length: int) -> tuple[Tensor, Tensor]:
-        """The first `length` keys and values of some slots, [B, heads, length, width] each."""
+    def read(self, slots: Sequence[int], stop: int, start: int = 0) -> tuple[Tensor, Tensor]:
+        """Keys and values at positions `start` to `stop`, [B, heads, stop - start, width] each."""
         rows = rows_of(slots, self.keys.device)
+        keys, values = (x[:, :, start:stop] for x in (self.keys, self.values))
         if isinstance(rows, slice):
-            return self.keys[rows, :, :length], self.values[rows, :, :length]
-        keys, values = (x[:, :, :length].index_select(0, rows) for x in (self.keys, self.values))
-        return keys, values
+            return keys[rows], values[rows]
+        return keys.index_select(0, rows), values.index_select(0, rows)
 
 
 class Recurrence:

@@ -10,20 +10,33 @@ from torch.nn import functional
 
 from cairn.ops.ragged import Places
 
-# Given the numbers of some spans and a length, their keys and values [B, heads, length, width].
-ReadMemory = Callable[[tuple[int, ...], int], tuple[Tensor, Tensor]]
+# Given the numbers of some spans, the keys and values at positions `start` to `stop` of each,
+# [B, heads, stop - start, width] both.
+ReadMemory = Callable[[tuple[int, ...], int, int], tuple[Tensor, Tensor]]
+
+LEAST_BLOCK = 128  # queries that share a slice of the keys, where a window makes slices
+
+
+@dataclass(frozen=True)
+class Block:
+    """Queries `rows` of a batch against the keys at positions `start` to `stop`."""
+
+    rows: slice
+    start: int
+    stop: int
+    mask: Tensor | None
+    """bool [B or 1, 1, rows, stop - start], or None where `causal` says all."""
+    causal: bool
+    """Whether row i sees keys 0 to i of the block; else, without a mask, it sees all."""
 
 
 @dataclass(frozen=True)
 class Attends:
-    """Spans that are computed together: padded queries [B, L] against `keys` keys each."""
+    """Spans that are computed together: padded queries [B, L] in blocks."""
 
     spans: tuple[int, ...]
     queries: int
-    keys: int
-    past: bool
-    mask: Tensor | None
-    """bool [B, 1, L, keys], or None where plain causality or nothing has to be masked."""
+    blocks: tuple[Block, ...]
 
 
 @dataclass(frozen=True)
@@ -32,10 +45,20 @@ class AttentionPlan:
 
     places: Places
     batches: tuple[Attends, ...]
+    window: int | None
+    """Keys that a query sees at most, its own included; None is all before it."""
+    lengths: tuple[int, ...]
+    """New tokens of each span."""
+    past: tuple[int, ...] | None
+    """Tokens of each span that are in memory already; None where there is no memory."""
 
     @classmethod
     def of(
-        cls, lengths: Sequence[int], past: Sequence[int] | None, device: torch.device | str
+        cls,
+        lengths: Sequence[int],
+        past: Sequence[int] | None,
+        device: torch.device | str,
+        window: int | None = None,
     ) -> "AttentionPlan":
         """For spans of these lengths; `past` tokens of each are in memory (None: no memory)."""
         device = torch.device(device)
@@ -44,7 +67,7 @@ class AttentionPlan:
         start = np.concatenate([[0], np.cumsum(length)[:-1]])
         batches, index, valid = [], [], []
         for spans in _alike(length, before):
-            batch = _batch(spans, length, before, device)
+            batch = _batch(spans, length, before, window, device)
             position = np.arange(batch.queries)
             here = length[spans][:, None]
             index.append((start[spans][:, None] + np.minimum(position, here - 1)).ravel())
@@ -55,6 +78,9 @@ class AttentionPlan:
                 np.concatenate(index), np.concatenate(valid), int(length.sum()), device
             ),
             batches=tuple(batches),
+            window=window,
+            lengths=tuple(lengths),
+            past=None if past is None else tuple(past),
         )
 
 
@@ -69,15 +95,40 @@ def _alike(length: np.ndarray, before: np.ndarray) -> list[np.ndarray]:
 
 
 def _batch(
-    spans: np.ndarray, length: np.ndarray, before: np.ndarray, device: torch.device
+    spans: np.ndarray,
+    length: np.ndarray,
+    before: np.ndarray,
+    window: int | None,
+    device: torch.device,
 ) -> Attends:
     new, old = length[spans], before[spans]
-    queries, keys, past = int(new.max()), int((new + old).max()), bool(old.any())
-    mask = None
-    if past and not (queries == 1 and (old == old[0]).all()):
-        seen = old[:, None, None] + np.arange(queries)[:, None]
-        mask = torch.from_numpy(np.arange(keys) <= seen).unsqueeze(1).to(device)
-    return Attends(tuple(spans.tolist()), queries, keys, past, mask)
+    queries, keys = int(new.max()), int((new + old).max())
+    size = queries if window is None else max(window, LEAST_BLOCK)
+    rows = [slice(at, min(at + size, queries)) for at in range(0, queries, size)]
+    blocks = tuple(_block(part, old, keys, window, device) for part in rows)
+    return Attends(tuple(spans.tolist()), queries, blocks)
+
+
+def _block(
+    rows: slice, old: np.ndarray, keys: int, window: int | None, device: torch.device
+) -> Block:
+    """`rows` of queries after `old` [B] tokens each, where `keys` keys are there at most."""
+    least, most = int(old.min()), int(old.max())
+    start = 0 if window is None else max(0, least + rows.start - window + 1)
+    stop = min(most + rows.stop, keys)
+    if most == 0 and rows.start == 0 and (window is None or rows.stop <= window):
+        return Block(rows, start, stop, None, causal=rows.stop > 1)
+    if rows.stop - rows.start == 1 and least == most:
+        return Block(rows, start, stop, None, causal=False)
+    if least == most:
+        old = old[:1]
+    # Rows that are padding lie beyond the last key; they see it, so that no softmax is empty.
+    seen = np.minimum(old[:, None, None] + np.arange(rows.start, rows.stop)[:, None], stop - 1)
+    key = np.arange(start, stop)
+    mask = key <= seen
+    if window is not None:
+        mask &= key > seen - window
+    return Block(rows, start, stop, torch.from_numpy(mask).unsqueeze(1).to(device), causal=False)
 
 
 def attention(
@@ -86,6 +137,7 @@ def attention(
     """Softmax attention of every token to its span's past and to itself, scale 1/sqrt(width).
 
     q [T, heads, width]; k, v [T, key_value_heads, width], each shared by consecutive query heads.
+    With a window in `plan`, a token sees itself and the `window - 1` tokens before it.
     With `read`, keys and values (those of this call included) come from memory. Returns q's shape.
     """
     padded = [plan.places.pad(x) for x in ((q,) if read else (q, k, v))]
@@ -94,16 +146,22 @@ def attention(
         count, shape = len(batch.spans), (len(batch.spans), batch.queries)
         parts = [x[at : at + count * batch.queries].unflatten(0, shape) for x in padded]
         heads = [x.transpose(1, 2) for x in parts]
-        if read:
-            heads += read(batch.spans, batch.keys)
-        y = functional.scaled_dot_product_attention(
-            heads[0],
-            heads[1],
-            heads[2],
-            attn_mask=batch.mask,
-            is_causal=batch.mask is None and not batch.past and batch.queries > 1,
-            enable_gqa=heads[0].shape[1] != heads[1].shape[1],
-        )
-        out.append(y.transpose(1, 2).flatten(0, 1))
+        blocks = []
+        for block in batch.blocks:
+            if read:
+                keys, values = read(batch.spans, block.start, block.stop)
+            else:
+                keys, values = (x[:, :, block.start : block.stop] for x in heads[1:])
+            y = functional.scaled_dot_product_attention(
+                heads[0][:, :, block.rows],
+                keys,
+                values,
+                attn_mask=block.mask,
+                is_causal=block.causal,
+                enable_gqa=q.shape[1] != keys.shape[1],
+            )
+            blocks.append(y.transpose(1, 2))
+        whole = torch.cat(blocks, 1) if len(blocks) > 1 else blocks[0]
+        out.append(whole.flatten(0, 1))
         at += count * batch.queries
     return plan.places.unpad(torch.cat(out) if len(out) > 1 else out[0])

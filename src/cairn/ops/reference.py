@@ -116,18 +116,51 @@ def squared_relu(x: Tensor) -> Tensor:
     return torch.where(x > 0, x * x, torch.zeros_like(x))
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last dimension."""
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / torch.sqrt((centred * centred).mean(-1, keepdim=True) + eps) * weight + bias
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU by its tanh approximation."""
+    return x / 2 * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """SiLU(gate) * up."""
+    return gate * torch.sigmoid(gate) * up
+
+
+def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs (i, R + i) of each head as complex numbers, times exp(i angle).
+
+    q [T, heads, width], k [T, key_value_heads, width]; cos, sin [T, R]; 2 R <= width.
+    """
+    R = cos.shape[-1]
+    turned = []
+    for x in (q, k):
+        pairs = torch.complex(x[..., :R], x[..., R : 2 * R]) * torch.complex(cos, sin)[:, None]
+        turned.append(torch.cat([pairs.real, pairs.imag, x[..., 2 * R :]], -1))
+    return turned[0], turned[1]
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], window: int | None = None
+) -> Tensor:
     """Causal softmax attention inside each span, token by token.
 
-    q [T, heads, width]; k, v [T, key_value_heads, width]. Returns q's shape.
+    q [T, heads, width]; k, v [T, key_value_heads, width]. A token sees itself and, of those before
+    it in its span, all or the last `window - 1`. Returns q's shape.
     """
     share = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
     out, start = [], 0
     for length in lengths:
         for t in range(start, start + length):
-            scores = (k[start : t + 1] * q[t]).sum(-1) / q.shape[-1] ** 0.5  # [past, heads]
-            out.append((scores.softmax(0)[..., None] * v[start : t + 1]).sum(0))
+            first = start if window is None else max(start, t + 1 - window)
+            scores = (k[first : t + 1] * q[t]).sum(-1) / q.shape[-1] ** 0.5  # [past, heads]
+            out.append((scores.softmax(0)[..., None] * v[first : t + 1]).sum(0))
         start += length
     return torch.stack(out)
 
