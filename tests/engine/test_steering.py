@@ -50,7 +50,7 @@ FORCED = CLOSING.upper()
         (3, "x" * 20, "x" * 8 + FORCED),  # five more tokens without one
         (3, "x" * 7 + "\nabc", "x" * 7 + "\n" + FORCED),  # the last of these five
         (50, "abc</think>", "abc</think>"),  # it ends by itself
-        (3, "ab</think>", "ab</thinK>"[:8] + "K>"),  # begun: completed, not begun again
+        (3, "ab</think>", "ab</thinK>"),  # begun: completed, not begun again
         (4, "ab</</</</</</", "ab</</</<" + "/THINK>"),
         (None, "x" * 40, "x" * 40),
     ],

@@ -25,7 +25,8 @@ class Thinking:
     """The completion begins inside reasoning, which `</think>` ends.
 
     `force` writes the tag, token by token, at the first newline at or after `budget` tokens, or
-    `grace` tokens after it (a character of several tokens is not cut in two); these tokens are flagged as forced. `truncate` ends the completion at
+    `grace` tokens after it (a character of several tokens is not cut in two); these tokens are
+    flagged as forced. `truncate` ends the completion at
     that place, with finish_reason "budget". `nudge` writes nothing: at newlines after 0.7 of the
     budget it adds to the logit of the tag, 10 when the budget is spent and in proportion before
     and after. A tag that the model has begun is completed, never begun again. Raises UserError
