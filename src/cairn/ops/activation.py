@@ -6,16 +6,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cairn.ops import paths
 from cairn.ops.gradient import once, run
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU by its tanh approximation (arXiv 1606.08415, section 2)."""
+    if paths.choose("gelu_tanh", x.device, triton=paths.for_kernel(x)) == "triton":
+        from cairn.ops.triton import activation
+
+        return activation.gelu_tanh(x)
     return functional.gelu(x, approximate="tanh")
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """SiLU(gate) * up (arXiv 2002.05202), both [..., F]. Differentiable once."""
+    if paths.choose("swiglu", gate.device, triton=paths.for_kernel(gate)) == "triton":
+        from cairn.ops.triton import activation
+
+        return activation.swiglu(gate, up)
     return run(_Swiglu, gate, up)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cairn.ops import paths
 from cairn.ops.gradient import once, run
 
 
@@ -14,7 +15,25 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
     x [..., D]; weight [D]. Differentiable once.
     """
+    if paths.choose("rms_norm", x.device, triton=paths.for_kernel(x)) == "triton":
+        from cairn.ops.triton import norm
+
+        return norm.rms_norm(x, weight, eps)
     return run(_RmsNorm, x, weight, eps)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """RMSNorm of x + residual, and that sum: what stands between two mixers, in one pass.
+
+    x, residual [..., D]; weight [D]. The norm in x's dtype, the sum in the residual's.
+    Differentiable once.
+    """
+    if paths.choose("add_rms_norm", x.device, triton=paths.for_kernel(x)) == "triton":
+        from cairn.ops.triton import norm
+
+        return norm.add_rms_norm(x, residual, weight, eps)
+    total = (residual + x).to(residual.dtype)
+    return run(_RmsNorm, total, weight, eps).to(x.dtype), total
 
 
 def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: float) -> Tensor:
@@ -23,11 +42,19 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: fl
     x, gate [..., D]; weight [D]; in at least fp32, returned in the gate's dtype.
     Differentiable once.
     """
+    if paths.choose("gated_rms_norm", x.device, triton=paths.for_kernel(x)) == "triton":
+        from cairn.ops.triton import norm
+
+        return norm.gated_rms_norm(x, gate, weight, groups, eps)
     return run(_GatedRmsNorm, x, gate, weight, groups, eps)
 
 
 def squared_relu(x: Tensor) -> Tensor:
     """max(x, 0) squared. Differentiable once."""
+    if paths.choose("squared_relu", x.device, triton=paths.for_kernel(x)) == "triton":
+        from cairn.ops.triton import activation
+
+        return activation.squared_relu(x)
     return run(_SquaredRelu, x)
 
 

@@ -63,6 +63,11 @@ def choose(
     return path
 
 
+def for_kernel(x: torch.Tensor, problem: str = "") -> str | None:
+    """What `choose` takes as `triton` for an operation on x: there are no kernels in float64."""
+    return None if x.dtype == torch.float64 else problem
+
+
 @contextmanager
 def only(path: Path) -> Iterator[None]:
     """Inside, every operation takes this path: to hold one against another."""

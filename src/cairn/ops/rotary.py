@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cairn.ops import paths
 from cairn.ops.gradient import once, run
 
 
@@ -19,6 +20,10 @@ def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tens
     2 R on stay as they are. Computed in at least fp32, returned in the dtypes of q and k.
     Differentiable once, with respect to q and k.
     """
+    if paths.choose("rotate", q.device, triton=paths.for_kernel(q)) == "triton":
+        from cairn.ops.triton import activation
+
+        return activation.rotate(q, k, cos, sin)
     return run(_Rotary, q, cos, sin), run(_Rotary, k, cos, sin)
 
 

@@ -1,0 +1,184 @@
+"""Activations of feed-forward layers and rotary positions, forward and backward in one pass each.
+
+They read parts of a wider projection where they lie, and write what the next matrix reads.
+"""
+
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false, reportIndexIssue=false
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from cairn.ops.gradient import once, run
+
+SQUARED_RELU, GELU, SWIGLU = 0, 1, 2
+_BLOCK = 1024
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """`cairn.ops.norm.squared_relu`."""
+    return run(_Activation, x, None, SQUARED_RELU)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """`cairn.ops.activation.gelu_tanh`."""
+    return run(_Activation, x, None, GELU)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """`cairn.ops.activation.swiglu`."""
+    return run(_Activation, gate, up, SWIGLU)
+
+
+def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """`cairn.ops.rotary.rotate`."""
+    return run(_Rotation, q, cos, sin), run(_Rotation, k, cos, sin)
+
+
+class _Activation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, up: Tensor | None, kind: int) -> Tensor:
+        ctx.save_for_backward(x, up)
+        ctx.kind = kind
+        a, b = _rows(x), None if up is None else _rows(up)
+        y = torch.empty(a.shape, dtype=x.dtype, device=x.device)
+        _launch(_activate, a, (a, b, y, a.stride(0), 0 if b is None else b.stride(0)), kind)
+        return y.view(x.shape)
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        x, up = ctx.saved_tensors
+        a, b, grad = _rows(x), None if up is None else _rows(up), _rows(grads[0])
+        ga = torch.empty(a.shape, dtype=x.dtype, device=x.device)
+        gb = None if b is None else torch.empty(b.shape, dtype=b.dtype, device=b.device)
+        strides = a.stride(0), 0 if b is None else b.stride(0), grad.stride(0)
+        _launch(_activate_backward, a, (a, b, grad, ga, gb, *strides), ctx.kind)
+        return ga.view(x.shape), None if gb is None else gb.view(x.shape), None
+
+
+class _Rotation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, 1.0)
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return _turn(grads[0], *ctx.saved_tensors, -1.0), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    if x.stride(-1) != 1:
+        x = x.contiguous()
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    T, heads, width = x.shape
+    if x.numel():
+        _rotate[(T,)](
+            x, cos.contiguous(), sin.contiguous(), y, x.stride(0), x.stride(1), sign,
+            HEADS=heads, WIDTH=width, R=cos.shape[-1],
+            BLOCK_H=triton.next_power_of_2(heads), BLOCK_W=triton.next_power_of_2(width),
+            num_warps=4,
+        )  # fmt: skip
+    return y
+
+
+def _rows(x: Tensor) -> Tensor:
+    x = x.reshape(-1, x.shape[-1])
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def _launch(kernel: Any, like: Tensor, arguments: tuple[Any, ...], kind: int) -> None:
+    T, F = like.shape
+    if T and F:
+        kernel[(T, triton.cdiv(F, _BLOCK))](*arguments, F, KIND=kind, BLOCK=_BLOCK)
+
+
+@triton.jit
+def _tanh(x):
+    return 1 - 2 / (tl.exp(2 * x) + 1)
+
+
+@triton.jit
+def _gelu_parts(x):
+    """tanh of the approximation's argument, and the argument's slope."""
+    c: tl.constexpr = 0.7978845608028654  # sqrt(2 / pi)
+    inner = c * (x + 0.044715 * x * x * x)
+    return _tanh(inner), c * (1 + 3 * 0.044715 * x * x)
+
+
+@triton.jit(do_not_specialize=["a_row", "b_row", "F"])
+def _activate(a, b, y, a_row, b_row, F, KIND: tl.constexpr, BLOCK: tl.constexpr):
+    t = tl.program_id(0).to(tl.int64)
+    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < F
+    x = tl.load(a + t * a_row + i, mask=inside, other=0).to(tl.float32)
+    if KIND == 0:
+        x = tl.maximum(x, 0.0)
+        x *= x
+    elif KIND == 1:
+        slope, _ = _gelu_parts(x)
+        x *= 0.5 * (1 + slope)
+    else:
+        x = x / (1 + tl.exp(-x))
+        x *= tl.load(b + t * b_row + i, mask=inside, other=0).to(tl.float32)
+    tl.store(y + t * F + i, x.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["a_row", "b_row", "grad_row", "F"])
+def _activate_backward(
+    a, b, grad, ga, gb, a_row, b_row, grad_row, F, KIND: tl.constexpr, BLOCK: tl.constexpr
+):
+    t = tl.program_id(0).to(tl.int64)
+    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < F
+    x = tl.load(a + t * a_row + i, mask=inside, other=0).to(tl.float32)
+    g = tl.load(grad + t * grad_row + i, mask=inside, other=0).to(tl.float32)
+    if KIND == 0:
+        g *= 2 * tl.maximum(x, 0.0)
+    elif KIND == 1:
+        tanh, slope = _gelu_parts(x)
+        g *= 0.5 * (1 + tanh) + 0.5 * x * (1 - tanh * tanh) * slope
+    else:
+        up = tl.load(b + t * b_row + i, mask=inside, other=0).to(tl.float32)
+        open_ = 1 / (1 + tl.exp(-x))
+        tl.store(gb + t * F + i, (g * x * open_).to(gb.dtype.element_ty), mask=inside)
+        g *= up * open_ * (1 + x * (1 - open_))
+    tl.store(ga + t * F + i, g.to(ga.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["x_row"])
+def _rotate(
+    x,
+    cos,
+    sin,
+    y,
+    x_row,
+    x_head,
+    sign,
+    HEADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    R: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """One token's heads; each channel reads itself and its partner."""
+    t = tl.program_id(0).to(tl.int64)
+    h, w = tl.arange(0, BLOCK_H), tl.arange(0, BLOCK_W)
+    inside = (h < HEADS)[:, None] & (w < WIDTH)[None, :]
+    turned = w < 2 * R
+    pair = tl.where(w < R, w, w - R)
+    other = tl.where(w < R, w + R, tl.where(turned, w - R, w))
+    c = tl.load(cos + t * R + pair, mask=turned, other=1)
+    s = tl.load(sin + t * R + pair, mask=turned, other=0) * sign
+    s = tl.where(w < R, -s, s)
+    row = x + t * x_row + h[:, None] * x_head
+    v = tl.load(row + w[None, :], mask=inside, other=0).to(tl.float32)
+    u = tl.load(row + other[None, :], mask=inside & turned[None, :], other=0).to(tl.float32)
+    v = v * c[None, :] + u * s[None, :]
+    at = (t * HEADS + h[:, None]) * WIDTH + w[None, :]
+    tl.store(y + at, v.to(y.dtype.element_ty), mask=inside)
