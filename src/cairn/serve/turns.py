@@ -128,10 +128,9 @@ class _Calls:
         """Calls that are complete; and the text after the block, None while it goes on."""
         pieces: list[Piece] = []
         for place, char in enumerate(text):
-            self._raw += char
-            if (
-                self._raw.endswith(END_OF_CALLS) and not self._quoted
-            ):  # inside an object too, if not inside a string of it
+            self._raw.append(char)
+            self._end = (self._end + char)[-len(END_OF_CALLS) :]
+            if self._end == END_OF_CALLS and not self._quoted:  # inside an object too
                 return [*pieces, *self.leave()], text[place + 1 :]
             if not self._spoilt:
                 pieces += self._read(char)
