@@ -69,7 +69,8 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     @once
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return _turn(grads[0], *ctx.saved_tensors, -1.0), None, None
+        cos, sin = ctx.saved_tensors
+        return _turn(grads[0], cos, sin, -1.0), None, None
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:

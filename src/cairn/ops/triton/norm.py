@@ -5,6 +5,7 @@ the weights, so that results do not depend on the order in which programs run.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportMissingImports=false, reportIndexIssue=false
+# pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false
 
 from typing import Any
 
@@ -58,8 +59,8 @@ class _Norm(torch.autograd.Function):
         eps: float,
         centred: bool,
     ) -> Any:
-        shape, (x, gate, residual) = x.shape, (_rows(t) for t in (x, gate, residual))
-        assert x is not None
+        shape, x = x.shape, _rows(x)
+        gate, residual = (None if t is None else _rows(t) for t in (gate, residual))
         T, D = x.shape
         y = torch.empty(T, D, dtype=x.dtype if gate is None else gate.dtype, device=x.device)
         total = None
@@ -87,7 +88,6 @@ class _Norm(torch.autograd.Function):
         (T, D), groups, device = x.shape, scale.shape[1], x.device
         grad = _rows(grads[0])
         more = _rows(grads[1]) if ctx.added else None
-        assert grad is not None
         gx = torch.empty(T, D, dtype=ctx.dtypes[1] or ctx.dtypes[0], device=device)
         g_gate = None if gate is None else torch.empty(T, D, dtype=gate.dtype, device=device)
         programs = max(1, min(T, _programs(device) // groups))
@@ -104,15 +104,13 @@ class _Norm(torch.autograd.Function):
             None if g_gate is None else g_gate.view(ctx.shape),
             gx if ctx.added else None,
             g_weight.sum(0).to(weight.dtype),
-            None if g_bias is None else g_bias.sum(0).to(bias.dtype),
+            None if bias is None or g_bias is None else g_bias.sum(0).to(bias.dtype),
             None, None, None,
         )  # fmt: skip
 
 
-def _rows(x: Tensor | None) -> Tensor | None:
+def _rows(x: Tensor) -> Tensor:
     """[..., D] as [T, D] whose channels lie together."""
-    if x is None:
-        return None
     x = x.reshape(-1, x.shape[-1])
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
