@@ -9,7 +9,7 @@ from cairn.model.cache import KeyValues
 from cairn.model.config import ModelConfig
 from cairn.model.initial import normal, residual_std
 from cairn.model.layout import Layout
-from cairn.ops.attention import attention
+from cairn.ops.attention import Pages, attention
 
 
 class Attention(nn.Module):
@@ -44,4 +44,5 @@ class Attention(nn.Module):
             keys, values = memory.read([layout.slots[span] for span in spans], stop, start)
             return keys.to(q.dtype), values.to(q.dtype)
 
-        return self.o_proj(attention(q, k, v, layout.attention, read).flatten(1))
+        pages = Pages(memory.keys, memory.values, layout.memory_slots.index[:, None])
+        return self.o_proj(attention(q, k, v, layout.attention, read, pages).flatten(1))

@@ -1,14 +1,19 @@
 """Ragged causal attention with grouped queries: spans of like lengths share a padded batch."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cairn.ops import paths
 from cairn.ops.ragged import Places
+
+if TYPE_CHECKING:
+    from cairn.ops.triton.attention import Tables
 
 # Given the numbers of some spans, the keys and values at positions `start` to `stop` of each,
 # [B, heads, stop - start, width] both.
@@ -40,6 +45,29 @@ class Attends:
 
 
 @dataclass(frozen=True)
+class Pages:
+    """Keys and values in memory, where they lie."""
+
+    keys: Tensor
+    """[pages, heads, size, width], or flat [T, heads, width], where a page begins at any token."""
+    values: Tensor
+    """The same."""
+    table: Tensor
+    """int32 or int64 [S, n]: the pages of each span; of flat keys, its first token [S, 1]."""
+
+    @property
+    def size(self) -> int | None:
+        """Keys of a page; None where each span has one page alone."""
+        return None if self.table.shape[1] == 1 else self.keys.shape[2]
+
+    def strides(self, x: Tensor) -> tuple[int, int, int]:
+        """From page to page, from head to head, from key to key of `keys` or `values`."""
+        if x.ndim == 3:
+            return x.stride(0), x.stride(1), x.stride(0)
+        return x.stride(0), x.stride(1), x.stride(2)
+
+
+@dataclass(frozen=True)
 class AttentionPlan:
     """How T queries in spans, each after a past in memory, are grouped and padded."""
 
@@ -51,6 +79,7 @@ class AttentionPlan:
     """New tokens of each span."""
     past: tuple[int, ...] | None
     """Tokens of each span that are in memory already; None where there is no memory."""
+    _tables: dict[tuple[int, int], "Tables"] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -82,6 +111,18 @@ class AttentionPlan:
             lengths=tuple(lengths),
             past=None if past is None else tuple(past),
         )
+
+    def bounds(self, device: torch.device) -> Tensor:
+        """int32 [S + 1]: where spans begin, on a device."""
+        return self.tables(1, 64, device).bounds
+
+    def tables(self, share: int, tokens: int, device: torch.device) -> "Tables":
+        """The plan on a device, as kernels read it; made once for every tile's size."""
+        if (share, tokens) not in self._tables:
+            from cairn.ops.triton.attention import Tables
+
+            self._tables[share, tokens] = Tables.of(self, share, tokens, device)
+        return self._tables[share, tokens]
 
 
 def _alike(length: np.ndarray, before: np.ndarray) -> list[np.ndarray]:
@@ -132,14 +173,66 @@ def _block(
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, read: ReadMemory | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: AttentionPlan,
+    read: ReadMemory | None = None,
+    pages: Pages | None = None,
 ) -> Tensor:
     """Softmax attention of every token to its span's past and to itself, scale 1/sqrt(width).
 
     q [T, heads, width]; k, v [T, key_value_heads, width], each shared by consecutive query heads.
     With a window in `plan`, a token sees itself and the `window - 1` tokens before it.
-    With `read`, keys and values (those of this call included) come from memory. Returns q's shape.
+    With `read`, keys and values (those of this call included) come from memory; `pages` tells
+    where they lie there, for kernels that read them in place. Returns q's shape.
     """
+    library, triton = _fast_paths(q, k, v, plan, pages)
+    path = paths.choose("attention", q.device, triton=triton, library=library)
+    if path == "library":
+        return _varlen(q, k, v, plan)
+    if path == "triton":
+        from cairn.ops.triton.attention import attend
+
+        return attend(q, pages or _flat(k, v, plan), plan)
+    return _padded(q, k, v, plan, read)
+
+
+def _fast_paths(
+    q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, pages: Pages | None
+) -> tuple[str | None, str | None]:
+    """What `choose` takes as `library` (PyTorch's varlen attention) and as `triton`."""
+    trained = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    few = max(plan.lengths, default=0) * (q.shape[1] // k.shape[1]) <= 16
+    fresh = plan.past is None or not any(plan.past)
+    if q.dtype in (torch.bfloat16, torch.float16) and fresh and not few:
+        return "", "PyTorch's varlen attention is faster"
+    if trained:  # padded batches, each in a fused kernel of PyTorch's
+        return None, None
+    return None, paths.for_kernel(q)
+
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    bounds, longest = plan.bounds(q.device), max(plan.lengths)
+    left = -1 if plan.window is None else plan.window - 1
+    out = varlen_attn(
+        q, k, v, bounds, bounds, longest, longest, window_size=(left, 0), enable_gqa=True
+    )
+    assert isinstance(out, Tensor)
+    return out
+
+
+def _flat(k: Tensor, v: Tensor, plan: AttentionPlan) -> Pages:
+    """Keys and values of this call alone."""
+    k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
+    return Pages(k, v, plan.bounds(k.device)[:-1, None])
+
+
+def _padded(
+    q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, read: ReadMemory | None
+) -> Tensor:
     padded = [plan.places.pad(x) for x in ((q,) if read else (q, k, v))]
     out, at = [], 0
     for batch in plan.batches:

@@ -1,8 +1,9 @@
 """Which implementation serves an operation: told on request, and never slow in silence on a GPU.
 
 Every operation has a plain PyTorch path; where it pays it also has a compiled one for the CPU
-(`native`) and a Triton kernel (`triton`). An operation asks `choose` at each call, and gives the
-reason for which a fast path cannot serve this call, if there is one.
+(`native`), and on a GPU a Triton kernel (`triton`) or one of a library (`library`). An operation
+asks `choose` at each call, and gives the reason for which a fast path cannot serve this call, if
+there is one.
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import torch
 
 from cairn.base.errors import UserError
 
-Path = Literal["torch", "native", "triton"]
+Path = Literal["torch", "native", "library", "triton"]
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,27 @@ _taken: ContextVar[list[Choice] | None] = ContextVar("taken", default=None)
 
 
 def choose(
-    op: str, device: torch.device, *, native: str | None = None, triton: str | None = None
+    op: str,
+    device: torch.device,
+    *,
+    native: str | None = None,
+    triton: str | None = None,
+    library: str | None = None,
 ) -> Path:
     """The path for one call of `op` on `device`.
 
-    `native` and `triton` say why the compiled and the Triton path cannot serve the call: empty
-    where they can, None where the operation has no such path. Raises UserError on a GPU where only
-    the plain path is left, but inside `slow_paths`.
+    `native`, `triton` and `library` say why the compiled, the Triton and the library's path cannot
+    serve the call: empty where they can, None where the operation has no such path. A library that
+    can goes before Triton. Raises UserError on a GPU where only the plain path is left, but inside
+    `slow_paths`.
     """
     forced = _forced.get()
     on_gpu = device.type == "cuda"
-    fast: Path = "triton" if on_gpu else "native"
-    why = (triton if triton != "" else _triton_missing()) if on_gpu else native
+    fast: Path = "native"
+    why = native
+    if on_gpu:
+        fast = "library" if library == "" else "triton"
+        why = "" if library == "" else _triton_missing() if triton == "" else triton
     if forced is not None:
         path, why = forced, "asked for"
     elif why == "":

@@ -1,0 +1,278 @@
+"""Causal attention of ragged spans to keys in pages, with grouped queries and a window.
+
+Query heads that share keys are rows of one tile, so that keys are read once for all of them. Spans
+of few tokens are split over their keys, in pieces of a fixed length: what a span gets does not
+depend on what else is in the call. Keys of one flat list are pages as well: each span's page
+begins at its first token.
+"""
+
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false, reportIndexIssue=false
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from cairn.ops.attention import AttentionPlan, Pages
+
+FEW_ROWS = 16  # rows (tokens times the heads that share keys) of a span that is split
+PIECE = 256  # keys of one piece
+_LOG2E = 1.4426950408889634
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A plan's spans on the device."""
+
+    bounds: Tensor
+    """int32 [S + 1]."""
+    ends: Tensor
+    """int32 [S]: keys of each span, this call's included."""
+    few: Tensor
+    """int32 [n, 2]: span and first token of every tile that is split over keys."""
+    many: Tensor
+    """int32 [n, 2]: the same of those that are not, the longest first."""
+    pieces: int
+    """Pieces of the keys of the longest span with few tokens."""
+
+    @classmethod
+    def of(cls, plan: "AttentionPlan", share: int, tokens: int, device: torch.device) -> "Tables":
+        """For `share` query heads a key head, and tiles of so many tokens."""
+        past = plan.past or (0,) * len(plan.lengths)
+        few, many, longest = [], [], 0
+        for s, (new, old) in enumerate(zip(plan.lengths, past, strict=True)):
+            if new * share <= FEW_ROWS:
+                few += [(s, 0)] if new else []
+                longest = max(longest, new + old if new else 0)
+            else:
+                many += [(old + at, s, at) for at in range(0, new, tokens)]
+        many.sort(reverse=True)
+        bounds = [0]
+        for new in plan.lengths:
+            bounds.append(bounds[-1] + new)
+        ends = [a + b for a, b in zip(plan.lengths, past, strict=True)]
+
+        def put(rows: Any) -> Tensor:
+            return torch.tensor(rows, dtype=torch.int32).to(device, non_blocking=True)
+
+        tiles = [(s, at) for _, s, at in many]
+        return cls(put(bounds), put(ends), put(few), put(tiles), -(-longest // PIECE))
+
+
+def attend(
+    q: Tensor, pages: "Pages", plan: "AttentionPlan", launch: dict[str, int] | None = None
+) -> Tensor:
+    """`cairn.ops.attention.attention` with keys in pages; `launch` overrides the tile.
+
+    q [T, heads, width] of any strides whose channels lie together. Returns [T, heads, width].
+    """
+    T, heads, width = q.shape
+    share = heads // pages.keys.shape[1]
+    block_w = max(16, triton.next_power_of_2(width))
+    tile = {"BLOCK_M": 128 if block_w <= 64 else 64, "BLOCK_N": 64, "num_warps": 4} | (launch or {})
+    if q.dtype == torch.float32:
+        tile |= {"BLOCK_M": 32, "BLOCK_N": 32}
+    tile["BLOCK_M"] = max(tile["BLOCK_M"], triton.next_power_of_2(share))
+    tables = plan.tables(share, tile["BLOCK_M"] // share, q.device)
+    out = torch.empty(T, heads, width, dtype=q.dtype, device=q.device)
+    q = q if q.stride(-1) == 1 else q.contiguous()
+    fixed = _fixed(q, pages, plan, share, block_w)
+    if len(tables.many):
+        grid = len(tables.many), heads // share, 1
+        _attend[grid](
+            q, pages.keys, pages.values, out, None, pages.table, tables.bounds, tables.ends,
+            tables.many, *fixed[0], **fixed[1], SPLIT=0, **tile,
+        )  # fmt: skip
+    if len(tables.few):
+        _few(q, pages, out, tables, fixed, heads, share)
+    return out
+
+
+def _few(
+    q: Tensor,
+    pages: "Pages",
+    out: Tensor,
+    tables: Tables,
+    fixed: tuple[tuple[Any, ...], dict[str, Any]],
+    heads: int,
+    share: int,
+) -> None:
+    T, width = len(out), out.shape[2]
+    rows = max(16, triton.next_power_of_2(share))
+    tile = {"BLOCK_M": rows, "BLOCK_N": 64, "num_warps": 4}
+    single = tables.pieces == 1
+    parts, sums = out, None
+    if not single:
+        parts = torch.empty(tables.pieces, T, heads, width, device=q.device)
+        sums = torch.empty(tables.pieces, T, heads, device=q.device)
+    grid = len(tables.few), heads // share, tables.pieces
+    _attend[grid](
+        q, pages.keys, pages.values, parts, sums, pages.table, tables.bounds, tables.ends,
+        tables.few, *fixed[0], **fixed[1], SPLIT=PIECE, **tile,
+    )  # fmt: skip
+    if not single:
+        _join[(len(tables.few), heads)](
+            parts, sums, out, tables.bounds, tables.ends, tables.few, T * heads,
+            HEADS=heads, WIDTH=width, BLOCK_W=fixed[1]["BLOCK_W"], PIECE=PIECE,
+            WINDOW=fixed[1]["WINDOW"], num_warps=2,
+        )  # fmt: skip
+
+
+def _fixed(
+    q: Tensor, pages: "Pages", plan: "AttentionPlan", share: int, block_w: int
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments that both launches share."""
+    strides = (
+        q.stride(0), q.stride(1),
+        *pages.strides(pages.keys), *pages.strides(pages.values),
+        pages.table.stride(0), len(q) * q.shape[1],
+    )  # fmt: skip
+    sizes = {
+        "HEADS": q.shape[1],
+        "SHARE": share,
+        "WIDTH": q.shape[2],
+        "BLOCK_W": block_w,
+        "PAGE": pages.size or 0,
+        "WINDOW": plan.window or 0,
+        "SCALE": q.shape[2] ** -0.5 * _LOG2E,
+    }
+    return strides, sizes
+
+
+@triton.jit(do_not_specialize=["table_row", "rows"])
+def _attend(
+    q,
+    keys,
+    values,
+    out,
+    sums,
+    table,
+    bounds,
+    ends,
+    tiles,
+    q_row,
+    q_head,
+    k_page,
+    k_head,
+    k_row,
+    v_page,
+    v_head,
+    v_row,
+    table_row,
+    rows,
+    HEADS: tl.constexpr,
+    SHARE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PAGE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SCALE: tl.constexpr,
+    SPLIT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    TOKENS: tl.constexpr = BLOCK_M // SHARE
+    span = tl.load(tiles + tl.program_id(0) * 2)
+    first = tl.load(tiles + tl.program_id(0) * 2 + 1)
+    kv, piece = tl.program_id(1), tl.program_id(2)
+    start, stop, end = tl.load(bounds + span), tl.load(bounds + span + 1), tl.load(ends + span)
+    past = end - (stop - start)
+    r = tl.arange(0, BLOCK_M)
+    token, head = first + r // SHARE, kv * SHARE + r % SHARE
+    r_in = (r < TOKENS * SHARE) & (start + token < stop)
+    position = past + token
+    w = tl.arange(0, BLOCK_W)
+    w_in = w < WIDTH
+    row = (start + token).to(tl.int64)
+    at = row[:, None] * q_row + head[:, None] * q_head + w[None, :]
+    Q = tl.load(q + at, mask=r_in[:, None] & w_in[None, :], other=0)
+    low, high = 0, tl.minimum(end, past + first + TOKENS)
+    if WINDOW:
+        low = tl.maximum(0, past + first - WINDOW + 1)
+    if SPLIT:
+        low = tl.maximum(low, piece * SPLIT)
+        high = tl.minimum(high, (piece + 1) * SPLIT)
+    low = low // BLOCK_N * BLOCK_N
+    top = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    acc = tl.zeros([BLOCK_M, BLOCK_W], tl.float32)
+    page = tl.load(table + span * table_row).to(tl.int64)
+    for j in range(low, high, BLOCK_N):
+        n = j + tl.arange(0, BLOCK_N)
+        inner = n
+        if PAGE:
+            page = tl.load(table + span * table_row + j // PAGE).to(tl.int64)
+            inner = n - j // PAGE * PAGE
+        n_in = (n < high)[:, None] & w_in[None, :]
+        k_at = keys + page * k_page + kv * k_head + inner[:, None].to(tl.int64) * k_row + w[None, :]
+        K = tl.load(k_at, mask=n_in, other=0).to(Q.dtype)
+        scores = tl.dot(Q, tl.trans(K), input_precision="ieee") * SCALE
+        seen = (n[None, :] <= position[:, None]) & (n[None, :] < high)
+        if WINDOW:
+            seen &= n[None, :] > position[:, None] - WINDOW
+        scores = tl.where(seen, scores, float("-inf"))
+        higher = tl.maximum(top, tl.max(scores, 1))
+        level = tl.where(higher == float("-inf"), 0.0, higher)
+        weights = tl.exp2(scores - level[:, None])
+        fade = tl.exp2(top - level)
+        total = total * fade + tl.sum(weights, 1)
+        v_at = (
+            values + page * v_page + kv * v_head + inner[:, None].to(tl.int64) * v_row + w[None, :]
+        )
+        V = tl.load(v_at, mask=n_in, other=0).to(Q.dtype)
+        acc = acc * fade[:, None]
+        acc = tl.dot(weights.to(Q.dtype), V, acc, input_precision="ieee")
+        top = higher
+    acc /= tl.where(total > 0, total, 1.0)[:, None]
+    flat = row * HEADS + head
+    if sums is not None:
+        flat += piece.to(tl.int64) * rows
+        level = tl.where(total > 0, top + tl.log2(tl.where(total > 0, total, 1.0)), float("-inf"))
+        tl.store(sums + flat, level, mask=r_in)
+    at = flat[:, None] * WIDTH + w[None, :]
+    tl.store(out + at, acc.to(out.dtype.element_ty), mask=r_in[:, None] & w_in[None, :])
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _join(
+    parts,
+    sums,
+    out,
+    bounds,
+    ends,
+    tiles,
+    rows,
+    HEADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PIECE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """Join the pieces of one head of a span's tokens, from the first to the last."""
+    span, head = tl.load(tiles + tl.program_id(0) * 2), tl.program_id(1)
+    start, stop, end = tl.load(bounds + span), tl.load(bounds + span + 1), tl.load(ends + span)
+    w = tl.arange(0, BLOCK_W)
+    w_in = w < WIDTH
+    for t in range(start, stop):
+        position = end - stop + t
+        low = 0
+        if WINDOW:
+            low = tl.maximum(0, position - WINDOW + 1)
+        top = tl.full([1], float("-inf"), tl.float32)
+        total = tl.zeros([1], tl.float32)
+        acc = tl.zeros([BLOCK_W], tl.float32)
+        for piece in range(low // PIECE, position // PIECE + 1):
+            flat = (t * HEADS + head).to(tl.int64) + piece * rows.to(tl.int64)
+            level = tl.load(sums + flat + tl.zeros([1], tl.int32))
+            part = tl.load(parts + flat * WIDTH + w, mask=w_in, other=0)
+            higher = tl.maximum(top, level)
+            fade, weight = tl.exp2(top - higher), tl.exp2(level - higher)
+            acc = acc * fade + part * weight
+            total = total * fade + weight
+            top = higher
+        at = (t * HEADS + head).to(tl.int64) * WIDTH + w
+        tl.store(out + at, (acc / total).to(out.dtype.element_ty), mask=w_in)

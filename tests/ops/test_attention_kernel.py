@@ -1,0 +1,151 @@
+"""Attention's Triton kernel against the definition: flat and paged keys, windows, any spans."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cairn.ops import paths, reference
+from cairn.ops.attention import AttentionPlan, Pages, attention
+
+pytestmark = pytest.mark.kernels
+
+WIDTH = 12
+NEAR = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+def new_rows(x: Tensor, past: list[int], lengths: list[int]) -> Tensor:
+    whole = [a + b for a, b in zip(past, lengths, strict=True)]
+    return torch.cat([part[old:] for part, old in zip(x.split(whole), past, strict=True)])
+
+
+def paged(k: Tensor, v: Tensor, whole: list[int], size: int, room: int) -> Pages:
+    """Keys and values in shuffled pages; what no sequence uses is NaN."""
+    counts = [-(-n // size) for n in whole]
+    order = torch.randperm(sum(counts) + 2, generator=torch.Generator().manual_seed(1))
+    heads, width = k.shape[1:]
+    memory = [torch.full((len(order), heads, room, width), float("nan")) for _ in range(2)]
+    table = torch.zeros(len(whole), max(1, *counts), dtype=torch.int32)
+    at = 0
+    for s, (count, key, value) in enumerate(
+        zip(counts, k.split(whole), v.split(whole), strict=True)
+    ):
+        pages = order[at : at + count]
+        table[s, :count] = pages.int()
+        for i, page in enumerate(pages):
+            for held, x in zip(memory, (key, value), strict=True):
+                part = x[i * size : (i + 1) * size].transpose(0, 1)
+                held[page, :, : part.shape[1]] = part
+        at += count
+    return Pages(memory[0], memory[1], table)
+
+
+def moved(pages: Pages, device: torch.device) -> Pages:
+    return Pages(pages.keys.to(device), pages.values.to(device), pages.table.to(device))
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    spans=st.lists(st.tuples(st.integers(0, 40), st.sampled_from([0, 1, 5, 33])), min_size=1,
+                   max_size=4).filter(lambda spans: any(new for _, new in spans)),
+    share=st.sampled_from([1, 2, 5]),
+    window=st.sampled_from([None, 1, 7, 40]),
+    size=st.sampled_from([64, None]),
+)  # fmt: skip
+def test_paged_keys(triton_device, spans, share, window, size):
+    past, lengths = ([span[i] for span in spans] for i in range(2))
+    whole = [a + b for a, b in spans]
+    heads = 2
+    q = draw(sum(whole), heads * share, WIDTH)
+    k, v = draw(sum(whole), heads, WIDTH, seed=1), draw(sum(whole), heads, WIDTH, seed=2)
+    wanted = new_rows(reference.attention(q, k, v, whole, window), past, lengths)
+    plan = AttentionPlan.of(lengths, past, triton_device, window)
+    pages = moved(paged(k, v, whole, size or 100, size or 100), triton_device)
+    new = [new_rows(x, past, lengths).to(triton_device) for x in (q, k, v)]
+    with paths.only("triton"):
+        got = attention(*new, plan, pages=pages)
+    torch.testing.assert_close(got.cpu(), wanted, **NEAR)
+
+
+@pytest.mark.parametrize("window", [None, 90])
+def test_pieces_of_long_keys_are_joined(triton_device, window):
+    past, lengths = [700, 20, 255], [1, 2, 1]
+    whole = [a + b for a, b in zip(past, lengths, strict=True)]
+    q, k = draw(sum(whole), 4, WIDTH) * 3, draw(sum(whole), 2, WIDTH, seed=1) * 3
+    v = draw(sum(whole), 2, WIDTH, seed=2)
+    wanted = new_rows(reference.attention(q, k, v, whole, window), past, lengths)
+    plan = AttentionPlan.of(lengths, past, triton_device, window)
+    pages = moved(paged(k, v, whole, 128, 128), triton_device)
+    new = [new_rows(x, past, lengths).to(triton_device) for x in (q, k, v)]
+    with paths.only("triton"):
+        got = attention(*new, plan, pages=pages)
+        alone = attention(
+            *(x[:1] for x in new),
+            AttentionPlan.of([1], [700], triton_device, window),
+            pages=Pages(pages.keys, pages.values, pages.table[:1]),
+        )
+    torch.testing.assert_close(got.cpu(), wanted, **NEAR)
+    assert torch.equal(alone, got[:1])  # whatever else is in the call
+
+
+@pytest.mark.parametrize("lengths", [[3, 0, 50], [1, 1], [70]])
+@pytest.mark.parametrize("window", [None, 20])
+def test_flat_keys_of_this_call(triton_device, lengths, window):
+    T = sum(lengths)
+    whole = draw(T, (4 + 2 + 2) * WIDTH).unflatten(-1, (-1, WIDTH))
+    q, k, v = whole.split([4, 2, 2], 1)  # views of one projection
+    wanted = reference.attention(q, k, v, lengths, window)
+    plan = AttentionPlan.of(lengths, None, triton_device, window)
+    with paths.only("triton"):
+        got = attention(*(x.to(triton_device) for x in (q, k, v)), plan)
+    torch.testing.assert_close(got.cpu(), wanted, **NEAR)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("width", [64, 128])
+def test_bf16_on_a_gpu_errs_no_more_than_twice_the_twin(window, width):
+    lengths, past = [300, 1, 513, 1], [0, 900, 77, 40]
+    whole = [a + b for a, b in zip(past, lengths, strict=True)]
+    T = sum(whole)
+    q, k, v = (draw(T, n, width, seed=n).bfloat16() for n in (8, 2, 2))
+    wanted = new_rows(reference.attention(*(x.double() for x in (q, k, v)), whole, window), past,
+                      lengths)  # fmt: skip
+    pages = moved(paged(k, v, whole, 64, 64), torch.device("cuda"))
+    new = [new_rows(x, past, lengths).cuda() for x in (q, k, v)]
+    got = attention(*new, AttentionPlan.of(lengths, past, "cuda", window), pages=pages)
+    with paths.only("torch"):
+        twin = attention(
+            *(x.cuda() for x in (q, k, v)), AttentionPlan.of(whole, None, "cuda", window)
+        )
+    twin = new_rows(twin, past, lengths)
+    errors = [(x.cpu().double() - wanted).norm() / wanted.norm() for x in (got, twin)]
+    assert errors[0] <= 2 * errors[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("window", [None, 100])
+def test_the_librarys_path_trains_as_the_twin(window):
+    lengths = [300, 0, 70, 513]
+    inputs = [draw(sum(lengths), n, 64, seed=n).bfloat16().cuda() for n in (8, 2, 2)]
+    plan = AttentionPlan.of(lengths, None, "cuda", window)
+    found = []
+    for path in ("torch", None):
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        with paths.recorded() as taken:
+            if path:
+                with paths.only(path):
+                    out = attention(*leaves, plan)
+            else:
+                out = attention(*leaves, plan)
+        assert taken[0].path == (path or "library")
+        found.append([out, *torch.autograd.grad(out.float().square().sum(), leaves)])
+    for one, other in zip(*found, strict=True):
+        assert (one - other).float().norm() < 0.02 * other.float().norm()
