@@ -116,6 +116,14 @@ def _add_use(verb: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--name", help="the model's name in the API (default: the folder's)")
     one.add_argument("--slots", type=_positive, help="sequences at a time (default: what fits)")
     one.add_argument("--attribution", type=Path, help="an index, for POST /v1/trace")
+    one.add_argument(
+        "--also", action="append", default=[], metavar="NAME=CHECKPOINT", help="one more model"
+    )
+    one.add_argument("--keys", type=Path, help="API keys, one a line (or CAIRN_API_KEYS=a,b)")
+    one.add_argument("--admin-keys", type=Path, help="for /admin (or CAIRN_ADMIN_KEYS)")
+    one.add_argument("--weights", type=Path, help="root of checkpoints for /admin/weights")
+    one.add_argument("--queue", type=_positive, default=1024, help="open completions before 429")
+    one.add_argument("--grace", type=float, default=10, help="seconds for running requests at end")
 
     one = verb("evaluate", run_evaluate, "Scores of a checkpoint, with n and standard error.")
     one.add_argument("checkpoint", type=Path)
@@ -328,15 +336,25 @@ def run_chat(arguments: Arguments) -> None:
 
 def run_serve(arguments: Arguments) -> None:
     """`cairn serve`."""
-    from cairn.serve import serve
+    from cairn.serve import Keys, Limits, serve
 
+    also = [text.partition("=") for text in arguments.also]
+    for name, equals, folder in also:
+        if not (name and equals and folder):
+            raise UserError("--also", name, "is no NAME=CHECKPOINT")
     serve(
         arguments.checkpoint,
         host=arguments.host,
         port=arguments.port,
         name=arguments.name,
+        more={name: Path(folder) for name, _, folder in also},
         slots=arguments.slots,
         attribution=arguments.attribution,
+        limits=Limits(open_requests=arguments.queue),
+        keys=Keys.read(arguments.keys, "CAIRN_API_KEYS"),
+        admin_keys=Keys.read(arguments.admin_keys, "CAIRN_ADMIN_KEYS"),
+        weights=arguments.weights,
+        grace=arguments.grace,
     )
 
 

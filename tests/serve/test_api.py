@@ -185,6 +185,7 @@ def test_a_chat_stream_begins_with_the_role_and_gives_the_same_text(server):
         assert all(len(entry["top_logprobs"]) == 2 for entry in content)
 
 
+TOOL = {"type": "function", "function": {"name": "add"}}
 BAD = [
     ("completions", {}, 400, "prompt"),
     ("completions", {"prompt": 5}, 400, "prompt"),
@@ -219,8 +220,22 @@ BAD = [
     ("completions", {"prompt": [1, 2], "suffix": "x"}, 400, "suffix"),
     ("completions", {"prompt": "a", "suffix": "x", "echo": True}, 400, "echo"),
     ("completions", {"prompt": "a", "best_of": 3}, 400, "best_of"),
-    ("completions", {"prompt": "a", "presence_penalty": 1}, 400, "presence_penalty"),
-    ("completions", {"prompt": "a", "logit_bias": {"5": 1}}, 400, "logit_bias"),
+    ("completions", {"prompt": "a", "presence_penalty": 101}, 400, "presence_penalty"),
+    ("completions", {"prompt": "a", "repetition_penalty": 0}, 400, "repetition_penalty"),
+    ("completions", {"prompt": "a", "min_p": 1.5}, 400, "min_p"),
+    ("completions", {"prompt": "a", "logit_bias": {"x": 1}}, 400, "logit_bias"),
+    ("completions", {"prompt": "a", "logit_bias": {"99999": 1}}, 400, "logit_bias"),
+    ("completions", {"prompt": "a", "response_format": {"type": "regex"}}, 400, "regex"),
+    (
+        "completions",
+        {"prompt": "a", "response_format": {"type": "regex", "regex": "(a"}},
+        400,
+        "grammar",
+    ),
+    ("completions", {"prompt": [1], "repository": {"path": "a.py"}}, 400, "repository"),
+    ("completions", {"prompt": "a", "repository": {"path": ""}}, 400, "repository.path"),
+    ("completions", {"prompt": "a", "thinking_budget_action": "force"}, 400, "budget"),
+    ("completions", {"prompt": "a", "thinking_token_budget": -1}, 400, "budget"),
     ("completions", {"prompt": "a", "stream_options": {}}, 400, "stream"),
     ("completions", {"prompt": "a", "temprature": 1}, 400, "temprature"),
     ("completions", {"prompt": "a", "model": "gpt-9"}, 404, "gpt-9"),
@@ -243,6 +258,28 @@ BAD = [
     ("chat/completions", {"messages": CONVERSATION, "n": 9}, 400, "8"),
     ("chat/completions", {"messages": CONVERSATION, "top_logprobs": 2}, 400, "logprobs"),
     ("chat/completions", {"messages": CONVERSATION, "tools": []}, 400, "tools"),
+    ("chat/completions", {"messages": CONVERSATION, "tools": [TOOL] * 129}, 400, "tools"),
+    ("chat/completions", {"messages": CONVERSATION, "tool_choice": "required"}, 400, "tool"),
+    (
+        "chat/completions",
+        {
+            "messages": CONVERSATION,
+            "tools": [TOOL],
+            "tool_choice": {"type": "function", "function": {"name": "none"}},
+        },
+        400,
+        "tool_choice",
+    ),
+    (
+        "chat/completions",
+        {
+            "messages": CONVERSATION,
+            "tools": [TOOL],
+            "response_format": {"type": "json_object"},
+        },
+        400,
+        "response_format",
+    ),
 ]
 
 

@@ -21,6 +21,7 @@ from cairn.engine.sampler import draw, score
 from cairn.engine.sampling import SamplingParams
 from cairn.engine.scheduler import Scheduler, Slice
 from cairn.engine.sequence import Completion, Delta, Sequence, TokenLogprob
+from cairn.engine.weights import replace_weights
 from cairn.model import Decoder, load
 from cairn.tokens.tokenizer import Tokenizer
 
@@ -198,6 +199,16 @@ class Engine:
         sequence.detokenizer.finish()
         sequence.finish_reason = "abort"
         return sequence.completion()
+
+    def load_weights(self, folder: str | Path) -> int:
+        """Go on with the weights of another checkpoint of this model's configuration.
+
+        How many tensors. UserError, and nothing changed, for a folder that does not fit and while
+        requests run: what they remember was made with the old weights.
+        """
+        if self.busy:
+            raise UserError("weights are changed between requests: wait for those that run")
+        return replace_weights(self.model, Path(folder))
 
     def step(self) -> list[Delta]:
         """Take every running request one step further; what is new, request by request.

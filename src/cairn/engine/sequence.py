@@ -44,6 +44,8 @@ class Completion:
     prompt_logprobs: list[float | None] | None = None
     prompt_top_logprobs: list[dict[int, float] | None] | None = None
     forced: list[bool] = field(default_factory=list)
+    reasoning_tokens: int = 0
+    """How many of `tokens` are reasoning, its closing tag included; 0 without `thinking`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,4 +147,5 @@ class Sequence:
             prompt_logprobs=None if given is None else [i and i.logprob for i in given],
             prompt_top_logprobs=None if given is None else [i and dict(i.top) for i in given],
             forced=list(self.forced),
+            reasoning_tokens=0 if self.steering is None else self.steering.reasoning_tokens,
         )

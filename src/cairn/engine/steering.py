@@ -22,6 +22,11 @@ class Steering:
         """The token that must come next, whatever the model says; None leaves it to the draw."""
         return None if self.thinking is None else self.thinking.forced
 
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens that were reasoning so far."""
+        return 0 if self.thinking is None else self.thinking.count
+
     def mask(self) -> bytes | None:
         """A bit for each token id that may come next, in 32-bit words; None allows all."""
         return None if self.matcher is None else self.matcher.mask()

@@ -11,13 +11,14 @@ from cairn.base.lazy import lazily
 
 if TYPE_CHECKING:
     from cairn.serve.app import create_app
+    from cairn.serve.keys import Keys
     from cairn.serve.limits import Limits
     from cairn.serve.server import serve
 
-_HOMES = {"create_app": "app", "Limits": "limits", "serve": "server"}
+_HOMES = {"create_app": "app", "Keys": "keys", "Limits": "limits", "serve": "server"}
 _EXTRA = {"fastapi", "pydantic", "starlette", "uvicorn"}
 
-__all__ = ["Limits", "create_app", "serve"]
+__all__ = ["Keys", "Limits", "create_app", "serve"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,43 +3,33 @@
 import time
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from cairn.engine import Completion, Delta
-from cairn.serve.delivery import EventStream, collect
-from cairn.serve.limits import Limits
+from cairn.serve.delivery import EventStream, collect, note_completions
+from cairn.serve.models import Models, Service
 from cairn.serve.requests import CompletionRequest
-from cairn.serve.wording import LogprobWriter, refuse_failed, usage_of
-from cairn.serve.worker import Ticket, Worker
-from cairn.tokens.tokenizer import Tokenizer
+from cairn.serve.wording import LogprobWriter, reason_of, refuse_failed, usage_of
+from cairn.serve.worker import Ticket
 
 
-@dataclass(frozen=True)
-class Service:
-    """What the endpoints work with."""
-
-    worker: Worker
-    tokenizer: Tokenizer
-    name: str
-    limits: Limits
-
-
-def completion_routes(service: Service) -> APIRouter:
-    """The endpoint, over one engine."""
+def completion_routes(models: Models) -> APIRouter:
+    """The endpoint, over all models."""
     router = APIRouter()
 
     @router.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        body.refuse_unbuilt(service.name)
+        service = models.named(body.model)
         ticket = await service.worker.open(body.jobs(service.limits))
         answer = _Answer(service, body)
         if body.stream:
-            return EventStream(ticket, answer.chunks(ticket))
-        return JSONResponse(answer.whole(await collect(request, ticket)))
+            return EventStream(request, ticket, service.name, answer.chunks(ticket))
+        completions = await collect(request, ticket)
+        note_completions(request, service.name, completions)
+        return JSONResponse(answer.whole(completions))
 
     return router
 
@@ -74,8 +64,11 @@ class _Answer:
                 logprobs = (completion.prompt_logprobs or []) + logprobs
                 tops = (completion.prompt_top_logprobs or []) + tops
             written = writer.write(tokens, logprobs, tops)
+            if self._body.thinking_token_budget is not None:
+                before = len(tokens) - len(completion.forced)
+                written["forced"] = [False] * before + completion.forced
         text = self._echoed(index) + completion.text
-        return _choice(index, text, written, completion.finish_reason)
+        return _choice(index, text, written, reason_of(completion))
 
     def _echoed(self, index: int) -> str:
         if not self._body.echo:
@@ -98,7 +91,7 @@ class _Answer:
                 completions[index] = delta.completion
             written = self._written(writers[index], delta, text)
             if text or written or delta.completion:
-                reason = delta.completion.finish_reason if delta.completion else None
+                reason = reason_of(delta.completion) if delta.completion else None
                 yield {**self._frame, "choices": [_choice(index, text, written, reason)]}
         if self._body.stream_options is not None and self._body.stream_options.include_usage:
             ordered = [completions[index] for index in range(ticket.count)]
@@ -107,11 +100,14 @@ class _Answer:
     def _written(self, writer: LogprobWriter, delta: Delta, text: str) -> dict[str, Any] | None:
         if self._body.logprobs is None or not delta.logprobs:
             return None
-        return writer.write(
+        written = writer.write(
             [item.token for item in delta.logprobs],
             [item.logprob for item in delta.logprobs],
             [dict(item.top) for item in delta.logprobs],
         )
+        if self._body.thinking_token_budget is not None:
+            written["forced"] = [item.forced for item in delta.logprobs]
+        return written
 
 
 def _choice(index: int, text: str, logprobs: Any, reason: str | None) -> dict[str, Any]:

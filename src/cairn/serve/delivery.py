@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from cairn.engine import Completion
 from cairn.serve.errors import ApiError, as_api_error
+from cairn.serve.journal import FACTS
 from cairn.serve.worker import Ticket
 
 log = logging.getLogger(__name__)
@@ -41,16 +42,34 @@ async def _disconnected(request: Request) -> None:
 class EventStream(StreamingResponse):
     """Chunks as server-sent events, ended by `[DONE]`; the ticket is closed whatever happens."""
 
-    def __init__(self, ticket: Ticket, chunks: AsyncIterator[dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        ticket: Ticket,
+        model: str,
+        chunks: AsyncIterator[dict[str, Any]],
+    ) -> None:
         super().__init__(_events(chunks), media_type="text/event-stream")
         self.headers["cache-control"] = "no-cache"
-        self._ticket = ticket
+        self.headers["x-accel-buffering"] = "no"  # proxies pass each event on at once
+        self._request, self._ticket, self._model = request, ticket, model
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
             self._ticket.close()
+            note_completions(self._request, self._model, self._ticket.done)
+
+
+def note_completions(request: Request, model: str, completions: list[Completion]) -> None:
+    """What the request's line in the log says of its completions: counts and reasons."""
+    request.scope.setdefault(FACTS, {}).update(
+        model=model,
+        completions=len(completions),
+        completion_tokens=sum(len(one.tokens) for one in completions),
+        finish_reasons=sorted({one.finish_reason for one in completions}),
+    )
 
 
 async def _events(chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:

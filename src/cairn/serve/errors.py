@@ -11,19 +11,36 @@ from cairn.base import UserError
 
 
 class ApiError(Exception):
-    """A request that cannot be answered: status, message, the field at fault, a short code."""
+    """A request that cannot be answered: status, message, the field at fault, a short code.
+
+    `retry_after` (seconds) tells the client when to come again.
+    """
 
     def __init__(
-        self, status: int, message: str, param: str | None = None, code: str | None = None
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        *,
+        retry_after: int | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.param, self.code = status, message, param, code
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of the answer."""
+        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
 
     def body(self) -> dict[str, Any]:
         """The error object."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         if self.status == 429:
             kind = "rate_limit_error"
+        if self.status == 401:
+            kind = "authentication_error"
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         return {"error": error}
 
@@ -86,7 +103,7 @@ def answer_errors(app: FastAPI) -> None:
             found = ApiError(error.status_code, message)
         else:
             found = as_api_error(error)
-        return JSONResponse(found.body(), found.status)
+        return JSONResponse(found.body(), found.status, found.headers)
 
     for kind in (RequestValidationError, HTTPException, ApiError, UserError, Exception):
         app.add_exception_handler(kind, answer)

@@ -1,12 +1,13 @@
 """Bodies of requests: the fields of the OpenAI API, checked, and what they mean to the engine."""
 
+import json
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from cairn.base import UserError
-from cairn.engine import SamplingParams
+from cairn.engine import CodePrompt, Grammar, SamplingParams, SourceText, Thinking
 from cairn.serve.errors import ApiError
 from cairn.serve.limits import Limits
 from cairn.serve.worker import Job
@@ -16,45 +17,82 @@ Text = Annotated[str, Field(strict=True)]
 TokenIds = Annotated[list[int], Field(min_length=1)]
 
 
-class StreamOptions(BaseModel):
-    """Extras of a stream."""
+class Strict(BaseModel):
+    """Types are not converted, and unknown fields refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class StreamOptions(Strict):
+    """Extras of a stream."""
+
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
-class _Request(BaseModel):
-    """Fields that completions and chat share; null stands for the default everywhere."""
+class JsonSchema(Strict):
+    """`json_schema` of a response format."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    name: str = Field(max_length=64)
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Strict):
+    """What the answer must be. `regex` and `lark` (a grammar) are cairn's own."""
+
+    type: Literal["text", "json_object", "json_schema", "regex", "lark"]
+    json_schema: JsonSchema | None = None
+    regex: str | None = None
+    lark: str | None = None
+
+    def grammar(self) -> Grammar | None:
+        """As the engine takes it; ApiError where what the type names is missing."""
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return Grammar.json()
+        given = getattr(self, self.type)
+        if given is None:
+            field = f"response_format.{self.type}"
+            raise ApiError(400, f"{field}: is missing", field)
+        if isinstance(given, JsonSchema):
+            return Grammar("json_schema", json.dumps(given.schema_ or {"type": "object"}))
+        return Grammar("regex" if self.type == "regex" else "lark", given)
+
+
+class GenerationRequest(Strict):
+    """Fields that completions and chat share; null stands for the default everywhere."""
 
     model: str | None = None
     temperature: float | None = Field(None, ge=0, le=100)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0, lt=2**31)
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    presence_penalty: float | None = Field(None, ge=-100, le=100)
+    frequency_penalty: float | None = Field(None, ge=-100, le=100)
+    logit_bias: dict[str, float] | None = Field(None, max_length=1024)
     n: int | None = Field(None, ge=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = Field(None, max_length=64)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
     ignore_eos: bool | None = None
+    thinking_token_budget: int | None = Field(None, ge=0, lt=2**31)
+    thinking_budget_action: Literal["force", "truncate", "nudge"] | None = None
     user: str | None = None
-    # Fields that would change the answer and are not built: their neutral value is accepted.
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
 
-    def refuse_unbuilt(self, name: str) -> None:
-        """ApiError for another model, and for fields that this server would have to ignore."""
-        if self.model is not None and self.model != name:
-            message = f"model: {self.model!r} is not served here, {name!r} is"
-            raise ApiError(404, message, "model", "model_not_found")
-        for field in ("presence_penalty", "frequency_penalty", "logit_bias"):
-            if getattr(self, field):
-                raise ApiError(400, f"{field}: is not supported, leave it out", field)
+    def check(self) -> None:
+        """ApiError for fields that contradict each other."""
         if self.stream_options is not None and not self.stream:
             raise ApiError(400, "stream_options: needs stream to be true", "stream_options")
+        if self.thinking_budget_action is not None and self.thinking_token_budget is None:
+            field = "thinking_budget_action"
+            raise ApiError(400, f"{field}: needs thinking_token_budget", field)
 
     def stops(self, limits: Limits) -> tuple[str, ...]:
         """The stop strings."""
@@ -67,32 +105,78 @@ class _Request(BaseModel):
                 raise ApiError(400, message + str(limits.stop_characters), "stop")
         return tuple(given)
 
+    def thinking(self) -> Thinking:
+        """The budget that was asked for."""
+        action = self.thinking_budget_action or "force"
+        return Thinking(budget=self.thinking_token_budget, action=action)
+
     def sampling(self, limits: Limits, **more: Any) -> SamplingParams:
         """The sampling parameters of the first choice."""
         try:
+            if "grammar" not in more and self.response_format is not None:
+                more["grammar"] = self.response_format.grammar()
             return SamplingParams(
                 temperature=1.0 if self.temperature is None else self.temperature,
                 top_p=1.0 if self.top_p is None else self.top_p,
                 top_k=self.top_k or 0,
+                min_p=self.min_p or 0.0,
+                repetition_penalty=self.repetition_penalty or 1.0,
+                presence_penalty=self.presence_penalty or 0.0,
+                frequency_penalty=self.frequency_penalty or 0.0,
+                logit_bias=self._biases(),
                 seed=self.seed,
                 stop=self.stops(limits),
+                stop_tokens=tuple(self.stop_token_ids or ()),
                 ignore_eos=bool(self.ignore_eos),
                 **more,
             )
         except UserError as error:
             raise ApiError(400, str(error)) from None
 
+    def _biases(self) -> tuple[tuple[int, float], ...]:
+        found = []
+        for token, bias in (self.logit_bias or {}).items():
+            if not (token.isascii() and token.isdigit() and len(token) < 10):
+                raise ApiError(400, f"logit_bias: {token[:20]!r} is no token id", "logit_bias")
+            found.append((int(token), bias))
+        return tuple(found)
+
     def seed_of(self, choice: int) -> int | None:
         """Choice i draws with seed + i, so that choices differ and each is reproducible."""
-        return None if self.seed is None else self.seed + choice
+        if self.seed is None:
+            return None
+        return (self.seed + choice + 2**63) % 2**64 - 2**63
 
 
-class CompletionRequest(_Request):
+class File(Strict):
+    """A file of a repository."""
+
+    path: str = Field(min_length=1, max_length=4096)
+    content: str
+
+
+class Repository(Strict):
+    """What the prompt of /v1/completions stands among: it is a file of this repository."""
+
+    name: str | None = Field(None, max_length=4096)
+    path: str = Field(min_length=1, max_length=4096)
+    files: list[File] = Field(default_factory=list, max_length=1024)
+
+    def prompt(self, prefix: str, suffix: str | None) -> CodePrompt:
+        """The prompt as the engine takes it."""
+        files = tuple(SourceText(file.path, file.content) for file in self.files)
+        return CodePrompt(
+            prefix=prefix, suffix=suffix, path=self.path, repository=self.name, files=files
+        )
+
+
+class CompletionRequest(GenerationRequest):
     """Body of /v1/completions."""
 
     prompt: Text | TokenIds | list[Text] | list[TokenIds]
     suffix: str | None = None
-    max_tokens: int | None = Field(None, ge=0)
+    repository: Repository | None = None
+    max_tokens: int | None = Field(None, ge=0, lt=2**31)
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
     best_of: int | None = None
@@ -108,6 +192,7 @@ class CompletionRequest(_Request):
     def jobs(self, limits: Limits) -> list[Job]:
         """One job for each choice: the n choices of the first prompt, then of the next."""
         prompts, n = self.prompts(), self.n or 1
+        self.check()
         if not prompts:
             raise ApiError(400, "prompt: the list is empty", "prompt")
         if len(prompts) * n > limits.completions:
@@ -115,69 +200,25 @@ class CompletionRequest(_Request):
             raise ApiError(400, message, "prompt")
         if self.best_of not in (None, n):
             raise ApiError(400, "best_of: is only supported equal to n", "best_of")
-        if self.suffix is not None and self.echo:
-            raise ApiError(400, "echo: has no meaning with suffix", "echo")
+        if self.echo and (self.suffix is not None or self.repository is not None):
+            raise ApiError(400, "echo: has no meaning with suffix or repository", "echo")
+        budget = self.thinking_token_budget is not None
         params = self.sampling(
             limits,
             max_tokens=DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
             logprobs=self.logprobs,
             prompt_logprobs=self.logprobs if self.echo else None,
+            thinking=self.thinking() if budget else None,
         )
         return [
-            Job(prompt, replace(params, seed=self.seed_of(choice)), self.suffix)
+            self._job(prompt, replace(params, seed=self.seed_of(choice)))
             for prompt in prompts
             for choice in range(n)
         ]
 
-
-class TextPart(BaseModel):
-    """A piece of a message's content; other kinds of content are not text."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-    type: Literal["text"]
-    text: str
-
-
-class Message(BaseModel):
-    """One message of a conversation."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-    role: Literal["system", "user", "assistant"]
-    content: str | list[TextPart]
-    name: str | None = None
-
-    def plain(self) -> dict[str, str]:
-        """Role and text."""
-        content = self.content
-        if not isinstance(content, str):
-            content = "".join(part.text for part in content)
-        return {"role": self.role, "content": content}
-
-
-class ChatRequest(_Request):
-    """Body of /v1/chat/completions."""
-
-    messages: list[Message] = Field(min_length=1)
-    max_tokens: int | None = Field(None, ge=0)
-    max_completion_tokens: int | None = Field(None, ge=0)
-    logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
-
-    def jobs(self, prompt: list[int], limits: Limits) -> list[Job]:
-        """One job for each choice, all on the rendered conversation."""
-        n = self.n or 1
-        if n > limits.completions:
-            raise ApiError(400, f"n: is over {limits.completions}", "n")
-        if self.top_logprobs and not self.logprobs:
-            raise ApiError(400, "top_logprobs: needs logprobs to be true", "top_logprobs")
-        most = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        logprobs = (self.top_logprobs or 0) if self.logprobs else None
-        params = self.sampling(limits, max_tokens=most, logprobs=logprobs)
-        return [Job(prompt, replace(params, seed=self.seed_of(choice))) for choice in range(n)]
-
-    def conversation(self, limits: Limits) -> list[dict[str, str]]:
-        """The messages as the chat template takes them."""
-        if len(self.messages) > limits.messages:
-            message = f"messages: {len(self.messages)} of them, at most {limits.messages}"
-            raise ApiError(400, message, "messages")
-        return [message.plain() for message in self.messages]
+    def _job(self, prompt: str | list[int], params: SamplingParams) -> Job:
+        if self.repository is None:
+            return Job(prompt, params, self.suffix)
+        if not isinstance(prompt, str):
+            raise ApiError(400, "repository: goes with a prompt that is text", "repository")
+        return Job(self.repository.prompt(prompt, self.suffix), params)

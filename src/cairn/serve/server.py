@@ -3,13 +3,19 @@
 import contextlib
 import errno
 import socket
+import threading
+from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from cairn.base import UserError, note
 from cairn.engine import Engine
 from cairn.serve.app import create_app
+from cairn.serve.journal import log_to
+from cairn.serve.keys import Keys
 from cairn.serve.limits import Limits
 
 GRACE = 10  # seconds that running requests get when the server is asked to end
@@ -21,32 +27,83 @@ def serve(
     port: int = 8000,
     *,
     name: str | None = None,
+    more: Mapping[str, str | Path] | None = None,
     slots: int | None = None,
     capacity: int | None = None,
     attribution: str | Path | None = None,
     limits: Limits | None = None,
+    keys: Keys | None = None,
+    admin_keys: Keys | None = None,
+    weights: str | Path | None = None,
+    grace: float = GRACE,
 ) -> None:
     """Serve the checkpoint in `folder` over HTTP until SIGINT or SIGTERM.
 
-    Only this machine can reach the default host. Port 0 takes a free one. Raises UserError for a
+    Only this machine can reach the default host. Port 0 takes a free one. `more` are folders of
+    other models by name; `keys`, `admin_keys` and `weights` are those of `create_app`. At the end
+    no new request is taken, and those that run have `grace` seconds. Raises UserError for a
     host or a port that cannot be had (before the model is loaded) and for a folder that is no
     checkpoint.
     """
     folder = Path(folder)
+    name = name or folder.resolve().name
+    others = dict(more or {})
+    if name in others:
+        raise UserError("name", name, "is that of two models", "name them apart")
     with listen(host, port) as listening:
         engine = Engine(folder, slots=slots, capacity=capacity)
-        name = name or folder.resolve().name
-        app = create_app(engine, name, limits=limits, attribution=attribution)
-        config = uvicorn.Config(
-            app, log_level="warning", timeout_graceful_shutdown=GRACE, lifespan="on"
+        rest = {
+            other: Engine(path, slots=slots, capacity=capacity) for other, path in others.items()
+        }
+        app = create_app(
+            engine,
+            name,
+            more=rest,
+            limits=limits,
+            attribution=attribution,
+            keys=keys,
+            admin_keys=admin_keys,
+            weights=weights,
         )
         where, taken = listening.getsockname()[:2]
+        at = f"[{where}]" if ":" in where else where
         note(
-            f"{name}: http://{f'[{where}]' if ':' in where else where}:{taken}/v1 "
+            f"{', '.join([name, *rest])}: http://{at}:{taken}/v1 "
             f"({engine.slots} slots of {engine.capacity} tokens); Ctrl-C ends it"
         )
+        log_to()
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when it has ended
-            uvicorn.Server(config).run(sockets=[listening])
+            Server(app, grace).run(sockets=[listening])
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which on its first signal takes no more requests and lets those that run end.
+
+    Just before `grace` seconds are over, clients that still wait are told so (503, or an error
+    event in a stream) instead of being cut off.
+    """
+
+    def __init__(self, app: FastAPI, grace: float = GRACE) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="on",
+                timeout_graceful_shutdown=max(1, round(grace)),
+            )
+        )
+        self._workers = [service.worker for service in app.state.models]
+        self._grace = grace
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """On SIGINT and SIGTERM; a second SIGINT ends at once."""
+        for worker in self._workers:
+            worker.drain()
+            timer = threading.Timer(max(0.1, self._grace - 0.5), worker.end_all)
+            timer.daemon = True
+            timer.start()
+        super().handle_exit(sig, frame)
 
 
 def listen(host: str, port: int) -> socket.socket:

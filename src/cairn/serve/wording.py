@@ -57,9 +57,14 @@ class LogprobWriter:
 
 
 def chat_logprobs(
-    tokenizer: Tokenizer, tokens: Sequence[int], logprobs: Sequence[float], tops: Sequence[Any]
+    tokenizer: Tokenizer,
+    tokens: Sequence[int],
+    logprobs: Sequence[float],
+    tops: Sequence[Any],
+    forced: Sequence[bool] | None = None,
 ) -> dict[str, Any]:
-    """The `logprobs` object of /v1/chat/completions."""
+    """The `logprobs` object of /v1/chat/completions; `forced` flags tokens that were written by a
+    thinking budget."""
 
     def entry(token: int, logprob: float) -> dict[str, Any]:
         data = tokenizer.decode_bytes([token]) if token < tokenizer.vocab_size else b""
@@ -69,6 +74,8 @@ def chat_logprobs(
     for token, logprob, top in zip(tokens, logprobs, tops, strict=True):
         others = [entry(*pair) for pair in dict(top).items()]
         content.append({**entry(token, logprob), "top_logprobs": others})
+    for found, flag in zip(content, forced or (), strict=False):
+        found["forced"] = flag
     return {"content": content, "refusal": None}
 
 
@@ -82,13 +89,27 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
     }
 
 
-def usage_of(completions: Sequence[Completion], n: int) -> dict[str, int]:
+def usage_of(completions: Sequence[Completion], n: int) -> dict[str, Any]:
     """Usage of whole completions, n to a prompt: a prompt counts once."""
     prompts = sum(len(one.prompt_tokens) for one in completions[::n])
-    return usage(prompts, sum(len(one.tokens) for one in completions))
+    found: dict[str, Any] = usage(prompts, sum(len(one.tokens) for one in completions))
+    reasoning = sum(one.reasoning_tokens for one in completions)
+    if reasoning:
+        found["completion_tokens_details"] = {"reasoning_tokens": reasoning}
+    return found
+
+
+def reason_of(completion: Completion, called: bool = False) -> str:
+    """`finish_reason` in the API's words: truncated reasoning is a length, a call a call."""
+    if completion.finish_reason == "budget":
+        return "length"
+    if called and completion.finish_reason == "stop":
+        return "tool_calls"
+    return completion.finish_reason
 
 
 def refuse_failed(completion: Completion) -> None:
     """ApiError 500 for a completion that the model could not go on with."""
     if completion.finish_reason == "error":
-        raise ApiError(500, "the model's logits are not numbers for this prompt")
+        message = "the model's logits are not numbers here, or the grammar grew too complex"
+        raise ApiError(500, message)

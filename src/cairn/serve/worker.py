@@ -4,12 +4,15 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from cairn.engine import Completion, Delta, SamplingParams, Sequence
+from cairn.engine import CodePrompt, Completion, Delta, SamplingParams, Sequence
 from cairn.engine.engine import Engine
 from cairn.serve.errors import ApiError, as_api_error
+from cairn.serve.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +21,7 @@ log = logging.getLogger(__name__)
 class Job:
     """One completion to make."""
 
-    prompt: str | list[int]
+    prompt: str | list[int] | CodePrompt
     params: SamplingParams
     suffix: str | None = None
 
@@ -31,6 +34,11 @@ class Ticket:
     """The engine's id of each completion, and its place in the request."""
     loop: asyncio.AbstractEventLoop
     _close: Callable[["Ticket"], None]
+    begun: float = field(default_factory=time.monotonic)
+    last: dict[int, float] = field(default_factory=dict)
+    """When each completion gave its latest tokens; engine thread only."""
+    done: list[Completion] = field(default_factory=list)
+    """Those that have ended, as they were read."""
     _news: asyncio.Queue[tuple[int, Delta] | ApiError] = field(default_factory=asyncio.Queue)
     _closed: bool = False
 
@@ -46,7 +54,9 @@ class Ticket:
             found = await self._news.get()
             if isinstance(found, ApiError):
                 raise found
-            left -= found[1].completion is not None
+            if found[1].completion is not None:
+                left -= 1
+                self.done.append(found[1].completion)
             yield found
 
     async def completions(self) -> list[Completion]:
@@ -56,6 +66,11 @@ class Ticket:
             if delta.completion is not None:
                 done[place] = delta.completion
         return [done[place] for place in range(self.count)]
+
+    @property
+    def closed(self) -> bool:
+        """Whether the client is served or gone."""
+        return self._closed
 
     def close(self) -> None:
         """The client is served or gone: what still runs is aborted and its slots freed."""
@@ -71,9 +86,15 @@ class Ticket:
 class Worker:
     """Owns an engine in a thread of its own; `open` is called from an event loop."""
 
-    def __init__(self, engine: Engine, most_open: int) -> None:
-        self.engine = engine
+    def __init__(
+        self, engine: Engine, most_open: int, name: str = "", metrics: Metrics | None = None
+    ) -> None:
+        self.engine, self.name = engine, name
+        self._metrics = metrics or Metrics()
         self._most_open = most_open
+        self._seconds = 1.0  # that a completion took lately, on average
+        self._waiting: list[Callable[[], None]] = []  # need the engine idle; its thread only
+        self._held: list[Callable[[], None]] = []  # requests that came meanwhile; its thread only
         self._open = 0  # completions with an open ticket; event loop only
         self._ending = False
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -85,9 +106,56 @@ class Worker:
         """Whether the thread runs."""
         return self._thread.is_alive()
 
+    @property
+    def ending(self) -> bool:
+        """Whether no new request is taken."""
+        return self._ending
+
+    @property
+    def open_completions(self) -> int:
+        """Completions that run or wait."""
+        return self._open
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    def drain(self) -> None:
+        """Take no new request; those that run go on. Safe in any thread and in a signal handler."""
+        self._ending = True
+
+    def end_all(self) -> None:
+        """Tell those who still wait that the server ends. Safe in any thread."""
+        self._commands.put(lambda: self._fail_all(_ending()))
+
+    async def alone(self, action: Callable[[Engine], Any], *, abort: bool = False) -> Any:
+        """Run `action` in the engine's thread while no request runs; what it gives or raises.
+
+        Running requests are waited for, or aborted; new ones wait until it is done.
+        """
+        if self._ending:
+            raise _ending()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Any] = loop.create_future()
+
+        def tell(give: Callable[[Any], None], value: Any) -> None:
+            loop.call_soon_threadsafe(lambda: None if done.done() else give(value))
+
+        def act() -> None:
+            try:
+                found = action(self.engine)
+            except BaseException as error:  # whatever it is, it is the caller's
+                tell(done.set_exception, error)
+            else:
+                tell(done.set_result, found)
+
+        def ask() -> None:
+            self._waiting.append(act)
+            if abort:
+                self._fail_all(ApiError(503, "the model is being changed", retry_after=1))
+
+        self._commands.put(ask)
+        return await done
 
     async def close(self) -> None:
         """Abort what runs, and end the thread after the step that it is in."""
@@ -98,14 +166,16 @@ class Worker:
     async def open(self, jobs: list[Job]) -> Ticket:
         """Queue the jobs; UserError if one cannot run, ApiError 429 if too many are open."""
         if self._ending:
-            raise ApiError(503, "the server is shutting down")
+            raise _ending()
         if self._open + len(jobs) > self._most_open:
-            raise ApiError(429, f"{self._open} completions are open: try again later")
+            wait = self._seconds * self._open / max(1, self.engine.slots)
+            message = f"{self._open} completions are open: try again later"
+            raise ApiError(429, message, retry_after=min(60, max(1, round(wait))))
         self._open += len(jobs)
         try:
             sequences = await asyncio.to_thread(self._prepare, jobs)
             if self._ending:  # while the prompts were encoded
-                raise ApiError(503, "the server is shutting down")
+                raise _ending()
         except BaseException:
             self._open -= len(jobs)
             raise
@@ -120,6 +190,7 @@ class Worker:
 
     def _release(self, ticket: Ticket) -> None:
         self._open -= ticket.count
+        self._seconds += 0.1 * (time.monotonic() - ticket.begun - self._seconds)
         self._commands.put(lambda: self._drop(ticket))
 
     # Everything below runs in the engine's thread.
@@ -127,6 +198,9 @@ class Worker:
     def _run(self) -> None:
         try:
             while self._obey():
+                if not self.engine.busy:
+                    self._act()
+                    continue
                 try:
                     deltas = self.engine.step()
                 except Exception as error:
@@ -140,13 +214,23 @@ class Worker:
                 command = self._commands.get()
                 if command is not None:
                     command()
-            self._fail_all(ApiError(503, "the server is shutting down"))
+            self._act()
+            self._fail_all(_ending())
+
+    def _act(self) -> None:
+        """What needs the engine idle, then the requests that were held up by it."""
+        while self._waiting:
+            self._waiting.pop(0)()
+        held, self._held = self._held, []
+        for enter in held:
+            enter()
 
     def _obey(self) -> bool:
         """Carry out what was asked for; wait for it if there is nothing else to do."""
         while True:
             try:
-                command = self._commands.get(block=not self.engine.busy)
+                idle = not self.engine.busy and not self._waiting
+                command = self._commands.get(block=idle)
             except queue.Empty:
                 return True
             if command is None:
@@ -154,6 +238,11 @@ class Worker:
             command()
 
     def _enter(self, ticket: Ticket, sequences: list[Sequence]) -> None:
+        if self._waiting:
+            self._held.append(lambda: self._enter(ticket, sequences))
+            return
+        if ticket.closed:  # while it was held
+            return
         for sequence in sequences:
             self._tickets[self.engine.enter(sequence)] = ticket
 
@@ -166,6 +255,7 @@ class Worker:
         news: dict[asyncio.AbstractEventLoop, list[News]] = {}
         for delta in deltas:
             ticket = self._tickets[delta.id]
+            self._count(ticket, delta)
             item = (ticket.places[delta.id], delta)
             news.setdefault(ticket.loop, []).append((ticket, item))
             if delta.completion is not None:
@@ -173,10 +263,25 @@ class Worker:
         for loop, found in news.items():
             _tell(loop, found)
 
+    def _count(self, ticket: Ticket, delta: Delta) -> None:
+        now = time.monotonic()
+        if delta.tokens:
+            before = ticket.last.get(delta.id)
+            since = now - (ticket.begun if before is None else before)
+            self._metrics.token(self.name, since, first=before is None)
+            ticket.last[delta.id] = now
+        if (done := delta.completion) is not None:
+            sizes = (len(done.prompt_tokens), len(done.tokens))
+            self._metrics.completion(self.name, done.finish_reason, *sizes)
+
     def _fail_all(self, error: ApiError) -> None:
         for ticket in dict.fromkeys(self._tickets.values()):
             self._drop(ticket)
             _tell(ticket.loop, [(ticket, error)])
+
+
+def _ending() -> ApiError:
+    return ApiError(503, "the server is shutting down", retry_after=5)
 
 
 News = tuple[Ticket, tuple[int, Delta] | ApiError]

@@ -105,6 +105,17 @@ def _mode(thinking: bool | None, tokenizer: Tokenizer) -> bool:
     return tokenizer.thinking if thinking is None else thinking
 
 
+def thinks(
+    messages: Sequence[Message], tokenizer: Tokenizer, *, thinking: bool | None = None
+) -> bool:
+    """Whether the words after `prompt_ids` begin inside reasoning; arguments as there."""
+    found = _mode(thinking, tokenizer)
+    for place, message in enumerate(messages):
+        if message.get("role") in ("system", "user"):
+            found = _switched(_text(message, place), found)
+    return found
+
+
 def _segments(
     messages: Sequence[Message],
     generation_prompt: bool,

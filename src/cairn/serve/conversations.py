@@ -1,0 +1,192 @@
+"""Bodies of /v1/chat/completions: messages, tools, and how the assistant is to answer."""
+
+import json
+from dataclasses import replace
+from typing import Any, Literal
+
+from pydantic import Field
+
+from cairn.base import UserError
+from cairn.engine import Grammar, Thinking
+from cairn.serve.errors import ApiError
+from cairn.serve.limits import Limits
+from cairn.serve.requests import GenerationRequest, Strict
+from cairn.serve.worker import Job
+
+NAME = r"^[a-zA-Z0-9_.-]{1,64}$"
+
+
+class TextPart(Strict):
+    """A piece of a message's content; other kinds of content are not text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class CalledFunction(Strict):
+    """A function's name and its arguments as JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Strict):
+    """A call that an assistant made."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+    def plain(self) -> dict[str, Any]:
+        """As the chat template takes it."""
+        try:
+            json.loads(self.function.arguments)
+        except ValueError:
+            field = "messages.tool_calls.function.arguments"
+            raise ApiError(400, f"{field}: is no JSON", field) from None
+        return {"name": self.function.name, "arguments": self.function.arguments}
+
+
+class Message(Strict):
+    """One message of a conversation. `developer` is another name of system."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[ToolCall] | None = Field(None, max_length=128)
+    tool_call_id: str | None = None
+
+    def plain(self, place: int) -> dict[str, Any]:
+        """Role, text and calls; the reasoning of earlier turns is not told again."""
+        content = self.content
+        if content is None and not self.tool_calls:
+            field = f"messages[{place}].content"
+            raise ApiError(400, f"{field}: is missing", field)
+        if self.tool_calls and self.role != "assistant":
+            field = f"messages[{place}].tool_calls"
+            raise ApiError(400, f"{field}: belongs to an assistant", field)
+        if isinstance(content, list):
+            content = "".join(part.text for part in content)
+        role = "system" if self.role == "developer" else self.role
+        calls = [call.plain() for call in self.tool_calls or ()]
+        return {"role": role, "content": content or ""} | ({"tool_calls": calls} if calls else {})
+
+
+class Function(Strict):
+    """A function that may be called."""
+
+    name: str = Field(pattern=NAME)
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """As the chat template lists it."""
+        return self.model_dump(exclude_none=True, exclude={"strict"})
+
+
+class Tool(Strict):
+    """A tool: a function."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class Named(Strict):
+    """The name of a function."""
+
+    name: str
+
+
+class NamedTool(Strict):
+    """The one tool to call."""
+
+    type: Literal["function"]
+    function: Named
+
+
+class TemplateOptions(Strict):
+    """What the chat template is told."""
+
+    enable_thinking: bool | None = None
+
+
+class ChatRequest(GenerationRequest):
+    """Body of /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: int | None = Field(None, ge=0, lt=2**31)
+    max_completion_tokens: int | None = Field(None, ge=0, lt=2**31)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: list[Tool] | None = Field(None, min_length=1, max_length=128)
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: TemplateOptions | None = None
+
+    @property
+    def enable_thinking(self) -> bool | None:
+        """Whether reasoning was switched; a budget switches it on where nothing else is said."""
+        options = self.chat_template_kwargs
+        if options is not None and options.enable_thinking is not None:
+            return options.enable_thinking
+        return True if self.thinking_token_budget is not None else None
+
+    def offered(self) -> list[dict[str, Any]]:
+        """The functions that the model is told of: none where none may be called."""
+        if self.tool_choice == "none":
+            return []
+        return [tool.function.plain() for tool in self.tools or ()]
+
+    def conversation(self, limits: Limits) -> list[dict[str, Any]]:
+        """The messages as the chat template takes them."""
+        if len(self.messages) > limits.messages:
+            message = f"messages: {len(self.messages)} of them, at most {limits.messages}"
+            raise ApiError(400, message, "messages")
+        return [message.plain(place) for place, message in enumerate(self.messages)]
+
+    def jobs(self, prompt: list[int], limits: Limits, *, thinks: bool) -> list[Job]:
+        """One job for each choice, all on the rendered conversation; `thinks` where it ends
+        inside reasoning."""
+        n = self.n or 1
+        self.check()
+        if n > limits.completions:
+            raise ApiError(400, f"n: is over {limits.completions}", "n")
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, "top_logprobs: needs logprobs to be true", "top_logprobs")
+        most = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        logprobs = (self.top_logprobs or 0) if self.logprobs else None
+        thinking: Thinking | None = self.thinking() if thinks else None
+        params = self.sampling(
+            limits,
+            max_tokens=most,
+            logprobs=logprobs,
+            thinking=thinking,
+            grammar=self._grammar(),
+        )
+        return [Job(prompt, replace(params, seed=self.seed_of(choice))) for choice in range(n)]
+
+    def _grammar(self) -> Grammar | None:
+        """Of the response format, or of the call that is asked for."""
+        held = None
+        try:
+            held = None if self.response_format is None else self.response_format.grammar()
+        except UserError as error:
+            raise ApiError(400, str(error), "response_format") from None
+        offered, choice = self.offered(), self.tool_choice
+        if choice not in (None, "none") and not self.tools:
+            raise ApiError(400, "tool_choice: there are no tools", "tool_choice")
+        if held is not None and offered:
+            message = "response_format: goes with tools only where tool_choice is none"
+            raise ApiError(400, message, "response_format")
+        if isinstance(choice, NamedTool):
+            offered = [tool for tool in offered if tool["name"] == choice.function.name]
+            if not offered:
+                message = f"tool_choice: there is no tool {choice.function.name!r}"
+                raise ApiError(400, message, "tool_choice")
+        elif choice != "required":
+            return held
+        single = isinstance(choice, NamedTool) or self.parallel_tool_calls is False
+        return Grammar.tool_calls(offered, single=single)

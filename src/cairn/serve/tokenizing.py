@@ -1,0 +1,80 @@
+"""/tokenize, /detokenize and /tokenizer_info: the tokenizer of a model, over HTTP."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from cairn.serve.conversations import Message, Tool
+from cairn.serve.errors import ApiError
+from cairn.serve.models import Models
+from cairn.serve.requests import Strict
+from cairn.serve.wording import token_text
+from cairn.tokens.chat import prompt_ids, template
+from cairn.tokens.sentinels import END_OF_TEXT
+
+MOST_TOKENS = 1_000_000
+
+
+class TokenizeRequest(Strict):
+    """Body of /tokenize: a text, or messages as /v1/chat/completions takes them."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[Message] | None = Field(None, min_length=1)
+    tools: list[Tool] | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeRequest(Strict):
+    """Body of /detokenize."""
+
+    model: str | None = None
+    tokens: list[int] = Field(max_length=MOST_TOKENS)
+
+
+def tokenizing_routes(models: Models) -> APIRouter:
+    """The endpoints, over all models."""
+    router = APIRouter()
+
+    @router.post("/tokenize")
+    def tokenize(body: TokenizeRequest) -> dict[str, Any]:
+        """Token ids; sentinels that are spelled in a text are text, and none is added."""
+        service = models.named(body.model)
+        if (body.prompt is None) == (body.messages is None):
+            raise ApiError(400, "prompt: give either prompt or messages", "prompt")
+        if body.prompt is not None:
+            sentinels = service.tokenizer.sentinels
+            # Whoever asks for the id of a sentinel writes it alone.
+            alone = sentinels.get(body.prompt)
+            ids = service.tokenizer.encode(body.prompt) if alone is None else [alone]
+        else:
+            said = [message.plain(place) for place, message in enumerate(body.messages or ())]
+            tools = [tool.function.plain() for tool in body.tools or ()]
+            ids = prompt_ids(said, service.tokenizer, tools=tools)
+        most = service.worker.engine.capacity
+        found: dict[str, Any] = {"count": len(ids), "max_model_len": most, "tokens": ids}
+        if body.return_token_strs:
+            found["token_strs"] = [token_text(service.tokenizer, token) for token in ids]
+        return found
+
+    @router.post("/detokenize")
+    def detokenize(body: DetokenizeRequest) -> dict[str, Any]:
+        """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
+        service = models.named(body.model)
+        size = service.tokenizer.vocab_size
+        for token in body.tokens:
+            if not 0 <= token < size:
+                raise ApiError(400, f"tokens: {token} is no token id, 0 to {size - 1} are")
+        return {"prompt": service.tokenizer.decode(body.tokens)}
+
+    @router.get("/tokenizer_info")
+    def tokenizer_info(model: str | None = None) -> dict[str, Any]:
+        """Special tokens and chat template, for clients that render prompts themselves."""
+        tokenizer = models.named(model).tokenizer
+        end = END_OF_TEXT if tokenizer.has(END_OF_TEXT) else None
+        chat = template(tokenizer.thinking)
+        return {"eos_token": end, "bos_token": None, "pad_token": end, "chat_template": chat}
+
+    return router
