@@ -67,6 +67,9 @@ def _add_make_and_show(verb: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--context", type=_positive, default=8192, help="tokens in memory a sequence")
     one.add_argument("--batch", type=_positive, default=1, help="sequences at a time")
     one.add_argument("--gpus", type=_positive, default=1, help="share weights over N GPUs")
+    one.add_argument("--device", metavar="NAME", help="roofline of this one; cpu is measured")
+    types = ("float32", "bfloat16", "float16")
+    one.add_argument("--dtype", choices=types, default="bfloat16", help="of weights and keys")
     one.add_argument("--json", action="store_true", help="machine-readable")
 
 
@@ -180,7 +183,7 @@ def run_make(arguments: Arguments) -> None:
 
 def run_show(arguments: Arguments) -> None:
     """`cairn show`."""
-    from cairn.base.tables import facts_table, plan_table
+    from cairn.base.tables import plan_table
 
     path = Path(arguments.what)
     if path.suffix == ".py":
@@ -195,24 +198,18 @@ def run_show(arguments: Arguments) -> None:
         else:
             plan_table({name: plan[name] for name in names})
         return
-    facts = _model_facts(arguments, path)
-    if arguments.json:
-        _print_json(facts)
-    else:
-        facts_table(facts)
-
-
-def _model_facts(arguments: Arguments, path: Path) -> dict[str, Any]:
     from cairn.model import ModelConfig
+    from cairn.model.devices import device
+    from cairn.model.page import facts, print_page
 
-    if path.is_dir():
-        config, name = ModelConfig.from_folder(path), path.name
+    config = ModelConfig.from_folder(path) if path.is_dir() else ModelConfig.preset(arguments.what)
+    devices = [device(arguments.device)] if arguments.device else None
+    context, batch, gpus = arguments.context, arguments.batch, arguments.gpus
+    found = facts(config, context, batch, gpus, devices, arguments.dtype)
+    if arguments.json:
+        _print_json(found)
     else:
-        config, name = ModelConfig.preset(arguments.what), arguments.what
-    facts = {"name": name, **config.facts(context=arguments.context, batch=arguments.batch)}
-    if arguments.gpus > 1:
-        facts["weight_bytes_per_gpu"] = -(-facts["weight_bytes"] // arguments.gpus)
-    return facts
+        print_page(found, config)
 
 
 def run_trace(arguments: Arguments) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +43,23 @@ def test_counts_of_released_models(name):
     assert round(config.matmul_flops_per_token() / 1e9, 2) == matmul
     assert round(config.scan_flops_per_token() / 1e9, 3) == scan
     assert ModelConfig.from_json(config.to_json()) == config
+
+
+def test_the_documents_say_what_the_presets_are():
+    path = Path(__file__).resolve().parents[2] / "docs" / "models.md"
+    rows = [line.split("|")[1:8] for line in path.read_text().splitlines() if "| `" in line]
+    said = {row[0].strip(" `"): [cell.strip() for cell in row[1:]] for row in rows if len(row) == 7}
+    for name in ModelConfig.presets():
+        config = ModelConfig.preset(name)
+        found = config.facts()
+        assert said[name] == [
+            "/".join(str(config.count(letter)) for letter in "M*-"),
+            f"{config.parameters:,}",
+            f"{found['weight_bytes'] / 2**30:.2f}",
+            f"{found['kv_bytes_per_token']:,}",
+            f"{found['state_bytes_per_sequence'] / 2**20:.1f}",
+            f"{found['matmul_flops_per_token'] / 1e9:.2f}",
+        ]
 
 
 def test_presets_lists_what_preset_knows():
@@ -92,6 +110,7 @@ def test_facts_of_the_9b_at_128k_on_one_small_gpu():
         ({"pattern": ""}, "pattern=''.*no layer"),
         ({"hidden_size": 0}, "hidden_size=0"),
         ({"hidden_size": True}, "hidden_size=True"),
+        ({"intermediate_size": 0}, "intermediate_size=0"),
         ({"attention_heads": 3}, "attention_heads=3.*key_value_heads=2"),
         ({"mamba_heads": 7}, "mamba_heads=7.*groups=2"),
         ({"conv_kernel": 1}, "conv_kernel=1"),

@@ -37,12 +37,18 @@ def to_plain(value: Any) -> Any:
 
 
 FREE = "free"  # in a field's metadata: the field does not change what is made
+LATER = "later"  # the field came later: at its default it is no part of what recipes said before
 
 
 def what_settles(value: Any) -> Any:
     """`to_plain` without the fields that do not change what is made, how many processes say."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type | Ref):
-        kept = [f.name for f in dataclasses.fields(value) if not f.metadata.get(FREE)]
+        kept = [
+            f.name
+            for f in dataclasses.fields(value)
+            if not f.metadata.get(FREE)
+            and not (f.metadata.get(LATER) and getattr(value, f.name) == f.default)
+        ]
         fields = {name: what_settles(getattr(value, name)) for name in kept}
         return {"kind": type(value).__name__, **fields}
     if isinstance(value, tuple | list):

@@ -70,20 +70,6 @@ def _add_fields(shown: Table, value: Any, prefix: str) -> None:
         shown.add_row(prefix + field.name, escape(text), escape(meanings.get(field.name, "")))
 
 
-def facts_table(facts: dict[str, Any]) -> None:
-    """One fact a line; bytes also in GiB, FLOPs also in G."""
-    shown = table("fact", "value", "", right=("value",))
-    for key, value in facts.items():
-        text = f"{value:,}" if isinstance(value, int) else str(value)
-        extra = ""
-        if "bytes" in key and isinstance(value, int):
-            extra = f"{value / 2**30:.2f} GiB"
-        elif "flops" in key and isinstance(value, int):
-            extra = f"{value / 1e9:.2f} GFLOP"
-        shown.add_row(key, escape(text), extra)
-    console().print(shown)
-
-
 def lineage_table(steps: list[tuple[int, Path, Manifest | None]]) -> None:
     """An artifact and its ancestors, indented."""
     shown = table("artifact", "kind", "digest", "key figure")

@@ -156,6 +156,9 @@ def prune_checkpoint(recipe: "Prune", work: Work) -> dict[str, Any]:
     """Fill `work.out`; returns facts."""
     parent = load(work.input(recipe.start))
     config = parent.config
+    if config.family != "nemotron_h":
+        mend = "pruning knows the tensors of nemotron_h: start from one"
+        raise UserError("start", recipe.start.name, f"is of the family {config.family}", mend)
     if recipe.drop_layers >= config.layers:
         mend = f"keep one at least: give less than {config.layers}"
         raise UserError("drop_layers", recipe.drop_layers, "leaves no layer", mend)

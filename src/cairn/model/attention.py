@@ -7,37 +7,53 @@ from torch import Generator, Tensor, nn
 
 from cairn.model.cache import KeyValues
 from cairn.model.config import ModelConfig
-from cairn.model.initial import normal, residual_std
+from cairn.model.initial import fill_bias, normal, residual_std
 from cairn.model.layout import Layout
+from cairn.model.norms import RMSNorm
 from cairn.ops.attention import Pages, attention
+from cairn.ops.rotary import rotate
 
 
 class Attention(nn.Module):
-    """Causal attention with grouped queries and no position embedding."""
+    """Causal attention with grouped queries.
+
+    As the configuration says: with rotary positions or none, biases, and an RMSNorm of each query
+    and key head. `window` is how many tokens a token sees, its own included; None is all.
+    """
 
     keep_fp32 = ()
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, window: int | None = None) -> None:
         super().__init__()
         self.config = config
-        d = config.hidden_size
-        self.q_proj = nn.Linear(d, config.query_width, bias=False)
-        self.k_proj = nn.Linear(d, config.key_value_width, bias=False)
-        self.v_proj = nn.Linear(d, config.key_value_width, bias=False)
-        self.o_proj = nn.Linear(config.query_width, d, bias=False)
+        self.window = window
+        d, bias = config.hidden_size, config.qkv_bias
+        self.q_proj = nn.Linear(d, config.query_width, bias=bias)
+        self.k_proj = nn.Linear(d, config.key_value_width, bias=bias)
+        self.v_proj = nn.Linear(d, config.key_value_width, bias=bias)
+        self.o_proj = nn.Linear(config.query_width, d, bias=config.output_bias)
+        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
 
     def initialise(self, generator: Generator) -> None:
-        """Normal; the output narrower by the depth."""
+        """Normal; the output narrower by the depth; biases zero."""
         for linear in (self.q_proj, self.k_proj, self.v_proj):
             normal(linear.weight, self.config.initializer_range, generator)
+            fill_bias(linear)
         normal(self.o_proj.weight, residual_std(self.config), generator)
+        fill_bias(self.o_proj)
 
     def forward(self, x: Tensor, layout: Layout, memory: KeyValues | None) -> Tensor:
         """x [T, D] to [T, D]; appends to the spans' slots in `memory` and attends to them."""
         head = (-1, self.config.head_dim)
         q, k, v = (f(x).unflatten(-1, head) for f in (self.q_proj, self.k_proj, self.v_proj))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if layout.turns is not None:
+            q, k = rotate(q, k, *layout.turns)
+        plan = layout.attention[self.window]
         if memory is None:
-            return self.o_proj(attention(q, k, v, layout.attention).flatten(1))
+            return self.o_proj(attention(q, k, v, plan).flatten(1))
         memory.append(layout.token_slots, layout.token_positions, k, v)
 
         def read(spans: tuple[int, ...], start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -45,4 +61,4 @@ class Attention(nn.Module):
             return keys.to(q.dtype), values.to(q.dtype)
 
         pages = Pages(memory.keys, memory.values, layout.memory_slots.index[:, None])
-        return self.o_proj(attention(q, k, v, layout.attention, read, pages).flatten(1))
+        return self.o_proj(attention(q, k, v, plan, read, pages).flatten(1))

@@ -1,66 +1,93 @@
 """Checkpoint folders: config.json, generation_config.json and safetensors, read and written.
 
-Names are those of released nemotron_h checkpoints, so transformers and common servers read what
+Names are those of the family's released checkpoints, so transformers and common servers read what
 `save` writes. Pickled weights are never opened: unpickling runs code from the file.
 """
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from cairn.base import UserError, write_json
 from cairn.model.config import ModelConfig
 from cairn.model.decoder import Decoder, empty
+from cairn.model.families import Family, family_of, our_name, their_name
+from cairn.model.sharding import Cut, cut_of, cuts, share_of
+from cairn.model.stored import DTYPES, Stored, read_into, stored_in
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
-_RENAMED = (("model.", "backbone."), ("backbone.embedding.", "backbone.embeddings."))
+EMBEDDING = "backbone.embeddings.weight"  # its dtype is the model's
+_RECOMPUTED = (".rotary_emb.inv_freq",)  # buffers that old checkpoints of transformers hold
 
 
 def load(
-    folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    folder: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Decoder:
     """The model in a checkpoint folder, in the stored dtype unless told.
 
+    Tensors are read one at a time to where they belong, so that peak memory is the model. With
+    `ranks`, the share of one rank of a tensor-parallel group (`model.sharding`): the outputs of its
+    mixers are summands of the whole model's.
     Raises UserError for a family that is not supported, for weights that are absent, pickled,
     truncated, missing, left over or of another shape: all of them named in one line.
     """
     folder = Path(folder)
     config = ModelConfig.from_folder(folder)
-    where = _locate(folder)
-    with torch.device("meta"):
-        skeleton = Decoder(config)
-    shapes = {name: tuple(p.shape) for name, p in skeleton.named_parameters()}
-    if config.tie_embeddings and "lm_head.weight" in where:
-        where.pop("lm_head.weight")  # a copy, for readers that do not tie
-    _check(folder, shapes, where)
-    stored = _stored_dtype(where["backbone.embeddings.weight"])
-    model = empty(config, device, dtype or stored)
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in _read(where):
-            parameters[name].copy_(tensor)
+    family = family_of(config.family)
+    table = cuts(config, rank, ranks) if ranks > 1 else None
+    found = _locate(folder)
+    where = _matched(folder, config, family, found)
+    model = empty(share_of(config, ranks), device, dtype or DTYPES[where[EMBEDDING].dtype])
+    for name, parameter in model.named_parameters():
+        cut = Cut() if table is None else cut_of(config, table, name)
+        _read(where[name], parameter.data, cut, rank)
     return model
 
 
-def save(model: Decoder, folder: str | Path, eos_token_ids: Iterable[int] | None = None) -> None:
+def _read(one: Stored, target: Tensor, cut: Cut, rank: int) -> None:
+    """One parameter, or a rank's part of it."""
+    if cut.first_only and rank:
+        target.zero_()
+    elif cut.dim == 1:
+        whole = torch.empty(one.shape, dtype=DTYPES[one.dtype])
+        read_into(one, whole)
+        target.copy_(torch.cat([whole[:, a:b] for a, b in cut.parts], 1))
+    else:
+        read_into(one, target, list(cut.parts) if cut.dim == 0 else None)
+
+
+def save(
+    model: Decoder,
+    folder: str | Path,
+    eos_token_ids: Iterable[int] | None = None,
+    max_shard_size: int | None = None,
+) -> None:
     """Write the model so that transformers loads the folder; config.json comes last.
 
-    `eos_token_ids` end a generation (the configuration's where None). Every file is written
-    beside and renamed; equal models give equal bytes.
+    `eos_token_ids` end a generation (the configuration's where None). Weights of more than
+    `max_shard_size` bytes (5 GB) become several files and an index. Every file is written beside
+    and renamed; equal models give equal bytes.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config
-    tensors = {name: tensor.detach() for name, tensor in sorted(model.state_dict().items())}
-    written = _write_weights(folder, tensors)
+    family = family_of(config.family)
+    tensors = {their_name(family, n): t.detach() for n, t in sorted(model.state_dict().items())}
+    if config.tie_embeddings and not family.output_copied:
+        del tensors["lm_head.weight"]
+    written = _write_weights(folder, tensors, max_shard_size or SHARD_BYTES)
     for stale in [*folder.glob("model*.safetensors"), folder / INDEX]:
         if stale.name not in written:
             stale.unlink(missing_ok=True)
@@ -70,13 +97,14 @@ def save(model: Decoder, folder: str | Path, eos_token_ids: Iterable[int] | None
         "eos_token_id": eos,
         "pad_token_id": config.pad_token_id,
     }
-    write_json(folder / "generation_config.json", generation)
+    said = {name: value for name, value in generation.items() if value is not None}
+    write_json(folder / "generation_config.json", said)
     dtype = str(model.dtype).removeprefix("torch.")
     write_json(folder / "config.json", config.to_json() | {"dtype": dtype})
 
 
-def _locate(folder: Path) -> dict[str, tuple[Path, str]]:
-    """Our name of every stored tensor, to its file and its name there."""
+def _locate(folder: Path) -> list[Stored]:
+    """Every tensor in the folder's files."""
     index = folder / INDEX
     if index.is_file():
         try:
@@ -100,49 +128,44 @@ def _locate(folder: Path) -> dict[str, tuple[Path, str]]:
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{index} names {', '.join(missing)}, not in the folder: fetch them")
-    where = {}
-    for path in (folder / name for name in files):
-        with _opened(path) as file:
-            for stored in file.keys():  # noqa: SIM118 (no mapping)
-                where[_our_name(stored)] = (path, stored)
-    return where
+    return [one for name in files for one in stored_in(folder / name)]
 
 
-def _opened(path: Path) -> safe_open:
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is truncated or damaged ({error}): fetch it anew") from None
-
-
-def _our_name(stored: str) -> str:
-    for prefix, ours in _RENAMED:
-        if stored.startswith(prefix):
-            stored = ours + stored.removeprefix(prefix)
-    return stored
-
-
-def _check(
-    folder: Path, shapes: dict[str, tuple[int, ...]], where: dict[str, tuple[Path, str]]
-) -> None:
-    """Hold names and shapes against the configuration before anything is read."""
-    found = []
+def _matched(
+    folder: Path, config: ModelConfig, family: Family, found: list[Stored]
+) -> dict[str, Stored]:
+    """Where each parameter is, by our name; UserError that names all that does not fit."""
+    with torch.device("meta"):
+        shapes = {name: tuple(p.shape) for name, p in Decoder(config).named_parameters()}
+    where: dict[str, Stored] = {}
+    wrong: dict[str, list[str]] = {}
+    for one in found:
+        name = our_name(family, one.name)
+        if one.name.endswith(_RECOMPUTED):
+            continue
+        if name == "lm_head.weight" and config.tie_embeddings:
+            continue  # a copy, for readers that do not tie
+        if name is None or name not in shapes:
+            wrong.setdefault("not in the model", []).append(one.name)
+            continue
+        if name in where:
+            wrong.setdefault("there twice", []).append(one.name)
+        where[name] = one
+        if one.shape != shapes[name]:
+            text = f"{one.name} {list(one.shape)} instead of {list(shapes[name])}"
+            wrong.setdefault("of another shape", []).append(text)
+        if one.dtype not in DTYPES:
+            text = f"{one.name} {one.dtype} instead of 16 bits or more"
+            wrong.setdefault("of another type", []).append(text)
+        if one.truncated:
+            wrong.setdefault("truncated", []).append(f"{one.name} in {one.path.name}")
     missing = sorted(set(shapes) - set(where))
-    extra = sorted(set(where) - set(shapes))
-    for what, names in (("missing", missing), ("not in the model", extra)):
-        if names:
-            found.append(f"{what}: {_listed(names)}")
-    wrong = []
-    for name, (path, stored) in sorted(where.items()):
-        if name in shapes:
-            with _opened(path) as file:
-                shape = tuple(file.get_slice(stored).get_shape())
-            if shape != shapes[name]:
-                wrong.append(f"{name} {list(shape)} instead of {list(shapes[name])}")
+    if missing:
+        wrong["missing"] = [their_name(family, name) for name in missing]
     if wrong:
-        found.append(f"of another shape: {_listed(wrong)}")
-    if found:
-        raise UserError(f"{folder}: weights do not fit config.json; {'; '.join(found)}")
+        listed = "; ".join(f"{what}: {_listed(sorted(wrong[what]))}" for what in sorted(wrong))
+        raise UserError(f"{folder}: weights do not fit config.json; {listed}")
+    return where
 
 
 def _listed(names: list[str]) -> str:
@@ -150,31 +173,12 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:8]) + more
 
 
-def _stored_dtype(place: tuple[Path, str]) -> torch.dtype:
-    with _opened(place[0]) as file:
-        dtype = file.get_tensor(place[1]).dtype
-    if not dtype.is_floating_point or dtype.itemsize < 2:
-        raise UserError(
-            "checkpoint", str(place[0]), f"is stored as {dtype}", "give 16 bits or more"
-        )
-    return dtype
-
-
-def _read(where: dict[str, tuple[Path, str]]) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor, file by file, one in memory at a time."""
-    for path in sorted({path for path, _ in where.values()}):
-        with _opened(path) as file:
-            for name, (home, stored) in where.items():
-                if home == path:
-                    yield name, file.get_tensor(stored)
-
-
-def _write_weights(folder: Path, tensors: dict[str, Tensor]) -> list[str]:
+def _write_weights(folder: Path, tensors: dict[str, Tensor], most: int) -> list[str]:
     """Write one file, or numbered shards and their index; the names of the files."""
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in tensors.items():
-        if shards[-1] and size + tensor.nbytes > SHARD_BYTES:
+        if shards[-1] and size + tensor.nbytes > most:
             shards.append({})
             size = 0
         shards[-1][name] = tensor

@@ -1,37 +1,37 @@
 """ModelConfig: a string of mixers and its widths; every count in closed form. No torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from cairn.base.config import LATER
 from cairn.base.errors import UserError
+from cairn.model import counts
+from cairn.model.families import check, family_of
+from cairn.model.rope import RopeScaling
 
 MIXERS = {"M": "Mamba-2", "*": "attention", "-": "feed-forward"}
 
-_POSITIVE = (
-    "hidden_size",
-    "intermediate_size",
-    "attention_heads",
-    "key_value_heads",
-    "head_dim",
-    "mamba_heads",
-    "mamba_head_dim",
-    "state_size",
-    "groups",
-    "conv_kernel",
-    "chunk_size",
-    "max_positions",
-)
-STATE_BYTES = 4  # the recurrent state is kept in fp32, whatever the weights are
+_POSITIVE = ("hidden_size", "max_positions", "conv_kernel", "chunk_size")
+_NEEDED = {  # by the mixers that have them
+    "M": ("mamba_heads", "mamba_head_dim", "state_size", "groups"),
+    "*": ("attention_heads", "key_value_heads", "head_dim"),
+    "-": ("intermediate_size",),
+}
+
+
+# Of fields that recipes made before them did not have: no part of a digest at their default.
+_LATER = {LATER: True}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A decoder: one mixer per layer, each behind an RMSNorm and added to the residual stream.
+    """A decoder: one mixer per layer, each behind a norm and added to the residual stream.
 
-    Attention has no position embedding (the Mamba-2 layers carry order); the feed-forward is
-    squared ReLU without a gate; nothing has a bias but the convolution.
-    Raises UserError for widths that do not fit together.
+    The defaults are Nemotron-H's: attention without positions (the Mamba-2 layers carry order), a
+    feed-forward of squared ReLU without a gate, RMSNorm, no bias but the convolution's. A dense
+    transformer is `*-*-*-`. Raises UserError for widths that do not fit together, and for what the
+    family's config.json could not say.
     """
 
     pattern: str
@@ -40,15 +40,15 @@ class ModelConfig:
     """Rows of the embedding; 0 stands for the tokenizer's, which is not known yet."""
     hidden_size: int
     """Width of the residual stream."""
-    intermediate_size: int
+    intermediate_size: int = 0
     """Width inside the feed-forward."""
-    attention_heads: int
+    attention_heads: int = 0
     """Query heads; their total width need not equal `hidden_size`."""
-    key_value_heads: int
+    key_value_heads: int = 0
     """Key and value heads, each shared by `attention_heads / key_value_heads` query heads."""
     head_dim: int = 128
     """Width of an attention head."""
-    mamba_heads: int
+    mamba_heads: int = 0
     """Heads of a Mamba-2 mixer."""
     mamba_head_dim: int = 64
     """Width of a Mamba-2 head (P)."""
@@ -61,26 +61,54 @@ class ModelConfig:
     chunk_size: int = 128
     """Tokens that the scan treats at a time; changes speed, not results."""
     norm_eps: float = 1e-5
-    """Added to the mean square in every RMSNorm."""
+    """Added to the mean square in every norm."""
     max_positions: int = 8192
     """Context length that the model was trained for, in tokens."""
     tie_embeddings: bool = False
     """Whether the output matrix is the embedding."""
     initializer_range: float = 0.02
     """Standard deviation of freshly drawn linear weights."""
-    bos_token_id: int = 1
+    bos_token_id: int | None = 1
     """Id of the token that begins a text."""
     eos_token_ids: tuple[int, ...] = (2,)
     """Ids of the tokens that end a generation."""
-    pad_token_id: int = 0
+    pad_token_id: int | None = 0
     """Id of the token that fills up a batch."""
     family: str = "nemotron_h"
     """The architecture, by its name in a released config.json."""
+    rope_theta: float | None = field(default=None, metadata=_LATER)
+    """Base of rotary positions; None: attention has no positions."""
+    rope_scaling: RopeScaling | None = field(default=None, metadata=_LATER)
+    """How rotary positions are stretched for long texts."""
+    sliding_window: int | None = field(default=None, metadata=_LATER)
+    """Tokens that attention sees, its own included; None is all before it."""
+    full_attention: tuple[int, ...] = field(default=(), metadata=_LATER)
+    """Attention layers, counted among themselves, that have no window in spite of it."""
+    norm: Literal["rms", "layer"] = field(default="rms", metadata=_LATER)
+    """RMSNorm, or LayerNorm (with a bias)."""
+    activation: Literal["relu2", "gelu_tanh", "silu"] = field(default="relu2", metadata=_LATER)
+    """Of the feed-forward."""
+    gated: bool = field(default=False, metadata=_LATER)
+    """Whether the activation is of a gate that multiplies the feed-forward's input side."""
+    qkv_bias: bool = field(default=False, metadata=_LATER)
+    """Whether queries, keys and values have a bias."""
+    output_bias: bool = field(default=False, metadata=_LATER)
+    """Whether attention's output has a bias."""
+    mlp_bias: bool = field(default=False, metadata=_LATER)
+    """Whether the feed-forward's matrices have a bias."""
+    qk_norm: bool = field(default=False, metadata=_LATER)
+    """Whether queries and keys pass an RMSNorm, head by head, before they are turned."""
+    norm_groups: int | None = field(default=None, metadata=_LATER)
+    """Slices of the gated norm in a Mamba-2 mixer where they are not `groups`."""
+    residual_fp32: bool = field(default=False, metadata=_LATER)
+    """Whether the residual stream is in fp32, whatever the weights are."""
     name: str = field(default="", compare=False)
     """What people call it; no part of the model."""
 
     def __post_init__(self) -> None:
-        for key in _POSITIVE:
+        self._check_pattern()
+        needed = [key for letter in _NEEDED if letter in self.pattern for key in _NEEDED[letter]]
+        for key in (*_POSITIVE, *needed):
             value = getattr(self, key)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UserError(key, value, "is not a positive whole number", "give 1 or more")
@@ -88,14 +116,10 @@ class ModelConfig:
             raise UserError(
                 "vocab_size", self.vocab_size, "is no number of tokens", "give 1 or more"
             )
-        self._check_pattern()
-        for whole, part in (
-            ("attention_heads", "key_value_heads"),
-            ("mamba_heads", "groups"),
-        ):
-            if getattr(self, whole) % getattr(self, part):
-                problem = f"is not a multiple of {part}={getattr(self, part)}"
-                raise UserError(whole, getattr(self, whole), problem, "change one of them")
+        if "*" in self.pattern:
+            self._check_multiple("attention_heads", "key_value_heads")
+        if "M" in self.pattern:
+            self._check_multiple("mamba_heads", "groups")
         if self.conv_kernel < 2:
             raise UserError("conv_kernel", self.conv_kernel, "looks at no past", "give 2 or more")
         if not self.norm_eps > 0:
@@ -103,8 +127,14 @@ class ModelConfig:
         if not self.initializer_range > 0:
             value = self.initializer_range
             raise UserError("initializer_range", value, "is not positive", "0.02 is usual")
-        if self.family not in FAMILIES:
-            raise unsupported_family(self.family)
+        self._check_attention()
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        check(family_of(self.family), values, _DEFAULTS)
+
+    def _check_multiple(self, whole: str, part: str) -> None:
+        if getattr(self, whole) % getattr(self, part):
+            problem = f"is not a multiple of {part}={getattr(self, part)}"
+            raise UserError(whole, getattr(self, whole), problem, "change one of them")
 
     def _check_pattern(self) -> None:
         wrong = sorted(set(self.pattern) - set(MIXERS))
@@ -112,6 +142,20 @@ class ModelConfig:
             problem = f"has unknown layers {''.join(wrong)!r}" if wrong else "has no layer"
             known = ", ".join(f"{letter!r} {what}" for letter, what in MIXERS.items())
             raise UserError("pattern", self.pattern, problem, f"write one of {known} for each")
+
+    def _check_attention(self) -> None:
+        if self.rope_theta is not None:
+            if not self.rope_theta > 1:
+                raise UserError("rope_theta", self.rope_theta, "is no base", "10000 is usual")
+            if self.head_dim % 2:
+                raise UserError("head_dim", self.head_dim, "is odd", "positions turn pairs")
+        window = self.sliding_window
+        if window is not None and (isinstance(window, bool) or window < 1):
+            raise UserError("sliding_window", window, "sees nothing", "give 1 or more, or None")
+        beyond = [n for n in self.full_attention if not 0 <= n < self.count("*")]
+        if beyond:
+            problem = f"names layers that are not there: there are {self.count('*')}"
+            raise UserError("full_attention", beyond, problem, "count attention layers from 0")
 
     # -- derived widths ------------------------------------------------------------------------
 
@@ -145,7 +189,20 @@ class ModelConfig:
         """Width of all key heads (or all value heads) together."""
         return self.key_value_heads * self.head_dim
 
-    # -- counts --------------------------------------------------------------------------------
+    @property
+    def gated_norm_groups(self) -> int:
+        """Slices of the gated norm in a Mamba-2 mixer."""
+        return self.norm_groups or self.groups
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """The window of each attention layer in order; None where it sees everything."""
+        full = set(self.full_attention)
+        return tuple(
+            None if number in full else self.sliding_window for number in range(self.count("*"))
+        )
+
+    # -- counts (formulas are in `counts`) -----------------------------------------------------
 
     def count(self, letter: str) -> int:
         """How many layers are of one kind."""
@@ -153,14 +210,7 @@ class ModelConfig:
 
     def layer_parameters(self, letter: str) -> int:
         """Parameters of one layer of a kind, its block norm included."""
-        d = self.hidden_size
-        if letter == "M":
-            conv = (self.conv_kernel + 1) * self.conv_channels
-            linear = d * self.mamba_projection + self.mamba_width * d
-            return linear + conv + 3 * self.mamba_heads + self.mamba_width + d
-        if letter == "*":
-            return 2 * d * (self.query_width + self.key_value_width) + d
-        return 2 * d * self.intermediate_size + d
+        return counts.layer_parameters(self, letter)
 
     @property
     def embedding_parameters(self) -> int:
@@ -171,7 +221,7 @@ class ModelConfig:
     def parameters_without_embeddings(self) -> int:
         """Parameters of all layers and the last norm."""
         mixers = sum(self.count(letter) * self.layer_parameters(letter) for letter in MIXERS)
-        return mixers + self.hidden_size
+        return mixers + counts.norm_parameters(self)
 
     @property
     def parameters(self) -> int:
@@ -180,9 +230,8 @@ class ModelConfig:
 
     @property
     def tensors(self) -> int:
-        """Tensors of the model: 9 for a Mamba-2 layer, 5 for attention, 3 for feed-forward."""
-        outer = 2 if self.tie_embeddings else 3
-        return 9 * self.count("M") + 5 * self.count("*") + 3 * self.count("-") + outer
+        """Tensors of the model."""
+        return counts.tensors(self)
 
     def kv_bytes_per_token(self, element_bytes: int = 2) -> int:
         """Bytes of keys and values that one token of context costs, over all layers."""
@@ -190,57 +239,23 @@ class ModelConfig:
 
     def state_bytes_per_sequence(self, element_bytes: int = 2) -> int:
         """Bytes that one sequence costs at any length: fp32 states, and convolution windows."""
-        state = self.mamba_width * self.state_size * STATE_BYTES
-        window = self.conv_channels * (self.conv_kernel - 1) * element_bytes
-        return self.count("M") * (state + window)
+        return counts.state_bytes(self) + counts.window_bytes(self, element_bytes)
 
     def matmul_flops_per_token(self) -> int:
         """Forward FLOPs of one token in projections, convolutions and the output matrix."""
-        d = self.hidden_size
-        mamba = d * self.mamba_projection + self.mamba_width * d
-        mamba += self.conv_kernel * self.conv_channels
-        attention = 2 * d * (self.query_width + self.key_value_width)
-        mlp = 2 * d * self.intermediate_size
-        macs = self.count("M") * mamba + self.count("*") * attention + self.count("-") * mlp
-        return 2 * (macs + self.vocab_size * d)
+        return counts.matmul_flops(self)
 
     def attention_flops_per_token(self, context: int) -> int:
         """Forward FLOPs of one new token that attends to `context` tokens."""
-        return self.count("*") * 4 * self.query_width * context
+        return counts.attention_flops(self, context)
 
     def scan_flops_per_token(self) -> int:
         """Forward FLOPs of one token in the chunked scans."""
-        quadratic = 2 * self.chunk_size * (self.groups * self.state_size + self.mamba_width)
-        return self.count("M") * (quadratic + 4 * self.state_size * self.mamba_width)
+        return counts.scan_flops(self)
 
     def facts(self, context: int = 8192, batch: int = 1, weight_bytes: int = 2) -> dict[str, Any]:
         """Size and cost, for `batch` sequences of `context` tokens, `weight_bytes` an element."""
-        matmul = self.matmul_flops_per_token()
-        attention, scan = self.attention_flops_per_token(context), self.scan_flops_per_token()
-        weights = self.parameters * weight_bytes
-        per_token = self.kv_bytes_per_token(weight_bytes)
-        per_sequence = self.state_bytes_per_sequence(weight_bytes)
-        return {
-            "name": self.name or self.family,
-            "pattern": self.pattern,
-            "layers": self.layers,
-            "mamba_layers": self.count("M"),
-            "attention_layers": self.count("*"),
-            "mlp_layers": self.count("-"),
-            "parameters": self.parameters,
-            "parameters_without_embeddings": self.parameters_without_embeddings,
-            "tensors": self.tensors,
-            "weight_bytes": weights,
-            "kv_bytes_per_token": per_token,
-            "state_bytes_per_sequence": per_sequence,
-            "flops_per_token": matmul + attention + scan,
-            "matmul_flops_per_token": matmul,
-            "attention_flops_per_token": attention,
-            "scan_flops_per_token": scan,
-            "context": context,
-            "batch": batch,
-            "total_bytes": weights + batch * (per_token * context + per_sequence),
-        }
+        return counts.facts(self, context, batch, weight_bytes)
 
     # -- where configurations come from --------------------------------------------------------
 
@@ -279,9 +294,4 @@ class ModelConfig:
         return read_config(Path(folder))
 
 
-FAMILIES = ("nemotron_h",)
-
-
-def unsupported_family(family: object) -> UserError:
-    """The refusal of an architecture that is not (or not yet) a configuration of this decoder."""
-    return UserError("model_type", family, "is not supported", f"known: {', '.join(FAMILIES)}")
+_DEFAULTS = {f.name: f.default for f in fields(ModelConfig)}

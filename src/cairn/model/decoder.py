@@ -14,21 +14,25 @@ from cairn.model.initial import normal
 from cairn.model.layout import Layout
 from cairn.model.mamba import Mamba2
 from cairn.model.mixers import MIXERS
-from cairn.model.norms import RMSNorm
+from cairn.model.norms import LayerNorm, RMSNorm, norm_of
 from cairn.model.spans import Spans
 
 
 class Block(nn.Module):
     """x + mixer(norm(x))."""
 
-    def __init__(self, config: ModelConfig, letter: str) -> None:
+    def __init__(self, config: ModelConfig, letter: str, window: int | None) -> None:
         super().__init__()
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mixer = MIXERS[letter](config)
+        self.norm = norm_of(config)
+        self.mixer = Attention(config, window) if letter == "*" else MIXERS[letter](config)
+        self.residual_fp32 = config.residual_fp32
 
     def forward(self, x: Tensor, layout: Layout, memory: Any) -> Tensor:
         """x [T, D] to [T, D]."""
-        return x + self.mixer(self.norm(x), layout, memory)
+        normed = self.norm(x)
+        if self.residual_fp32:
+            normed = normed.to(self.norm.weight.dtype)
+        return x + self.mixer(normed, layout, memory)
 
 
 class Backbone(nn.Module):
@@ -37,8 +41,12 @@ class Backbone(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config, letter) for letter in config.pattern)
-        self.norm_f = RMSNorm(config.hidden_size, config.norm_eps)
+        windows = iter(config.windows)
+        self.layers = nn.ModuleList(
+            Block(config, letter, next(windows) if letter == "*" else None)
+            for letter in config.pattern
+        )
+        self.norm_f = norm_of(config)
 
 
 class Decoder(nn.Module):
@@ -70,7 +78,7 @@ class Decoder(nn.Module):
         if not self.config.tie_embeddings:
             normal(self.lm_head.weight, std, generator)
         for module in self.modules():
-            if isinstance(module, RMSNorm | Mamba2 | Attention | MLP):
+            if isinstance(module, RMSNorm | LayerNorm | Mamba2 | Attention | MLP):
                 module.initialise(generator)
 
     def forward(self, tokens: Tensor, spans: Spans, cache: Cache | None = None) -> Tensor:
@@ -88,11 +96,14 @@ class Decoder(nn.Module):
         tokens = tokens.to(self.device)
         layout = Layout.of(self.config, spans, cache, self.device)
         x = self.backbone.embeddings(tokens)
+        if self.config.residual_fp32:
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
         for i, block in enumerate(self.backbone.layers):
             x = block(x, layout, cache.layers[i] if cache else None)
         if cache:
             cache.end(spans.slot_numbers, spans.lengths)
-        return self.backbone.norm_f(x)
+        x = self.backbone.norm_f(x)
+        return x.to(self.dtype) if self.config.residual_fp32 else x
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] in fp32 of hidden [..., D]."""

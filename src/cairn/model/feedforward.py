@@ -6,27 +6,43 @@ Legend: T tokens, D width.
 from torch import Generator, Tensor, nn
 
 from cairn.model.config import ModelConfig
-from cairn.model.initial import normal, residual_std
+from cairn.model.initial import fill_bias, normal, residual_std
 from cairn.model.layout import Layout
+from cairn.ops.activation import gelu_tanh, swiglu
 from cairn.ops.norm import squared_relu
+
+ACTIVATIONS = {"relu2": squared_relu, "gelu_tanh": gelu_tanh, "silu": nn.functional.silu}
 
 
 class MLP(nn.Module):
-    """Feed-forward: squared ReLU between two matrices."""
+    """Feed-forward: an activation between two matrices; gated, of a third that multiplies."""
 
     keep_fp32 = ()
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        d, inside, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = nn.Linear(d, inside, bias=bias) if config.gated else None
+        self.up_proj = nn.Linear(d, inside, bias=bias)
+        self.down_proj = nn.Linear(inside, d, bias=bias)
+        self.activation = ACTIVATIONS[config.activation]
 
     def initialise(self, generator: Generator) -> None:
-        """Normal; the output narrower by the depth."""
-        normal(self.up_proj.weight, self.config.initializer_range, generator)
+        """Normal; the output narrower by the depth; biases zero."""
+        for linear in (self.up_proj, self.gate_proj):
+            if linear is not None:
+                normal(linear.weight, self.config.initializer_range, generator)
+                fill_bias(linear)
         normal(self.down_proj.weight, residual_std(self.config), generator)
+        fill_bias(self.down_proj)
 
     def forward(self, x: Tensor, layout: Layout, memory: None) -> Tensor:
         """x [T, D] to [T, D]."""
-        return self.down_proj(squared_relu(self.up_proj(x)))
+        up = self.up_proj(x)
+        if self.gate_proj is None:
+            return self.down_proj(self.activation(up))
+        gate = self.gate_proj(x)
+        if self.config.activation == "silu":
+            return self.down_proj(swiglu(gate, up))
+        return self.down_proj(self.activation(gate) * up)

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from cairn.model.config import ModelConfig
 
@@ -17,6 +17,12 @@ def fill(parameter: Tensor, drawn: Tensor) -> None:
     """Set a parameter to values drawn on the host in fp32: the same on every device."""
     with torch.no_grad():
         parameter.copy_(drawn)
+
+
+def fill_bias(linear: nn.Linear) -> None:
+    """Set a linear layer's bias to zero, where it has one."""
+    if linear.bias is not None:
+        fill(linear.bias, torch.zeros(linear.bias.shape))
 
 
 def normal(parameter: Tensor, std: float, generator: Generator) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cairn.model.cache import Cache
 from cairn.model.config import ModelConfig
+from cairn.model.positions import tables
 from cairn.model.spans import Spans
 from cairn.ops.attention import AttentionPlan
 from cairn.ops.ragged import Chunks
@@ -18,8 +19,12 @@ from cairn.ops.slots import Slots
 class Layout:
     """Chunks for the scans, padded batches for attention, places in the cache."""
 
-    chunks: Chunks
-    attention: AttentionPlan
+    chunks: Chunks | None
+    """None where no layer scans."""
+    attention: dict[int | None, AttentionPlan]
+    """By the window of the layers that use it."""
+    turns: tuple[Tensor, Tensor] | None
+    """Cosines and sines fp32 [T, R] of rotary positions; None where there are none."""
     slots: tuple[int, ...]
     """The cache slot of every span."""
     memory_slots: Slots
@@ -36,17 +41,24 @@ class Layout:
         """For one forward over `spans`, continuing what `cache` holds."""
         lengths, slots = spans.lengths, spans.slot_numbers
         past = cache.begin(slots, lengths) if cache else None
-        token_slots, positions = np.empty(0, np.int64), np.empty(0, np.int64)
-        if past is not None:
-            length = np.asarray(lengths)
-            token_slots = np.repeat(np.asarray(slots, np.int64), length)
-            start = np.cumsum(length) - length
-            positions = np.arange(spans.tokens) - np.repeat(start - np.asarray(past), length)
+        length = np.asarray(lengths, np.int64)
+        before = np.zeros_like(length) if past is None else np.asarray(past, np.int64)
+        token_slots = np.repeat(np.asarray(slots, np.int64), length)
+        start = np.cumsum(length) - length
+        positions = torch.from_numpy(np.arange(spans.tokens) - np.repeat(start - before, length))
+        positions = positions.to(device)
+        chunks = None
+        if "M" in config.pattern:
+            chunks = Chunks.of(lengths, config.chunk_size, config.conv_kernel - 1, device)
         return cls(
-            chunks=Chunks.of(lengths, config.chunk_size, config.conv_kernel - 1, device),
-            attention=AttentionPlan.of(lengths, past, device),
+            chunks=chunks,
+            attention={
+                window: AttentionPlan.of(lengths, past, device, window)
+                for window in dict.fromkeys(config.windows)
+            },
+            turns=tables(config, positions),
             slots=slots,
             memory_slots=Slots.of(slots, device),
             token_slots=torch.from_numpy(token_slots).to(device),
-            token_positions=torch.from_numpy(positions).to(device),
+            token_positions=positions,
         )

@@ -28,7 +28,7 @@ class Mamba2(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.form = MixerForm(config.groups, config.groups, config.norm_eps)
+        self.form = MixerForm(config.groups, config.gated_norm_groups, config.norm_eps)
         inner, channels = config.mamba_width, config.conv_channels
         self.in_proj = nn.Linear(config.hidden_size, config.mamba_projection, bias=False)
         self.conv1d = nn.Conv1d(channels, channels, config.conv_kernel, groups=channels)
@@ -63,4 +63,5 @@ class Mamba2(nn.Module):
             conv.weight, conv.bias, self.A_log, self.D, self.dt_bias, self.norm.weight
         )
         chunks, slots = layout.chunks, layout.memory_slots
+        assert chunks is not None
         return self.out_proj(mamba_inner(z, xbc, dt, weights, self.form, chunks, memory, slots))

@@ -3,7 +3,9 @@
 import torch
 from torch import Generator, Tensor, nn
 
+from cairn.model.config import ModelConfig
 from cairn.model.initial import fill
+from cairn.ops.layernorm import layer_norm
 from cairn.ops.norm import rms_norm
 
 
@@ -22,3 +24,28 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] to the same."""
         return rms_norm(x, self.weight, self.eps)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / deviation * weight + bias over the last dimension."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width))
+        self.eps = eps
+
+    def initialise(self, generator: Generator) -> None:
+        """Weights one, biases zero."""
+        fill(self.weight, torch.ones(self.weight.shape))
+        fill(self.bias, torch.zeros(self.bias.shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] to the same."""
+        return layer_norm(x, self.weight, self.bias, self.eps)
+
+
+def norm_of(config: ModelConfig) -> RMSNorm | LayerNorm:
+    """A norm over the residual stream."""
+    kind = LayerNorm if config.norm == "layer" else RMSNorm
+    return kind(config.hidden_size, config.norm_eps)

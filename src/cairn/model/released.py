@@ -1,7 +1,9 @@
-"""ModelConfig to and from the config.json of released nemotron_h checkpoints. No torch.
+"""ModelConfig to and from the config.json of released checkpoints, by their family's table.
 
-Several spellings are about: NVIDIA's (`hybrid_override_pattern`, `attention_head_dim`) and those
-that transformers writes (`layers_block_type` or `layer_types`, `head_dim`). All are read.
+No torch. Several spellings are about: of nemotron_h NVIDIA's (`hybrid_override_pattern`,
+`attention_head_dim`) and those that transformers writes (`layers_block_type` or `layer_types`,
+`head_dim`); of rotary positions `rope_theta` with `rope_scaling`, and `rope_parameters`. All are
+read.
 """
 
 import json
@@ -9,34 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from cairn.base.errors import UserError
-from cairn.model.config import FAMILIES, ModelConfig, unsupported_family
+from cairn.model.config import ModelConfig
+from cairn.model.families import Family, family_of
+from cairn.model.rope import read_rope, write_rope
 
-# Written as time_step_min: transformers clamps the time step from below by it over a whole
-# sequence but not token by token; a negligible value makes the two agree with each other and us.
-NEGLIGIBLE_TIME_STEP = 1e-12
-
-_WIDTHS = {
-    "vocab_size": ("vocab_size",),
-    "hidden_size": ("hidden_size",),
-    "intermediate_size": ("intermediate_size",),
-    "attention_heads": ("num_attention_heads",),
-    "key_value_heads": ("num_key_value_heads",),
-    "head_dim": ("head_dim", "attention_head_dim"),
-    "mamba_heads": ("mamba_num_heads",),
-    "mamba_head_dim": ("mamba_head_dim",),
-    "state_size": ("ssm_state_size",),
-    "groups": ("n_groups", "mamba_n_groups"),
-    "conv_kernel": ("conv_kernel", "mamba_d_conv"),
-    "chunk_size": ("chunk_size", "mamba_chunk_size"),
-    "max_positions": ("max_position_embeddings",),
-}
-_OPTIONAL = {
-    "norm_eps": ("layer_norm_epsilon", "rms_norm_eps"),
-    "tie_embeddings": ("tie_word_embeddings",),
-    "initializer_range": ("initializer_range",),
-    "bos_token_id": ("bos_token_id",),
-    "pad_token_id": ("pad_token_id",),
-}
 _LAYER_TYPES = {
     "linear_attention": "M",
     "mamba": "M",
@@ -45,19 +23,8 @@ _LAYER_TYPES = {
     "attention": "*",
     "mlp": "-",
 }
-# What this decoder computes; a checkpoint that says otherwise would load and be wrong.
-_FIXED: dict[str, tuple[Any, ...]] = {
-    "use_bias": (False,),
-    "mlp_bias": (False,),
-    "attention_bias": (False,),
-    "mamba_proj_bias": (False,),
-    "use_conv_bias": (True,),
-    "mlp_hidden_act": ("relu2",),
-    "mamba_hidden_act": ("silu",),
-    "sliding_window": (None,),
-    "residual_in_fp32": (False,),
-    "num_nextn_predict_layers": (0, None),
-}
+_ATTENTION_TYPES = ("full_attention", "sliding_attention")
+FILE_SEP = "<file_sep>"  # begins the next file: a base model of code would run on into it
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -65,67 +32,113 @@ def read_config(folder: Path) -> ModelConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError("checkpoint", str(folder), "has no config.json", "give a model's folder")
+    released = _read_json(path)
     try:
-        released = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): write it anew") from None
-    if not isinstance(released, dict):
-        raise UserError(f"{path} holds no JSON object: write it anew")
-    try:
-        config = from_released(released)
+        config = from_released(released | _ends(folder, released))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     object.__setattr__(config, "name", folder.resolve().name)
     return config
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): write it anew") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object: write it anew")
+    return found
+
+
+def _ends(folder: Path, released: dict[str, Any]) -> dict[str, Any]:
+    """`eos_token_id` where config.json's cannot end a generation.
+
+    StarCoder2's released generation_config.json, and transformers' default for the family, name id
+    50256, which its vocabulary does not have: nothing ever stops. The end of a text is id 0, and
+    the tokenizer has the mark of the next file.
+    """
+    if released.get("model_type") != "starcoder2":
+        return {}
+    inside = [i for i in _ids(released.get("eos_token_id")) if i < released.get("vocab_size", 0)]
+    ends = inside or [0]
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        added = _read_json(path).get("added_tokens") or []
+        ends += [t["id"] for t in added if t.get("content") == FILE_SEP and t["id"] not in ends]
+    return {"eos_token_id": ends}
+
+
+def _ids(value: Any) -> list[int]:
+    return list(value) if isinstance(value, list) else [] if value is None else [value]
+
+
 def from_released(released: dict[str, Any]) -> ModelConfig:
     """Read config.json's contents; UserError for a family or a feature this decoder has not."""
-    if released.get("model_type") not in FAMILIES:
-        raise unsupported_family(released.get("model_type"))
-    for key, allowed in _FIXED.items():
+    family = family_of(released.get("model_type"))
+    for key, allowed in family.allowed.items():
         if key in released and released[key] not in allowed:
             mend = f"only {allowed[0]!r} is supported"
             raise UserError(key, released[key], "is not what this decoder computes", mend)
     _check_time_step_limit(released.get("time_step_limit"))
-    found: dict[str, Any] = {"pattern": _pattern(released)}
-    for ours, names in _WIDTHS.items():
-        found[ours] = _first(released, names)
-        if found[ours] is None:
-            raise UserError(names[0], None, "is missing from the configuration", "add it")
-    for ours, names in _OPTIONAL.items():
+    found: dict[str, Any] = {"family": family.name, **family.fixed}
+    found["pattern"] = _pattern(family, released)
+    silent = dict(family.silent)
+    if "attention_heads" in family.fields and family.layer:  # what transformers takes for granted
+        heads = _first(released, ("num_attention_heads",))
+        silent["key_value_heads"] = heads
+        if heads and "head_dim" not in silent:
+            silent["head_dim"] = (_first(released, ("hidden_size",)) or 0) // heads
+    for ours, names in family.fields.items():
         value = _first(released, names)
-        if value is not None:
-            found[ours] = value
+        if value is None and ours not in silent:
+            raise UserError(names[0], None, "is missing from the configuration", "add it")
+        found[ours] = silent[ours] if value is None else value
+    if family.rope:
+        found["rope_theta"], found["rope_scaling"] = read_rope(released, found["max_positions"])
+    found |= _windows(family, released)
     eos = released.get("eos_token_id")
     if eos is not None:
-        found["eos_token_ids"] = tuple(eos) if isinstance(eos, list) else (eos,)
+        found["eos_token_ids"] = tuple(_ids(eos))
     return ModelConfig(**found)
 
 
 def to_released(config: ModelConfig) -> dict[str, Any]:
-    """Contents of config.json that transformers, and servers that know nemotron_h, read."""
+    """Contents of config.json that transformers, and servers that know the family, read."""
+    family = family_of(config.family)
     eos = list(config.eos_token_ids)
     plain: dict[str, Any] = {
-        "architectures": ["NemotronHForCausalLM"],
-        "model_type": "nemotron_h",
-        "hybrid_override_pattern": config.pattern,
-        "num_hidden_layers": config.layers,
-        "expand": max(1, round(config.mamba_width / config.hidden_size)),
-        "rms_norm_eps": config.norm_eps,
-        "attention_head_dim": config.head_dim,
-        "mamba_ssm_cache_dtype": "float32",
+        "architectures": [family.architecture],
+        "model_type": family.name,
+        "num_hidden_layers": config.layers // max(1, len(family.layer)),
         "eos_token_id": eos[0] if len(eos) == 1 else eos,
-        "rescale_prenorm_residual": True,
-        "time_step_min": NEGLIGIBLE_TIME_STEP,
-        "time_step_max": 0.1,
-        "time_step_floor": 1e-4,
-        "use_cache": True,
+        **family.written,
     }
-    for ours, names in (_WIDTHS | _OPTIONAL).items():
+    if not family.layer:
+        plain |= {
+            "hybrid_override_pattern": config.pattern,
+            "rms_norm_eps": config.norm_eps,
+            "attention_head_dim": config.head_dim,
+        }
+    if "mamba_heads" in family.fields:
+        plain["expand"] = max(1, round(config.mamba_width / config.hidden_size))
+    for ours, names in family.fields.items():
         plain[names[0]] = getattr(config, ours)
-    for key, allowed in _FIXED.items():
+    for key, allowed in family.allowed.items():
         plain[key] = allowed[0]
+    if family.rope:
+        assert config.rope_theta is not None
+        plain |= write_rope(config.rope_theta, config.rope_scaling)
+    if family.windows == "all":
+        plain["sliding_window"] = config.sliding_window
+    elif family.windows == "some":
+        full = set(config.full_attention) if config.sliding_window else set(range(config.layers))
+        plain |= {
+            "use_sliding_window": config.sliding_window is not None,
+            "sliding_window": config.sliding_window,
+            "max_window_layers": len(full),
+            "layer_types": [_ATTENTION_TYPES[i not in full] for i in range(config.count("*"))],
+        }
     return plain
 
 
@@ -133,8 +146,14 @@ def _first(released: dict[str, Any], names: tuple[str, ...]) -> Any:
     return next((released[name] for name in names if released.get(name) is not None), None)
 
 
-def _pattern(released: dict[str, Any]) -> str:
-    """The string of mixers, from a list of layer types or from the pattern string."""
+def _pattern(family: Family, released: dict[str, Any]) -> str:
+    """The string of mixers, from a number of layers, a list of their types, or the string."""
+    if family.layer:
+        layers = released.get("num_hidden_layers")
+        if not isinstance(layers, int) or layers < 1:
+            problem = "is missing" if layers is None else "is no number of layers"
+            raise UserError("num_hidden_layers", layers, problem, "add it")
+        return family.layer * layers
     types = _first(released, ("layers_block_type", "layer_types"))
     if types is None:
         pattern = released.get("hybrid_override_pattern")
@@ -147,6 +166,34 @@ def _pattern(released: dict[str, Any]) -> str:
         known = ", ".join(_LAYER_TYPES)
         raise UserError("layers_block_type", unknown, "has unknown layers", f"known: {known}")
     return "".join(_LAYER_TYPES[name] for name in types)
+
+
+def _windows(family: Family, released: dict[str, Any]) -> dict[str, Any]:
+    """`sliding_window` and `full_attention`, from a window and the layers that have it."""
+    window = released.get("sliding_window")
+    if family.windows == "all":
+        return {"sliding_window": window}
+    if family.windows != "some":
+        return {}
+    if not released.get("use_sliding_window"):
+        window = None
+    layers = released["num_hidden_layers"]
+    types = released.get("layer_types")
+    if types is None:
+        first = released.get("max_window_layers", 28)  # the layers before it see everything
+        types = [_ATTENTION_TYPES[window is not None and i >= first] for i in range(layers)]
+    unknown = sorted({str(name) for name in types} - set(_ATTENTION_TYPES))
+    if unknown or len(types) != layers:
+        problem = f"has unknown layers {unknown}" if unknown else f"is not of {layers} layers"
+        known = ", ".join(_ATTENTION_TYPES)
+        raise UserError("layer_types", types, problem, f"known: {known}")
+    full = tuple(i for i, name in enumerate(types) if name == "full_attention")
+    if window is None and len(full) < layers:
+        mend = "set use_sliding_window and sliding_window"
+        raise UserError("sliding_window", None, "is missing for layers that have one", mend)
+    if window is None or len(full) == layers:
+        return {}
+    return {"sliding_window": window, "full_attention": full}
 
 
 def _check_time_step_limit(limit: Any) -> None:

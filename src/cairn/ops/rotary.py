@@ -30,7 +30,7 @@ def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tens
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
     """x [T, heads, width] turned by `sign` times the angles, in the dtype of x."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    cos, sin = (table.unsqueeze(1) for table in (cos, sin))
+    cos, sin = (table.to(wide.dtype).unsqueeze(1) for table in (cos, sin))
     half = cos.shape[-1]
     first, second, rest = wide.split([half, half, x.shape[-1] - 2 * half], dim=-1)
     out = torch.empty_like(wide)

@@ -1,0 +1,109 @@
+"""Tensors in safetensors files: found by their headers, read piece by piece to where they belong.
+
+The header is read here rather than by the library because a file that was cut short is refused by
+that as a whole: this names the tensors that are lost. Bytes are read to their place instead of
+being mapped, for pages of a map count as memory a second time until the kernel takes them back.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cairn.base import UserError
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+HEADER_BYTES = 100 * 10**6  # the library's own limit
+PIECE_BYTES = 32 * 2**20  # read at a time where bytes are not yet what the parameter holds
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file: its name there, and where its bytes are."""
+
+    path: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the file ends before the tensor does."""
+        return self.path.stat().st_size < self.stop
+
+
+def stored_in(path: Path) -> list[Stored]:
+    """Every tensor that a file's header tells of; UserError for a header that is damaged."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if not 2 <= size <= min(HEADER_BYTES, path.stat().st_size - 8):
+                raise ValueError("its header is cut short")
+            header = json.loads(file.read(size))
+        found = []
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            begin, end = entry["data_offsets"]
+            shape = tuple(int(n) for n in entry["shape"])
+            one = Stored(path, name, entry["dtype"], shape, 8 + size + begin, 8 + size + end)
+            _check_size(one)
+            found.append(one)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise UserError(f"{path} is truncated or damaged ({error}): fetch it anew") from None
+    return sorted(found, key=lambda one: one.start)
+
+
+def _check_size(one: Stored) -> None:
+    if one.dtype not in DTYPES:
+        return  # named later, with all that does not fit
+    count = 1
+    for n in one.shape:
+        count *= n
+    if min(one.shape, default=0) < 0 or one.stop - one.start != count * DTYPES[one.dtype].itemsize:
+        raise ValueError(f"{one.name} has other bytes than its shape")
+
+
+@torch.no_grad()
+def read_into(one: Stored, target: Tensor, parts: list[tuple[int, int]] | None = None) -> None:
+    """Fill a parameter from a file, converting and moving piece by piece.
+
+    `parts` are the rows (start, stop) that follow each other in `target` [rows, ...]; None is all.
+    """
+    dtype = DTYPES[one.dtype]
+    shape = one.shape or (1,)
+    rows = target if one.shape else target.view(1)
+    row_bytes = (one.stop - one.start) // shape[0] if shape[0] else 0
+    here = target.dtype == dtype and target.device.type == "cpu" and target.is_contiguous()
+    step = max(1, PIECE_BYTES // max(1, row_bytes))
+    at = 0
+    with one.path.open("rb", buffering=0) as file:
+        for first, last in parts or [(0, shape[0])]:
+            file.seek(one.start + first * row_bytes)
+            for begin in range(first, last, last - first if here else step):
+                count = min(last, begin + (last - first if here else step)) - begin
+                place = rows[at : at + count]
+                piece = place if here else torch.empty((count, *shape[1:]), dtype=dtype)
+                _fill(file, piece, one)
+                if not here:
+                    place.copy_(piece)
+                at += count
+
+
+def _fill(file: object, piece: Tensor, one: Stored) -> None:
+    """Read a contiguous tensor's bytes; UserError where the file ends first."""
+    view = piece.view(torch.uint8).reshape(-1).numpy().data
+    while len(view):
+        got = file.readinto(view)  # type: ignore[attr-defined]
+        if not got:
+            raise UserError(f"{one.path} ends inside {one.name}: fetch it anew")
+        view = view[got:]
