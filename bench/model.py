@@ -1,131 +1,248 @@
 """Prefill, training step and decode of one checkpoint, beside transformers in the same run.
 
-Prints one JSON line a measurement: tokens per second of both, and their ratio. Both read the
-same random checkpoint, use the same threads, and take turns, best of several rounds.
-transformers runs its PyTorch path where mamba_ssm and causal_conv1d are not installed; the line
-says so.
+One JSON line a measurement: tokens per second of both, their ratio, and the peak memory of each.
+Every measurement has two fresh processes, ours and the peer's, with the same random checkpoint and
+as many threads; they take turns, so that a busy machine disturbs both, and the best of the rounds
+counts. `floor_tokens_per_second` is what the matrix products alone allow, timed in our process with
+PyTorch's own product. transformers runs its PyTorch path where mamba_ssm and causal_conv1d are not
+installed; the line says so.
 
-    python bench/model.py [--device cpu] [--dtype float32] [--threads N] [--rounds 3]
+    python bench/model.py [--shape hybrid] [--measure prefill,train,decode-1,decode-16,linear]
+                          [--device cpu] [--dtype float32] [--threads N] [--rounds 3]
 """
 
 import argparse
+import importlib.metadata
 import importlib.util
 import json
+import re
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
-from torch.optim import AdamW
+from torch.nn import functional
 
 from cairn.model import Cache, ModelConfig, Spans, build, load, save
 from cairn.ops import keep_freed_memory, linear_cross_entropy
 
-SIZES = {
-    "cpu": ModelConfig(
-        pattern="M-M*-M-M-",
-        vocab_size=4096,
-        hidden_size=192,
-        intermediate_size=768,
-        attention_heads=4,
-        key_value_heads=2,
-        head_dim=48,
-        mamba_heads=12,
-        mamba_head_dim=32,
-        state_size=32,
-        groups=2,
-        chunk_size=32,
-    ),
-    "cuda": ModelConfig(
-        pattern="M-M*-M-M-",
+SHAPES = {
+    # A quarter of Nemotron-H 8B's widths and half of Nano 9B's pattern.
+    "hybrid": ModelConfig(
+        pattern="M-M-M-MM-M-M-M*-M-M-M*-M-M-M-",
         vocab_size=32_768,
-        hidden_size=1024,
-        intermediate_size=4096,
-        attention_heads=16,
-        key_value_heads=8,
+        hidden_size=512,
+        intermediate_size=2048,
+        attention_heads=8,
+        key_value_heads=2,
         head_dim=64,
-        mamba_heads=32,
+        mamba_heads=16,
         mamba_head_dim=64,
         state_size=128,
         groups=8,
-        chunk_size=64,
+        chunk_size=128,
+        max_positions=65_536,
     ),
 }
-SHAPES = {"cpu": (4, 256), "cuda": (8, 1024)}  # sequences, tokens each
-DECODED = 32  # tokens that every sequence is continued by
+MEASURES = ("prefill", "train", "decode-1", "decode-16", "linear")
+PREFILL = 2048  # tokens of one sequence
+LONG = 32_768
+TRAIN = (4, 512)  # sequences, tokens each
+PROMPT, DECODED = 128, 32  # tokens before decoding, tokens that every sequence is continued by
 
-Step = Callable[[], Any]
+Prepared = tuple[Callable[[], Any], Callable[[Any], Any]]  # what is not timed, and what is
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", default="hybrid", choices=SHAPES)
+    parser.add_argument("--measure", default=",".join(MEASURES))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--side", choices=("cairn", "transformers", "floor"), help="(internal)")
+    parser.add_argument("--folder", help="(internal)")
     arguments = parser.parse_args()
+    if arguments.side:
+        serve(arguments)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        arguments.folder = folder
+        save(build(SHAPES[arguments.shape], seed=0), Path(folder))
+        for measure in arguments.measure.split(","):
+            if measure == "linear":
+                report_linear(arguments)
+            else:
+                report(measure, arguments)
+
+
+# -- the two processes ---------------------------------------------------------------------------
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """One side of one measurement: a run and its seconds for every line that comes in."""
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()  # for both
     warnings.filterwarnings("ignore")
+    sides = {"cairn": ours, "transformers": theirs, "floor": floor}
+    prepare, step = sides[arguments.side](arguments)
+    step(prepare())  # warm
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        given = prepare()
+        wait_for(arguments.device)
+        start = time.perf_counter()
+        step(given)
+        wait_for(arguments.device)
+        print(json.dumps([time.perf_counter() - start, peak_memory(arguments.device)]), flush=True)
+
+
+def wait_for(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_memory(device: str) -> int:
+    """Bytes: the most that this process had in memory at once, or on the GPU."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"VmHWM:\s*(\d+) kB", status)
+    assert found
+    return int(found[1]) * 1024
+
+
+@contextmanager
+def side(name: str, measure: str, arguments: argparse.Namespace) -> Iterator[Callable[[], Any]]:
+    """A process for one side; calling what is yielded runs it once: (seconds, peak bytes)."""
+    kept = ("shape", "device", "dtype", "threads", "folder")
+    given = [f"--{key}={getattr(arguments, key)}" for key in kept]
+    command = [sys.executable, __file__, f"--side={name}", f"--measure={measure}", *given]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as child:
+        assert child.stdin
+        assert child.stdout
+        stdin, stdout = child.stdin, child.stdout
+
+        def line() -> str:
+            text = stdout.readline()
+            if not text:
+                raise SystemExit(f"{name}: {measure} ended before its time")
+            return text
+
+        line()
+
+        def run() -> tuple[float, int]:
+            stdin.write("\n")
+            stdin.flush()
+            seconds, peak = json.loads(line())
+            return seconds, peak
+
+        yield run
+        stdin.close()
+
+
+# -- what is measured ----------------------------------------------------------------------------
+
+
+def tokens_of(measure: str) -> tuple[int, int]:
+    """(sequences, tokens each) that the measurement reads before or while it is timed."""
+    if measure.startswith("decode-"):
+        return int(measure.removeprefix("decode-")), PROMPT
+    if measure.startswith("linear-"):
+        return 1, int(measure.removeprefix("linear-"))
+    return TRAIN if measure == "train" else (1, PREFILL)
+
+
+def ids_of(measure: str, arguments: argparse.Namespace) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    shape = tokens_of(measure)
+    ids = torch.randint(3, SHAPES[arguments.shape].vocab_size, shape, generator=generator)
+    return ids.to(arguments.device)
+
+
+def ours(arguments: argparse.Namespace) -> Prepared:
+    ids = ids_of(arguments.measure, arguments)
+    dtype = getattr(torch, arguments.dtype)
+    if arguments.measure == "train":
+        return train_ours(load(arguments.folder, arguments.device), ids, dtype != torch.float32)
+    if arguments.measure.startswith("linear-"):
+        shape = SHAPES[arguments.shape]
+        model = build(replace(shape, pattern=shape.pattern.replace("*", "")), seed=0, dtype=dtype)
+    else:
+        model = load(arguments.folder, arguments.device, dtype)
+    model = model.eval().requires_grad_(False)
+    batch, length = ids.shape
+    cache = Cache(model.config, batch, length + DECODED, model.device, model.dtype)
+    one = Spans.of([1] * batch)
+
+    @torch.inference_mode()
+    def prefill(_: Any = None) -> Tensor:
+        cache.reset()
+        hidden = model.hidden(ids.flatten(), Spans.of([length] * batch), cache)
+        return model.head(hidden.unflatten(0, ids.shape)[:, -1]).argmax(-1)
+
+    @torch.inference_mode()
+    def decode(tokens: Tensor) -> Tensor:
+        for _ in range(DECODED):
+            tokens = model(tokens, one, cache).argmax(-1)
+        return tokens
+
+    if arguments.measure.startswith("decode"):
+        return prefill, decode
+    return cache.reset, prefill
+
+
+def theirs(arguments: argparse.Namespace) -> Prepared:
+    import transformers
+
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as folder:
-        measure_all(Path(folder), arguments)
+    training = arguments.measure == "train"
+    dtype = torch.float32 if training else getattr(torch, arguments.dtype)
+    model = transformers.AutoModelForCausalLM.from_pretrained(arguments.folder, dtype=dtype)
+    model = model.to(arguments.device)
+    ids = ids_of(arguments.measure, arguments)
+    if training:
+        return train_theirs(model, ids, arguments.dtype != "float32")
+
+    @torch.inference_mode()
+    def prefill(_: Any = None) -> tuple[Tensor, Any]:
+        out = model(ids, use_cache=True, logits_to_keep=1)
+        return out.logits[:, -1].argmax(-1), out.past_key_values
+
+    @torch.inference_mode()
+    def decode(state: tuple[Tensor, Any]) -> Tensor:
+        tokens, past = state
+        for _ in range(DECODED):
+            out = model(tokens[:, None], past_key_values=past, use_cache=True)
+            tokens, past = out.logits[:, -1].argmax(-1), out.past_key_values
+        return tokens
+
+    if arguments.measure.startswith("decode"):
+        return prefill, decode
+    return lambda: None, prefill
 
 
-def measure_all(folder: Path, arguments: argparse.Namespace) -> None:
-    """Every measurement, each on fresh copies of one checkpoint."""
-    device, dtype = arguments.device, getattr(torch, arguments.dtype)
-    config = SIZES[device]
-    save(build(config, seed=0), folder)
-    sequences, length = SHAPES[device]
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(3, config.vocab_size, (sequences, length), generator=generator).to(device)
-    for name, autocast in (("train", False), ("train, bf16 autocast", True)):
-        ours = train_ours(load(folder, device), ids, autocast)
-        theirs = train_theirs(peer(folder, device, torch.float32), ids, autocast)
-        report(name, ours, theirs, ids.numel(), arguments, "float32")
-    mine, other = load(folder, device, dtype).eval(), peer(folder, device, dtype).eval()
-    with torch.inference_mode():
-        spans = Spans.of([length] * sequences)
-        cache = Cache(config, sequences, length + DECODED, device, dtype)
-
-        def prefill() -> Tensor:
-            cache.reset()
-            hidden = mine.hidden(ids.flatten(), spans, cache)
-            return mine.head(hidden.unflatten(0, ids.shape)[:, -1])
-
-        def their_prefill() -> Any:
-            return other(ids, use_cache=True, logits_to_keep=1)
-
-        report("prefill", prefill, their_prefill, ids.numel(), arguments)
-        for batch in (1, sequences):
-            decoded = batch * DECODED
-            pair = decode_ours(mine, ids[:batch]), decode_theirs(other, ids[:batch])
-            report(f"decode, batch {batch}", *pair, decoded, arguments)
-
-
-def peer(folder: Path, device: str, dtype: torch.dtype) -> Any:
-    """The checkpoint in transformers."""
-    found = transformers.NemotronHForCausalLM.from_pretrained(folder, dtype=dtype)
-    return found.to(device)
-
-
-def train_ours(model: Any, ids: Tensor, autocast: bool) -> Step:
+def train_ours(model: Any, ids: Tensor, autocast: bool) -> Prepared:
     """Forward, backward and AdamW over next tokens."""
-    optimizer = AdamW(model.parameters(), fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     spans, flat = Spans.of([ids.shape[1]] * len(ids)), ids.flatten()
     targets = ids.roll(-1, 1).flatten()
     weights = torch.ones(ids.shape, device=ids.device).index_fill_(
         1, torch.tensor([ids.shape[1] - 1], device=ids.device), 0
     )
 
-    def step() -> None:
+    def step(_: Any) -> None:
         with torch.autocast(ids.device.type, torch.bfloat16, enabled=autocast):
             hidden = model.hidden(flat, spans)
             loss = linear_cross_entropy(hidden, model.lm_head.weight, targets, weights.flatten())
@@ -133,98 +250,116 @@ def train_ours(model: Any, ids: Tensor, autocast: bool) -> Step:
         optimizer.step()
         optimizer.zero_grad()
 
-    return step
+    return lambda: None, step
 
 
-def train_theirs(model: Any, ids: Tensor, autocast: bool) -> Step:
+def train_theirs(model: Any, ids: Tensor, autocast: bool) -> Prepared:
     """The same, with the loss that transformers computes from labels."""
-    optimizer = AdamW(model.train().parameters(), fused=True)
+    optimizer = torch.optim.AdamW(model.train().parameters(), fused=True)
 
-    def step() -> None:
+    def step(_: Any) -> None:
         with torch.autocast(ids.device.type, torch.bfloat16, enabled=autocast):
             loss = model(ids, labels=ids, use_cache=False).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    return step
+    return lambda: None, step
 
 
-def decode_ours(model: Any, ids: Tensor) -> Step:
-    """Greedy tokens after a prefilled prompt; the prompt is not measured."""
-    batch, length = ids.shape
-    cache = Cache(model.config, batch, length + DECODED, model.device, model.dtype)
-    one = Spans.of([1] * batch)
+def floor(arguments: argparse.Namespace) -> Prepared:
+    """The measurement's matrix products and nothing else."""
+    config, dtype = SHAPES[arguments.shape], getattr(torch, arguments.dtype)
+    kind = {"device": arguments.device, "dtype": dtype}
+    model = build(config, device=arguments.device, dtype=dtype)
+    head = model.lm_head.weight
+    matrices = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    matrices = [weight.detach() for weight in matrices if weight is not head]
+    batch, length = tokens_of(arguments.measure)
+    training, decoding = arguments.measure == "train", arguments.measure.startswith("decode")
+    rows = batch if decoding else batch * length
+    inputs = {w.shape[1]: torch.randn(rows, w.shape[1], **kind) for w in matrices}
+    outputs = {w.shape[0]: torch.randn(rows, w.shape[0], **kind) for w in matrices}
 
-    def prepare() -> Tensor:
-        cache.reset()
-        hidden = model.hidden(ids.flatten(), Spans.of([length] * batch), cache)
-        return model.head(hidden.unflatten(0, ids.shape)[:, -1]).argmax(-1)
+    @torch.inference_mode()
+    def step(_: Any) -> None:
+        for _ in range(DECODED if decoding else 1):
+            for weight in matrices:
+                x, y = inputs[weight.shape[1]], outputs[weight.shape[0]]
+                functional.linear(x, weight)
+                if training:
+                    y @ weight
+                    y.t() @ x
+            hidden = inputs[head.shape[1]]
+            if not training:
+                functional.linear(hidden if decoding else hidden[-1:], head.detach())
+                continue
+            for part in hidden.split(256):
+                logits = functional.linear(part, head.detach())
+                logits @ head.detach()
+                logits.t() @ part
 
-    def step(tokens: Tensor) -> Tensor:
-        for _ in range(DECODED):
-            tokens = model(tokens, one, cache).argmax(-1)
-        return tokens
-
-    step.prepare = prepare  # type: ignore[attr-defined]
-    return step  # type: ignore[return-value]
-
-
-def decode_theirs(model: Any, ids: Tensor) -> Step:
-    """The same, with transformers' cache, without its generate() around it."""
-
-    def prepare() -> tuple[Tensor, Any]:
-        out = model(ids, use_cache=True, logits_to_keep=1)
-        return out.logits[:, -1].argmax(-1), out.past_key_values
-
-    def step(state: tuple[Tensor, Any]) -> Tensor:
-        tokens, past = state
-        for _ in range(DECODED):
-            out = model(tokens[:, None], past_key_values=past, use_cache=True)
-            tokens, past = out.logits[:, -1].argmax(-1), out.past_key_values
-        return tokens
-
-    step.prepare = prepare  # type: ignore[attr-defined]
-    return step  # type: ignore[return-value]
+    return lambda: None, step
 
 
-def seconds(step: Step, device: str) -> float:
-    """One run; what `step.prepare` does is not counted."""
-    prepare = getattr(step, "prepare", None)
-    given = (prepare(),) if prepare else ()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    step(*given)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+# -- lines ---------------------------------------------------------------------------------------
 
 
-def report(
-    name: str, ours: Step, theirs: Step, tokens: int, arguments: argparse.Namespace, dtype: str = ""
-) -> None:
+def report(measure: str, arguments: argparse.Namespace) -> None:
     """Take turns, keep the best, print a line."""
-    times: list[list[float]] = [[], []]
-    for _ in range(1 + arguments.rounds):
-        for step, kept in zip((ours, theirs), times, strict=True):
-            kept.append(seconds(step, arguments.device))
-    best, peer_best = (min(kept[1:]) for kept in times)
-    fast = all(importlib.util.find_spec(kernel) for kernel in ("mamba_ssm", "causal_conv1d"))
-    line = {
-        "bench": "model",
-        "measure": name,
-        "device": arguments.device,
-        "dtype": dtype or arguments.dtype,
-        "threads": arguments.threads,
+    names = ("cairn", "transformers", "floor")
+    found: dict[str, list[tuple[float, int]]] = {name: [] for name in names}
+    with (
+        side("cairn", measure, arguments) as mine,
+        side("transformers", measure, arguments) as peer,
+        side("floor", measure, arguments) as products,
+    ):
+        for _ in range(arguments.rounds):
+            for name, run in zip(names, (mine, peer, products), strict=True):
+                found[name].append(run())
+    batch, length = tokens_of(measure)
+    tokens = batch * (DECODED if measure.startswith("decode") else length)
+    best = {name: min(seconds for seconds, _ in runs) for name, runs in found.items()}
+    peak = {name: max(size for _, size in runs) / 2**20 for name, runs in found.items()}
+    version = importlib.metadata.version("transformers")
+    kernels = all(importlib.util.find_spec(name) for name in ("mamba_ssm", "causal_conv1d"))
+    line = about(measure, arguments) | {
         "tokens": tokens,
-        "tokens_per_second": round(tokens / best, 1),
-        "peer": f"transformers {transformers.__version__}",
-        "peer_kernels": fast and arguments.device == "cuda",
-        "peer_tokens_per_second": round(tokens / peer_best, 1),
-        "ratio": round(peer_best / best, 2),
+        "tokens_per_second": round(tokens / best["cairn"], 1),
+        "peer": f"transformers {version}",
+        "peer_kernels": kernels and arguments.device == "cuda",
+        "peer_tokens_per_second": round(tokens / best["transformers"], 1),
+        "ratio": round(best["transformers"] / best["cairn"], 2),
+        "floor_tokens_per_second": round(tokens / best["floor"], 1),
+        "peak_mib": round(peak["cairn"], 1),
+        "peer_peak_mib": round(peak["transformers"], 1),
     }
     print(json.dumps(line), flush=True)
+
+
+def report_linear(arguments: argparse.Namespace) -> None:
+    """Prefill of a short and of a long text with the attention layers left out: time a token."""
+    each = {}
+    for length in (PREFILL, LONG):
+        with side("cairn", f"linear-{length}", arguments) as run:
+            each[length] = min(run()[0] for _ in range(arguments.rounds)) / length
+    line = about("prefill without attention", arguments) | {
+        "microseconds_per_token": {length: round(1e6 * each[length], 2) for length in each},
+        "ratio": round(each[LONG] / each[PREFILL], 3),
+    }
+    print(json.dumps(line), flush=True)
+
+
+def about(measure: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "bench": "model",
+        "shape": arguments.shape,
+        "parameters": SHAPES[arguments.shape].parameters,
+        "measure": measure,
+        "device": arguments.device,
+        "dtype": arguments.dtype,
+        "threads": arguments.threads,
+    }
 
 
 if __name__ == "__main__":
