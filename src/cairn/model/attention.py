@@ -9,6 +9,7 @@ from cairn.model.cache import KeyValues
 from cairn.model.config import ModelConfig
 from cairn.model.initial import fill_bias, normal, residual_std
 from cairn.model.layout import Layout
+from cairn.model.linear import Linear
 from cairn.model.norms import RMSNorm
 from cairn.ops.attention import Pages, attention
 from cairn.ops.rotary import rotate
@@ -28,10 +29,10 @@ class Attention(nn.Module):
         self.config = config
         self.window = window
         d, bias = config.hidden_size, config.qkv_bias
-        self.q_proj = nn.Linear(d, config.query_width, bias=bias)
-        self.k_proj = nn.Linear(d, config.key_value_width, bias=bias)
-        self.v_proj = nn.Linear(d, config.key_value_width, bias=bias)
-        self.o_proj = nn.Linear(config.query_width, d, bias=config.output_bias)
+        self.q_proj = Linear(d, config.query_width, bias=bias)
+        self.k_proj = Linear(d, config.key_value_width, bias=bias)
+        self.v_proj = Linear(d, config.key_value_width, bias=bias)
+        self.o_proj = Linear(config.query_width, d, bias=config.output_bias)
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
 

@@ -12,6 +12,7 @@ from cairn.model.config import ModelConfig
 from cairn.model.feedforward import MLP
 from cairn.model.initial import normal
 from cairn.model.layout import Layout
+from cairn.model.linear import Linear
 from cairn.model.mamba import Mamba2
 from cairn.model.mixers import MIXERS
 from cairn.model.norms import LayerNorm, RMSNorm, norm_of
@@ -56,7 +57,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = Backbone(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.lm_head.weight = self.backbone.embeddings.weight
 

@@ -8,6 +8,7 @@ from torch import Generator, Tensor, nn
 from cairn.model.config import ModelConfig
 from cairn.model.initial import fill_bias, normal, residual_std
 from cairn.model.layout import Layout
+from cairn.model.linear import Linear
 from cairn.ops.activation import gelu_tanh, swiglu
 from cairn.ops.norm import squared_relu
 
@@ -23,9 +24,9 @@ class MLP(nn.Module):
         super().__init__()
         self.config = config
         d, inside, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
-        self.gate_proj = nn.Linear(d, inside, bias=bias) if config.gated else None
-        self.up_proj = nn.Linear(d, inside, bias=bias)
-        self.down_proj = nn.Linear(inside, d, bias=bias)
+        self.gate_proj = Linear(d, inside, bias=bias) if config.gated else None
+        self.up_proj = Linear(d, inside, bias=bias)
+        self.down_proj = Linear(inside, d, bias=bias)
         self.activation = ACTIVATIONS[config.activation]
 
     def initialise(self, generator: Generator) -> None:

@@ -12,6 +12,7 @@ from cairn.model.cache import Recurrence
 from cairn.model.config import ModelConfig
 from cairn.model.initial import fill, normal, residual_std, uniform
 from cairn.model.layout import Layout
+from cairn.model.linear import Linear
 from cairn.model.norms import RMSNorm
 from cairn.ops.mamba import MixerForm, MixerWeights, mamba_inner
 
@@ -30,13 +31,13 @@ class Mamba2(nn.Module):
         self.config = config
         self.form = MixerForm(config.groups, config.gated_norm_groups, config.norm_eps)
         inner, channels = config.mamba_width, config.conv_channels
-        self.in_proj = nn.Linear(config.hidden_size, config.mamba_projection, bias=False)
+        self.in_proj = Linear(config.hidden_size, config.mamba_projection, bias=False)
         self.conv1d = nn.Conv1d(channels, channels, config.conv_kernel, groups=channels)
         self.A_log = nn.Parameter(torch.empty(config.mamba_heads))
         self.D = nn.Parameter(torch.empty(config.mamba_heads))
         self.dt_bias = nn.Parameter(torch.empty(config.mamba_heads))
         self.norm = RMSNorm(inner, config.norm_eps)
-        self.out_proj = nn.Linear(inner, config.hidden_size, bias=False)
+        self.out_proj = Linear(inner, config.hidden_size, bias=False)
 
     def initialise(self, generator: Generator) -> None:
         """Linears normal; decay and time step log- or uniformly spread, as in the paper."""

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from cairn.ops import paths
 from cairn.ops.conv import causal_conv, next_window
+from cairn.ops.native import operations as native
 from cairn.ops.norm import gated_rms_norm
 from cairn.ops.ragged import Chunks
 from cairn.ops.scan import ssd_scan
@@ -75,7 +76,9 @@ def mamba_inner(
     before bias and softplus. With `pool`, every span continues its slot and updates it in place.
     The scan is in fp32 at least. Returns [T, I] in z's dtype; differentiable once.
     """
-    paths.choose("mamba_inner", z.device)
+    why = native.mixer_unfit(z, xbc, dt, weights, pool)
+    if paths.choose("mamba_inner", z.device, native=why) == "native":
+        return native.mixer(z, xbc, dt, weights, form, chunks, pool, slots)
     window = state = None
     if pool is not None:
         assert slots is not None

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from cairn.ops import paths
 from cairn.ops.gradient import once, run
+from cairn.ops.native import operations as native
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -15,7 +16,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
     x [..., D]; weight [D]. Differentiable once.
     """
-    if paths.choose("rms_norm", x.device, triton=paths.for_kernel(x)) == "triton":
+    why = native.norm_unfit(x, None, weight)
+    path = paths.choose("rms_norm", x.device, native=why, triton=paths.for_kernel(x))
+    if path == "native":
+        return native.norm(x, None, weight, 1, eps)
+    if path == "triton":
         from cairn.ops.triton import norm
 
         return norm.rms_norm(x, weight, eps)
@@ -42,7 +47,11 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: fl
     x, gate [..., D]; weight [D]; in at least fp32, returned in the gate's dtype.
     Differentiable once.
     """
-    if paths.choose("gated_rms_norm", x.device, triton=paths.for_kernel(x)) == "triton":
+    why = native.norm_unfit(x, gate, weight)
+    path = paths.choose("gated_rms_norm", x.device, native=why, triton=paths.for_kernel(x))
+    if path == "native":
+        return native.norm(x, gate, weight, groups, eps)
+    if path == "triton":
         from cairn.ops.triton import norm
 
         return norm.gated_rms_norm(x, gate, weight, groups, eps)

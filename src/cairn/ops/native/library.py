@@ -1,0 +1,126 @@
+"""The compiled library: found, checked against its sources, bound to the OpenMP of torch."""
+
+import ctypes
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+HERE = Path(__file__).parent
+KINDS = {torch.float32: 0, torch.bfloat16: 1}  # vector.h has the same numbers
+
+
+class Mixer(ctypes.Structure):
+    """`Mixer` of mixer.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("z", "xbc", "dt")),
+        *((name, ctypes.c_int64) for name in ("z_stride", "xbc_stride", "dt_stride", "kind")),
+        *((name, ctypes.c_void_p) for name in ("conv", "conv_bias", "norm")),
+        ("weight_kind", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("A_log", "D", "dt_bias")),
+        *((name, ctypes.c_void_p) for name in ("bounds", "slots", "window", "state", "y", "out")),
+        *((name, ctypes.c_int64) for name in ("S", "H", "P", "G", "N", "C", "W")),
+        *((name, ctypes.c_int64) for name in ("norm_groups", "blocks")),
+        *((name, ctypes.c_float) for name in ("eps", "dt_least", "dt_most")),
+        ("threads", ctypes.c_int64),
+    ]
+
+
+@dataclass(frozen=True)
+class Native:
+    """The loaded library, or why there is none."""
+
+    library: ctypes.CDLL | None
+    missing: str
+    """Empty where there is a library."""
+    level: str = ""
+    """`avx512`, `avx2` or `base`."""
+
+
+@cache
+def native() -> Native:
+    """Load the library once a process. One that other sources were compiled to is not used."""
+    level = _level()
+    path = HERE / f"libcairn_{level}.so.1"
+    if not path.exists():
+        return Native(None, "nothing is compiled: there was no C compiler at the install")
+    problem = _bring_openmp()
+    if problem:
+        return Native(None, problem)
+    try:
+        library = ctypes.CDLL(str(path))  # whose calls release the interpreter's lock
+    except OSError as error:
+        return Native(None, f"{path.name} does not load: {error}")
+    library.cairn_source.restype = ctypes.c_char_p
+    if library.cairn_source() != _digest().encode():
+        return Native(None, f"{path.name} is not of these sources: install again")
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    library.cairn_linear.argtypes = [pointer, pointer, pointer, size, size, size, size, size]
+    library.cairn_norm.argtypes = [
+        *(pointer, size, pointer, size, pointer, size, pointer, size),
+        *(size, size, size, ctypes.c_float, size),
+    ]
+    library.cairn_mixer.argtypes = [ctypes.POINTER(Mixer)]
+    library.cairn_mixer.restype = size
+    library.cairn_linear.restype = library.cairn_norm.restype = None
+    return Native(library, "", level)
+
+
+def _level() -> str:
+    """The best instruction set of this machine that torch would use, too."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability.startswith("AVX512"):
+        return "avx512"
+    return "avx2" if capability.startswith("AVX2") else "base"
+
+
+def _digest() -> str:
+    names = sorted(path.name for path in HERE.iterdir() if path.suffix in (".c", ".h"))
+    names.sort(key=lambda name: name != "native.c")
+    return hashlib.sha256(b"".join((HERE / name).read_bytes() for name in names)).hexdigest()
+
+
+def _bring_openmp() -> str:
+    """Make the OpenMP that torch works with visible to the library; why not, or empty.
+
+    Two of them in one process would each keep its own threads, and spin against each other.
+    """
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return "torch's OpenMP cannot be found on this system"
+    found = re.search(r"\S*/lib(?:gomp|iomp5|omp)[^/\s]*\.so\S*", maps)
+    if not found:
+        return "torch works without OpenMP here"
+    try:
+        openmp = ctypes.CDLL(found[0], mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        return f"torch's OpenMP does not load: {error}"
+    return "" if hasattr(openmp, "GOMP_parallel") else f"{found[0]} is no OpenMP of GCC's kind"
+
+
+def unfit(*tensors: Tensor | None, autocast: bool = False) -> str:
+    """Why the compiled path cannot compute with these tensors; empty where it can.
+
+    It knows fp32 and bf16 and has no gradient. `autocast`: whether that changes nothing.
+    """
+    if tensors[0] is not None and tensors[0].device.type != "cpu":
+        return "not on the CPU"
+    missing = native().missing
+    if missing:
+        return missing
+    if not autocast and torch.is_autocast_enabled("cpu"):
+        return "autocast is on"
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if tensor.dtype not in KINDS:
+            return f"{tensor.dtype} is not compiled"
+        if tensor.requires_grad and torch.is_grad_enabled():
+            return "gradients are wanted"
+    return ""
