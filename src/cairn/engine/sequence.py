@@ -80,6 +80,10 @@ class Sequence:
     output: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    priority: int = 0
+    reuse: bool = True
+    """Whether cached prefixes may stand for computed tokens."""
     computed: int = 0
     slot: int | None = None
     steering: Steering | None = None
@@ -87,7 +91,24 @@ class Sequence:
     forced: list[bool] = field(default_factory=list)
     history: Any = None
     """What the sampler remembers of the tokens, on the device; made again where it is missing."""
-    finish_reason: FinishReason | None = None
+    drafts: list[int] = field(default_factory=list)
+    """Guesses at the next tokens, to be verified in the next step."""
+    key: tuple[int, int] = (0, 0)
+    """Its place among all requests, first to last; set when it is queued."""
+    pages: list[list[int]] = field(default_factory=list)
+    """Pages of keys and values, for each group of attention layers, in order of tokens."""
+    marks: list[int] = field(default_factory=list)
+    """Positions at which the recurrent state is still to be kept, in falling order."""
+    saved: list[tuple[int, Any]] = field(default_factory=list)
+    """States that are kept once the first token proves them sound: (position, copy)."""
+    swapped: Any = None
+    """What was moved out of the pools while others need the room."""
+    sound: bool = False
+    """Whether the logits of a token after the prompt were numbers."""
+    epoch: int = 0
+    """That of the prefix cache when it began."""
+    matched: tuple[int, int] = (0, 0)
+    """Tokens found in cached keys, and in a cached state, when it last began."""
 
     @property
     def length(self) -> int:

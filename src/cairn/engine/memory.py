@@ -1,0 +1,39 @@
+"""What bookkeeping asks of the memory that a model reads: a protocol, so that none needs torch."""
+
+from typing import Any, Protocol
+
+
+class Memory(Protocol):
+    """Pages of keys and values, and slots of recurrent state, on whatever device."""
+
+    def assign(self, slot: int, group: int, first: int, pages: list[int]) -> None:
+        """The slot's pages `first` on, in one group of attention layers, are now `pages`."""
+        ...
+
+    def copy(self, group: int, sources: list[int], targets: list[int]) -> None:
+        """Copy keys and values page by page."""
+        ...
+
+    def scrub(self, group: int, pages: list[int]) -> None:
+        """Fill pages with zeros: what they hold may be no numbers."""
+        ...
+
+    def clear(self, slot: int) -> None:
+        """The slot begins a new sequence: its recurrent state is that before the first token."""
+        ...
+
+    def save(self, slot: int) -> Any:
+        """A copy of the slot's recurrent state."""
+        ...
+
+    def restore(self, slot: int, copy: Any) -> None:
+        """Put a copy back, into any slot."""
+        ...
+
+    def fetch(self, pages: list[list[int]]) -> Any:
+        """A copy of the keys and values in `pages` of every group, outside the pool."""
+        ...
+
+    def store(self, block: Any, pages: list[list[int]]) -> bool:
+        """Put a copy back, into any pages; False if it cannot be read any more."""
+        ...
