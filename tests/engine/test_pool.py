@@ -1,70 +1,73 @@
-"""Slots fit the memory, grow when a longer sequence comes, and forget who was there before."""
+"""The pools fit the memory, and what is in them can be moved and comes back."""
 
 import pytest
 import torch
 
 from cairn.base import UserError
 from cairn.engine import Engine, SamplingParams
-from cairn.engine.pool import FIRST_CAPACITY, Pool, fit, slot_bytes
-from cairn.model import KeyValues, Recurrence, save
+from cairn.engine.pages import PAGE
+from cairn.engine.pool import MOST_KEPT, Pool, Sizes, fit
+from cairn.model import save
 
 CPU, FP32 = torch.device("cpu"), torch.float32
 
 
-def test_slot_bytes_are_what_the_cache_takes(model):
-    cache = Pool(model.config, 3, 100, CPU, FP32).cache
-    taken = 0
-    for layer in cache.layers:
-        if isinstance(layer, KeyValues):
-            taken += layer.keys.nbytes + layer.values.nbytes
-        elif isinstance(layer, Recurrence):
-            taken += layer.window.nbytes + layer.state.nbytes
-    assert 3 * slot_bytes(model.config, 100, FP32) == taken
+def bytes_of(config, sizes: Sizes) -> int:
+    pages = sum(count * PAGE * config.kv_bytes_per_token(4) for count in sizes.pages)
+    states = (sizes.slots + sizes.states) * config.state_bytes_per_sequence(4)
+    return pages + states
 
 
 def test_sizes_are_chosen_to_fit(model):
     config = model.config
-    whole = slot_bytes(config, config.max_positions, FP32)
-    assert fit(config, CPU, FP32, None, None, memory=whole * 1000) == (16, config.max_positions)
-    assert fit(config, CPU, FP32, None, None, memory=whole * 5) == (5, config.max_positions)
-    slots, capacity = fit(config, CPU, FP32, None, None, memory=whole // 3)
-    assert (slots >= 1, capacity) == (True, config.max_positions // 4)
-    assert fit(config, CPU, FP32, 4, None, memory=whole)[0] == 4
-    assert fit(config, CPU, FP32, 40, 64, memory=whole * 40) == (40, 64)
+    sizes = fit(config, CPU, FP32, None, None, memory=2**34)
+    assert (sizes.slots, sizes.capacity, sizes.states) == (16, config.max_positions, MOST_KEPT)
+    for memory in (2**34, 2**24, 2**23, 2**22, 2**20):
+        sizes = fit(config, CPU, FP32, None, None, memory=memory)
+        assert bytes_of(config, sizes) <= memory
+        assert sizes.pages[0] * PAGE >= sizes.capacity
+    small = fit(config, CPU, FP32, None, None, memory=2**20)
+    assert small.capacity < config.max_positions
+
+
+def test_more_slots_than_fit_run_as_many_at_a_time_as_do(model, caplog):
+    sizes = fit(model.config, CPU, FP32, 100_000, 64, memory=2**24)
+    assert 100 < sizes.slots < 100_000
+    assert bytes_of(model.config, sizes) <= 2**24
+    assert "run at a time" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("slots", "capacity", "memory"),
-    [(4, 8192, 2**20), (None, 8192, 2**20), (None, None, 1000), (0, None, 2**30), (1, 0, 2**30)],
+    [(None, 8192, 2**20), (None, None, 1000), (0, None, 2**30), (1, 0, 2**30)],
 )
-def test_sizes_that_do_not_fit_are_refused(model, slots, capacity, memory):
+def test_sizes_that_cannot_be_are_refused(model, slots, capacity, memory):
     with pytest.raises(UserError, match=r"slots|capacity"):
         fit(model.config, CPU, FP32, slots, capacity, memory=memory)
 
 
-def test_the_cache_grows_and_keeps_what_it_holds(model):
-    pool = Pool(model.config, 2, 5000, CPU, FP32)
-    assert pool.cache.capacity == FIRST_CAPACITY
-    memory = next(layer for layer in pool.cache.layers if isinstance(layer, KeyValues))
-    memory.keys.normal_()
-    before = memory.keys.clone()
-    pool.reserve(FIRST_CAPACITY + 1)
-    assert pool.cache.capacity == memory.keys.shape[2] == 2 * FIRST_CAPACITY
-    assert torch.equal(memory.keys[:, :, :FIRST_CAPACITY], before)
-    pool.reserve(5000)
-    assert pool.cache.capacity == memory.values.shape[2] == 5000
-
-
-def test_a_sequence_that_outgrows_the_first_cache_goes_on_right(model):
-    prompt = [7 * i % 300 for i in range(FIRST_CAPACITY - 6)]
-    params = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
-    engine = Engine(model, slots=2, capacity=2000)
-    grown, other = engine.generate([prompt, [1, 2]], params)
-    tokens = torch.tensor([prompt + grown.tokens])
-    with torch.inference_mode():
-        best = model.logits(tokens)[0, len(prompt) - 1 : -1].argmax(-1).tolist()
-    assert grown.tokens == best
-    assert other == Engine(model, slots=1, capacity=64).generate([[1, 2]], params)[0]
+def test_memory_moves_and_comes_back(model):
+    pool = Pool(model.config, Sizes(3, 100, (20,), 4), CPU, FP32)
+    keys, state = pool.cache.keys[0], pool.cache.state
+    keys.normal_()
+    state.normal_()
+    before, states = keys.clone().unflatten(1, (-1, PAGE)), state.clone()
+    block, kept = pool.fetch([[3, 7]]), pool.save(1)
+    pool.copy(0, [4], [9])
+    assert torch.equal(keys.unflatten(1, (-1, PAGE))[:, 9], before[:, 4])
+    pool.store(block, [[11, 12]])
+    assert torch.equal(keys.unflatten(1, (-1, PAGE))[:, [11, 12]], before[:, [3, 7]])
+    pool.clear(1)
+    assert not state[:, 1].any()
+    pool.restore(2, kept)
+    assert torch.equal(state[:, 2], states[:, 1])
+    held = pool.hold([0, 2])
+    state.zero_()
+    pool.put_back(held, [1], [0])
+    assert torch.equal(state[:, 0], states[:, 1])
+    assert not state[:, 2].any()
+    pool.scrub(0, [11])
+    assert not keys.unflatten(1, (-1, PAGE))[:, 11].any()
 
 
 def test_a_folder_is_loaded_with_its_tokenizer_and_end_tokens(model, words, tmp_path):

@@ -238,7 +238,7 @@ class Allocation:
                     return False
             for group, allocator in enumerate(self.groups):
                 if allocator.consecutive:
-                    self._settle_apart(sequence.pages[group], group)
+                    self._settle_apart(sequence, group)
                 if begun and begun[group] != NULL:
                     own = self._take(group, _after(sequence.pages[group]))
                     self.memory.copy(group, [begun[group]], [own])
@@ -266,16 +266,16 @@ class Allocation:
         self.counts.blocks_read += 1
         return True
 
-    def _settle_apart(self, pages: list[int], group: int) -> None:
+    def _settle_apart(self, sequence: Sequence, group: int) -> None:
         """Copy shared pages into a run of the sequence's own, where there is room in plenty.
 
         One copy for each request is less than gathering scattered pages at every step.
         """
-        allocator = self.groups[group]
+        allocator, pages = self.groups[group], sequence.pages[group]
         shared = [page for page in pages if page != NULL]
         if not shared or allocator.free < 2 * len(shared):
             return
-        own, after = [], NULL
+        own, after = [], allocator.home(_slot(sequence))
         for _ in shared:
             own.append(self._take(group, after))
             after = own[-1] + 1
@@ -291,7 +291,8 @@ class Allocation:
         if need <= first:
             return True
         while len(pages) < need:
-            page = self._take(group, _after(pages))
+            wanted = _after(pages) if pages else self.groups[group].home(_slot(sequence))
+            page = self._take(group, wanted)
             if page == NULL:
                 break
             pages.append(page)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 import secrets
 from collections import deque
 from collections.abc import Iterator
@@ -12,15 +11,19 @@ from typing import Any
 import torch
 
 from cairn.base import UserError
+from cairn.engine.allocation import Counts
+from cairn.engine.assembly import allocate, drafter_of, signature
 from cairn.engine.code import CodePrompt
 from cairn.engine.detokenizer import Detokenizer
+from cairn.engine.options import Caching, Speculation
 from cairn.engine.pool import Pool, fit
 from cairn.engine.prompts import Prompts, end_tokens
-from cairn.engine.runner import Rows, Runner
-from cairn.engine.sampler import draw, score
+from cairn.engine.runner import Held, Rows, Runner
+from cairn.engine.sampler import score
 from cairn.engine.sampling import SamplingParams
 from cairn.engine.scheduler import Scheduler, Slice
-from cairn.engine.sequence import Completion, Delta, Sequence, TokenLogprob
+from cairn.engine.sequence import Completion, Delta, Sequence
+from cairn.engine.verification import Drawing, verify
 from cairn.engine.weights import replace_weights
 from cairn.model import Decoder, load
 from cairn.tokens.tokenizer import Tokenizer
@@ -39,6 +42,18 @@ class Load:
     steps: int
     tokens_read: int
     tokens_drawn: int
+    tokens_guessed: int = 0
+    """Guesses that were verified."""
+    tokens_accepted: int = 0
+    """Guesses that were right."""
+    reuse: Counts = dataclasses.field(default_factory=Counts)
+    """Prefix reuse and preemption."""
+    pages: int = 0
+    """Pages of keys and values, over all groups of layers."""
+    pages_busy: int = 0
+    """Of those, used by running sequences."""
+    states_kept: int = 0
+    """Recurrent states in the prefix cache."""
 
 
 class Engine:
@@ -46,9 +61,11 @@ class Engine:
 
     `model` is a checkpoint folder or a live model (its current weights are used, not a copy;
     it stays on its device and in its dtype). A folder is loaded on `device` (a GPU if there is
-    one) in `dtype` (float32 on a CPU, bfloat16 on a GPU). `slots` sequences run at a time, each
-    of up to `capacity` tokens, prompt and completion together; None fits them to the memory.
-    One step carries at most `token_budget` tokens.
+    one) in `dtype` (float32 on a CPU, bfloat16 on a GPU). At most `slots` sequences run at a time,
+    each of up to `capacity` tokens, prompt and completion together; None fits them to the memory,
+    and where memory is short sequences wait or are preempted: nothing is refused.
+    One step carries at most `token_budget` tokens. `caching` says what is kept of prefixes,
+    `speculation` how tokens are guessed ahead (None: they are not); neither changes what is drawn.
     """
 
     def __init__(
@@ -61,6 +78,8 @@ class Engine:
         slots: int | None = None,
         capacity: int | None = None,
         token_budget: int | None = None,
+        caching: Caching | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         ends: frozenset[int] = frozenset()
         if isinstance(model, str | Path):
@@ -73,15 +92,22 @@ class Engine:
             raise UserError("device and dtype are for folders: a live model stays as it is")
         kind = (model.device, model.dtype)
         self.model, self.tokenizer = model, tokenizer
-        self.slots, self.capacity = fit(model.config, *kind, slots, capacity)
+        wanted = token_budget or TOKEN_BUDGET[model.device.type]
+        sizes = fit(model.config, *kind, slots, capacity, budget=wanted)
+        self.slots, self.capacity = sizes.slots, sizes.capacity
         self._prompts = Prompts(tokenizer, model.config, ends)
-        self._runner = Runner(model, Pool(model.config, self.slots, self.capacity, *kind))
-        budget = token_budget or max(TOKEN_BUDGET[model.device.type], self.slots)
-        self._scheduler = Scheduler(self.slots, budget)
+        self._runner = Runner(model, Pool(model.config, sizes, *kind))
+        self._allocation = allocate(self._runner.pool, caching or Caching())
+        budget = wanted if token_budget else max(wanted, self.slots)
+        self._scheduler = Scheduler(self.slots, budget, self._allocation)
+        self._drafter = drafter_of(speculation, model, sizes)
+        self._most_drafts = speculation.most if speculation else 0
+        self._weights = signature(model)
         self._sequences: dict[int, Sequence] = {}
         self._watched: dict[int, deque[Delta]] = {}
         self._ids = itertools.count()
         self._steps = self._tokens_read = self._tokens_drawn = 0
+        self._tokens_guessed = self._tokens_accepted = 0
 
     @property
     def busy(self) -> bool:
@@ -98,6 +124,12 @@ class Engine:
             steps=self._steps,
             tokens_read=self._tokens_read,
             tokens_drawn=self._tokens_drawn,
+            tokens_guessed=self._tokens_guessed,
+            tokens_accepted=self._tokens_accepted,
+            reuse=dataclasses.replace(self._allocation.counts),
+            pages=sum(group.count for group in self._allocation.groups),
+            pages_busy=sum(group.busy for group in self._allocation.groups),
+            states_kept=self._allocation.tree.states if self._allocation.tree else 0,
         )
 
     def generate(
@@ -145,9 +177,16 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         suffix: str | None = None,
+        priority: int = 0,
     ) -> int:
-        """Queue a request for whoever calls `step`; returns the id that its deltas carry."""
-        return self.enter(self.prepare(prompt, params, suffix=suffix))
+        """Queue a request for whoever calls `step`; returns the id that its deltas carry.
+
+        `priority` above 0 goes before those that came a little earlier, below 0 after those that
+        come a little later; see `Scheduler`.
+        """
+        sequence = self.prepare(prompt, params, suffix=suffix)
+        sequence.priority = priority
+        return self.enter(sequence)
 
     def prepare(
         self,
@@ -181,13 +220,27 @@ class Engine:
             limit=limit,
             detokenizer=Detokenizer(self._prompts.token_bytes, params.stop),
             steering=self._prompts.steering(params),
+            reuse=params.prompt_logprobs is None,  # they need every row of the prompt
         )
 
     def enter(self, sequence: Sequence) -> int:
         """Queue what `prepare` gave; returns the id that its deltas carry."""
+        found = signature(self.model)
+        if found != self._weights:
+            self._weights = found
+            self.forget()
         self._scheduler.add(sequence)
         self._sequences[sequence.id] = sequence
         return sequence.id
+
+    def forget(self) -> None:
+        """Throw cached prefixes away, as must be when weights changed.
+
+        Changes in place are noticed when the next request enters; those that hide from autograd's
+        version counters (`weight.data`) are not, and want this call.
+        """
+        if self._allocation.tree is not None:
+            self._allocation.tree.clear()
 
     def abort(self, request: int) -> Completion | None:
         """Take a request back and free its slot; what it drew so far, or None if it is over."""
@@ -196,6 +249,8 @@ class Engine:
         if sequence is None:
             return None
         self._scheduler.remove(request)
+        if self._drafter is not None:
+            self._drafter.forget(sequence)
         sequence.detokenizer.finish()
         sequence.finish_reason = "abort"
         return sequence.completion()
@@ -215,6 +270,8 @@ class Engine:
 
         If the model raises, the requests of this step are aborted before it is raised on.
         """
+        if self._drafter is not None:
+            self._drafter.propose(self._scheduler.drawing())
         slices = self._scheduler.schedule()
         if not slices:
             assert not self._sequences, "requests are left and none of them can go on"
@@ -232,47 +289,65 @@ class Engine:
 
     @torch.inference_mode()
     def _advance(self, slices: list[Slice]) -> list[Delta]:
+        held = self._runner.hold(slices)
         rows = self._runner.run(slices)
+        self._steps += 1
+        self._tokens_read += rows.hidden.shape[0]
+        drawing: list[Drawing] = []
         for part, start in zip(slices, rows.starts, strict=True):
             if part.sequence.params.prompt_logprobs is not None:
                 self._score_prompt(part, start, rows)
-        ready = [
-            (part.sequence, start + part.stop - part.start - 1)
-            for part, start in zip(slices, rows.starts, strict=True)
-            if part.reaches_end
-        ]
-        self._scheduler.advance(slices)
-        self._steps += 1
-        self._tokens_read += rows.hidden.shape[0]
-        if not ready:
+            if part.reaches_end:
+                drawing.append(Drawing(part, start + part.stop - part.start - 1))
+            else:
+                self._scheduler.advance(part)
+        if not drawing:
             return []
-        logits = self._runner.logits(rows, [place for _, place in ready])
-        sequences = [sequence for sequence, _ in ready]
-        drawn = draw(logits, sequences)
-        return [self._take(*each) for each in zip(sequences, drawn, strict=True)]
+        logits = self._runner.logits(rows, [row for one in drawing for row in one.rows])
+        verify(logits, drawing)
+        self._settle(drawing, held)
+        return [self._delta(one) for one in drawing]
 
-    def _take(self, sequence: Sequence, drawn: TokenLogprob) -> Delta:
-        """Add a drawn token to its sequence; the sequence leaves if that was its last."""
-        text, new = "", ()
-        if sequence.limit == 0:
-            sequence.finish_reason = "length"
-        elif math.isnan(drawn.logprob):
-            text = sequence.detokenizer.finish()
-            sequence.finish_reason = "error"
-        else:
-            text = sequence.append(drawn)
-            new = (drawn,)
-            self._tokens_drawn += 1
+    def _settle(self, drawing: list[Drawing], held: Held | None) -> None:
+        """Book what was computed; the state that saw a wrong guess is that of before again."""
+        spoilt: list[int] = []
+        for one in drawing:
+            part = one.part
+            self._tokens_guessed += len(part.drafts)
+            self._tokens_accepted += one.right
+            self._tokens_drawn += len(one.drawn)
+            if one.right == len(part.drafts) or held is None:
+                self._scheduler.advance(part, part.stop + one.right)
+            else:
+                spoilt.append(part.slot)
+                self._scheduler.advance(part, part.start)
+        if spoilt and held is not None:
+            self._runner.put_back(held, spoilt)
+
+    def _delta(self, one: Drawing) -> Delta:
+        """What is new in a sequence; it leaves if that was its last."""
+        sequence = one.part.sequence
+        sequence.drafts = []
+        if one.part.drafts:
+            more = one.right == len(one.part.drafts)
+            trust = sequence.trust * 2 if more else max(1, one.right)
+            sequence.trust = min(trust, self._most_drafts)
         over = sequence.finish_reason is not None
+        if not sequence.sound and sequence.finish_reason != "error":
+            self._scheduler.confirm(sequence)
         if over:
-            self._scheduler.remove(sequence.id)
+            sound = sequence.finish_reason != "error"
+            sequence.sound = sequence.sound and sound
+            self._scheduler.remove(sequence.id, finished=sound)
+            if self._drafter is not None:
+                self._drafter.forget(sequence)
             del self._sequences[sequence.id]
         return Delta(
             id=sequence.id,
-            text=text,
-            tokens=tuple(item.token for item in new),
-            forced=tuple(item.forced for item in new),
-            logprobs=new if sequence.params.logprobs is not None else (),
+            text=one.text,
+            tokens=tuple(item.token for item in one.drawn),
+            forced=tuple(item.forced for item in one.drawn),
+            logprobs=tuple(one.drawn) if sequence.params.logprobs is not None else (),
             completion=sequence.completion() if over else None,
         )
 

@@ -9,14 +9,16 @@ NULL = 0  # the page that is nobody's: it holds zeros, and stands for what was g
 class Pages:
     """Numbers 1 to `count`; a page is free unless sequences use it or the prefix cache holds it.
 
-    With `consecutive`, a page that follows no other is put into the middle of the longest run of
-    free ones, so that a growing sequence finds the next page free: where attention reads through
-    views, as on a CPU, consecutive pages need no copy. Otherwise any free page is as good.
+    With `homes`, sequences begin in so many places at equal distances, or else in the middle of
+    the longest run of free pages, so that a growing sequence finds the next page free: where
+    attention reads through views, as on a CPU, consecutive pages need no copy. Without, any free
+    page is as good.
     """
 
-    def __init__(self, count: int, consecutive: bool = False) -> None:
+    def __init__(self, count: int, homes: int = 0) -> None:
         self.count = count
-        self.consecutive = consecutive
+        self.consecutive = homes > 0
+        self._apart = count // homes if homes else 0
         self.busy = 0
         """Pages that sequences use; all others are free or can be made free."""
         self._free: dict[int, None] = dict.fromkeys(range(count, 0, -1))
@@ -29,6 +31,10 @@ class Pages:
     def free(self) -> int:
         """Pages that hold nothing."""
         return len(self._free)
+
+    def home(self, slot: int) -> int:
+        """Where the sequence in a slot best begins; NULL if that is all the same."""
+        return 1 + slot * self._apart if self.consecutive else NULL
 
     def used(self, page: int) -> bool:
         """Whether a sequence uses the page."""

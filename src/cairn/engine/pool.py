@@ -1,60 +1,125 @@
-"""The memory of running sequences: slots over the model's Cache, fitted to the machine."""
+"""The memory of running sequences: two pools over the model's Cache, fitted to the machine."""
 
+import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from cairn.base import UserError
-from cairn.model import Cache, KeyValues, ModelConfig
+from cairn.engine.pages import PAGE
+from cairn.model import Cache, ModelConfig
+
+log = logging.getLogger(__name__)
 
 MOST_SLOTS = {"cpu": 16, "cuda": 256}
 LEAST_CAPACITY = 256  # tokens; below this an automatic size is of no use to anybody
-FIRST_CAPACITY = 512  # tokens; what the slots hold before a longer sequence comes
 MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.9}  # of what is free when the engine starts
+KEPT_SHARE = 0.25  # of that, for states that are kept for later requests
+MOST_KEPT = 4096  # states; more would make every look into the cache longer for little
+SPARE = 2  # times the pages that full slots need: what lies fallow holds cached prefixes
+
+Block = list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What fits."""
+
+    slots: int
+    """Sequences that run at a time."""
+    capacity: int
+    """Tokens of a sequence, prompt and completion together."""
+    pages: tuple[int, ...]
+    """Pages of each group of attention layers."""
+    states: int
+    """Recurrent states that are kept for later requests."""
 
 
 class Pool:
-    """A number of slots, each with room for one sequence of up to `capacity` tokens.
-
-    The cache begins small and doubles when a longer sequence comes, up to `capacity`, so that
-    a long context costs nothing before it is used.
-    """
+    """Pages of keys and values, and a recurrent state a slot (`cairn.engine.memory.Memory`)."""
 
     def __init__(
-        self,
-        config: ModelConfig,
-        slots: int,
-        capacity: int,
-        device: torch.device,
-        dtype: torch.dtype,
+        self, config: ModelConfig, sizes: Sizes, device: torch.device, dtype: torch.dtype
     ) -> None:
-        self.slots, self.capacity = slots, capacity
-        self.cache = Cache(config, slots, min(capacity, FIRST_CAPACITY), device, dtype)
+        self.sizes = sizes
+        self.cache = Cache(config, sizes.slots, sizes.capacity, device, dtype, sizes.pages)
+        self.recurrent = config.count("M") > 0
 
-    def open(self, slots: list[int]) -> None:
-        """Forget what the slots remember: they begin a new sequence."""
-        if slots:
-            self.cache.reset(slots)
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page, of all groups together."""
+        pools = (*self.cache.keys, *self.cache.values)
+        return sum(x.nbytes // (x.shape[1] // PAGE) for x in pools if x.numel())
 
-    def reserve(self, length: int) -> None:
-        """See that every slot holds `length` tokens, at most `capacity`."""
-        assert length <= self.capacity
-        room = self.cache.capacity
-        if length <= room:
-            return
-        while room < length:
-            room *= 2
-        self.cache.capacity = min(room, self.capacity)
-        for layer in self.cache.layers:
-            if isinstance(layer, KeyValues):
-                layer.keys = _longer(layer.keys, self.cache.capacity)
-                layer.values = _longer(layer.values, self.cache.capacity)
+    def assign(self, slot: int, group: int, first: int, pages: list[int]) -> None:
+        """The slot's pages `first` on are now `pages`."""
+        self.cache.tables[group][slot, first : first + len(pages)] = pages
 
+    def copy(self, group: int, sources: list[int], targets: list[int]) -> None:
+        """Copy keys and values page by page."""
+        source, target = self._index(sources), self._index(targets)
+        for paged in self._paged(group):
+            paged.index_copy_(1, target, paged.index_select(1, source))
 
-def _longer(memory: Tensor, capacity: int) -> Tensor:
-    """[slots, heads, room, width] to [slots, heads, capacity, width]; what is there stays."""
-    return torch.nn.functional.pad(memory, (0, 0, 0, capacity - memory.shape[2]))
+    def scrub(self, group: int, pages: list[int]) -> None:
+        """Fill pages with zeros."""
+        if pages:
+            for paged in self._paged(group):
+                paged.index_fill_(1, self._index(pages), 0)
+
+    def clear(self, slot: int) -> None:
+        """The slot begins a new sequence."""
+        self.cache.window[:, slot] = 0
+        self.cache.state[:, slot] = 0
+
+    def save(self, slot: int) -> tuple[Tensor, ...]:
+        """A copy of the slot's recurrent state, in the host's memory."""
+        return tuple(pool[:, slot].to("cpu", copy=True) for pool in self._states())
+
+    def restore(self, slot: int, copy: tuple[Tensor, ...]) -> None:
+        """Put a copy back."""
+        for pool, kept in zip(self._states(), copy, strict=True):
+            pool[:, slot] = kept.to(pool.device)
+
+    def hold(self, slots: list[int]) -> tuple[Tensor, ...]:
+        """Copies of the states of some slots, on the device."""
+        index = self._index(slots)
+        return tuple(pool.index_select(1, index) for pool in self._states())
+
+    def put_back(self, held: tuple[Tensor, ...], numbers: list[int], slots: list[int]) -> None:
+        """Of what `hold` gave, the copies `numbers` go back into `slots`."""
+        source, target = self._index(numbers), self._index(slots)
+        for pool, kept in zip(self._states(), held, strict=True):
+            pool.index_copy_(1, target, kept.index_select(1, source))
+
+    def fetch(self, pages: list[list[int]]) -> Block:
+        """A copy of keys and values [layers, n, PAGE, heads, width] of n pages of every group."""
+        found = []
+        for group, own in enumerate(pages):
+            index = self._index(own)
+            keys, values = (paged.index_select(1, index).cpu() for paged in self._paged(group))
+            found.append((keys, values))
+        return found
+
+    def store(self, block: Block, pages: list[list[int]]) -> bool:
+        """Put a copy back, into any pages."""
+        for group, (own, copies) in enumerate(zip(pages, block, strict=True)):
+            for paged, copy in zip(self._paged(group), copies, strict=True):
+                paged.index_copy_(1, self._index(own), copy.to(paged.device))
+        return True
+
+    def _states(self) -> tuple[Tensor, ...]:
+        return self.cache.window, self.cache.state
+
+    def _paged(self, group: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [layers, pages, PAGE, heads, width]."""
+        keys, values = self.cache.keys[group], self.cache.values[group]
+        return keys.unflatten(1, (-1, PAGE)), values.unflatten(1, (-1, PAGE))
+
+    def _index(self, numbers: list[int]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.int64, device=self.cache.device)
 
 
 def fit(
@@ -64,36 +129,74 @@ def fit(
     slots: int | None,
     capacity: int | None,
     memory: int | None = None,
-) -> tuple[int, int]:
-    """Slots and capacity (tokens) that fit into `memory` bytes (None: a share of what is free).
+    budget: int = 512,
+) -> Sizes:
+    """What fits into `memory` bytes (None: a share of what is free), each pool by itself.
 
-    What is None is chosen: the model's longest context and as many slots as are useful, then
-    fewer slots, then a shorter context, until it fits. Raises UserError for sizes that were
-    asked for and do not fit, with the largest that do.
+    A capacity that is None is the model's longest context, or less where not even one sequence of
+    that fits; one that was asked for and does not fit is refused with the largest that does. Slots
+    are as many as are asked for or useful and fit: fewer run at a time, and the rest waits, but
+    nothing is refused. A forward adds at most `budget` tokens to a sequence.
     """
     for field, value in (("slots", slots), ("capacity", capacity)):
         if value is not None and (isinstance(value, bool) or value < 1):
             raise UserError(field, value, "is less than 1", "leave it out to have it chosen")
     if memory is None:
         memory = int(free_memory(device) * MEMORY_SHARE[device.type])
+    state = config.state_bytes_per_sequence(dtype.itemsize)
+    kept = min(MOST_KEPT, int(memory * KEPT_SHARE) // max(1, state)) if state else 0
+    room = memory - kept * state
+    page = _page_bytes(config, dtype)
     chosen = capacity or config.max_positions
-    while True:
-        most = memory // slot_bytes(config, chosen, dtype)
-        if most >= (slots or 1):
-            return slots or min(most, MOST_SLOTS[device.type]), chosen
+    while state + sum(_least(config, chosen, budget, page)) > room:
         if capacity is not None or chosen // 2 < LEAST_CAPACITY:
-            needed = slot_bytes(config, chosen, dtype) * (slots or 1)
+            need = state + sum(_least(config, chosen, budget, page))
             raise UserError(
-                f"{slots or 1} slots of {chosen} tokens need {needed / 2**20:.0f} MiB and "
-                f"{memory / 2**20:.0f} MiB are free for them: give fewer slots or less capacity"
+                "capacity",
+                chosen,
+                f"needs {need / 2**20:.1f} MiB for a sequence, and {room / 2**20:.1f} are free",
+                "give less capacity",
             )
         chosen //= 2
+    wanted = slots or MOST_SLOTS[device.type]
+    spare = room - sum(_least(config, chosen, budget, page))
+    fitting = wanted if state == 0 else max(1, min(wanted, spare // state // 2, room // state))
+    if slots is not None and fitting < slots:
+        log.warning("slots=%d: %d fit into the memory and run at a time", slots, fitting)
+    room -= fitting * state
+    pages = _share(config, chosen, budget, page, fitting, room)
+    return Sizes(fitting, chosen, pages, kept)
 
 
-def slot_bytes(config: ModelConfig, capacity: int, dtype: torch.dtype) -> int:
-    """Bytes that one slot of `capacity` tokens takes, at least 1."""
-    per_token = config.kv_bytes_per_token(dtype.itemsize)
-    return max(1, capacity * per_token + config.state_bytes_per_sequence(dtype.itemsize))
+def _page_bytes(config: ModelConfig, dtype: torch.dtype) -> list[int]:
+    """Bytes of a page of each group, over all its layers."""
+    windows = config.windows
+    one = 2 * PAGE * config.key_value_width * dtype.itemsize
+    return [windows.count(window) * one for window in dict.fromkeys(windows)]
+
+
+def _pages_of(config: ModelConfig, capacity: int, budget: int) -> list[int]:
+    """Pages that one sequence of `capacity` tokens needs in each group."""
+    found = []
+    for window in dict.fromkeys(config.windows):
+        tokens = capacity if window is None else min(capacity, 2 * (window + budget))
+        found.append(-(-tokens // PAGE) + 3)
+    return found
+
+
+def _least(config: ModelConfig, capacity: int, budget: int, page: list[int]) -> list[int]:
+    return [n * size for n, size in zip(_pages_of(config, capacity, budget), page, strict=True)]
+
+
+def _share(
+    config: ModelConfig, capacity: int, budget: int, page: list[int], slots: int, room: int
+) -> tuple[int, ...]:
+    """Pages of each group: what full slots need and as much again, or their share of the room."""
+    wanted = [SPARE * slots * n for n in _pages_of(config, capacity, budget)]
+    total = sum(n * size for n, size in zip(wanted, page, strict=True))
+    share = min(1.0, room / total) if total else 1.0
+    least = _pages_of(config, capacity, budget)
+    return tuple(max(few, int(n * share)) for n, few in zip(wanted, least, strict=True))
 
 
 def free_memory(device: torch.device) -> int:

@@ -257,8 +257,7 @@ class Scheduler:
         tokens = sequence.tokens(0, sequence.length - 1)
         known = tree.match(tokens, len(tokens)).position
         return any(
-            self.allocation.will_keep(one, known + SHARED, _common(tokens, one))
-            for one in leaders
+            self.allocation.will_keep(one, known + SHARED, _common(tokens, one)) for one in leaders
         )
 
 
@@ -266,6 +265,8 @@ def _common(tokens: list[int], other: Sequence) -> int:
     """How many whole pages of tokens both begin with, in tokens."""
     theirs = other.tokens(0, other.length)
     count = 0
-    while count + PAGE <= len(tokens) and tokens[count : count + PAGE] == theirs[count : count + PAGE]:
+    while (
+        count + PAGE <= len(tokens) and tokens[count : count + PAGE] == theirs[count : count + PAGE]
+    ):
         count += PAGE
     return count

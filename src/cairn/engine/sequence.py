@@ -93,6 +93,8 @@ class Sequence:
     """What the sampler remembers of the tokens, on the device; made again where it is missing."""
     drafts: list[int] = field(default_factory=list)
     """Guesses at the next tokens, to be verified in the next step."""
+    trust: int = 2
+    """How many guesses are worth verifying: more after right ones, fewer after wrong ones."""
     key: tuple[int, int] = (0, 0)
     """Its place among all requests, first to last; set when it is queued."""
     pages: list[list[int]] = field(default_factory=list)

@@ -11,7 +11,7 @@ from cairn.model.initial import fill_bias, normal, residual_std
 from cairn.model.layout import Layout
 from cairn.model.linear import Linear
 from cairn.model.norms import RMSNorm
-from cairn.ops.attention import Pages, attention
+from cairn.ops.attention import attention
 from cairn.ops.rotary import rotate
 
 
@@ -55,11 +55,13 @@ class Attention(nn.Module):
         plan = layout.attention[self.window]
         if memory is None:
             return self.o_proj(attention(q, k, v, plan).flatten(1))
-        memory.append(layout.token_slots, layout.token_positions, k, v)
+        where = layout.pages
+        assert where is not None
+        memory.append(where, k, v)
 
         def read(spans: tuple[int, ...], start: int, stop: int) -> tuple[Tensor, Tensor]:
-            keys, values = memory.read([layout.slots[span] for span in spans], stop, start)
+            keys, values = memory.read(where, spans, start, stop)
             return keys.to(q.dtype), values.to(q.dtype)
 
-        pages = Pages(memory.keys, memory.values, layout.memory_slots.index[:, None])
+        pages = None if q.device.type == "cpu" else memory.paged(where)
         return self.o_proj(attention(q, k, v, plan, read, pages).flatten(1))

@@ -1,51 +1,86 @@
 """What a sequence remembers: keys and values of attention layers, states of Mamba-2 layers.
 
-The decoder only calls the methods below, so that a paged pool can take the cache's place.
+There are two pools, each with its own unit: keys and values in small pages, that a table maps to
+the tokens of every slot, and one recurrent state a slot. Nothing is padded to the other's size.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cairn.model.config import ModelConfig
+from cairn.model.paging import PAGE, PagePlan, Run
+from cairn.ops.attention import Pages
 
 
+@dataclass(eq=False)
 class KeyValues:
-    """Keys and values of one attention layer, [slots, heads, capacity, width] each."""
+    """Keys and values of one attention layer, [places, heads, width] each."""
 
-    def __init__(self, config: ModelConfig, slots: int, capacity: int, **kind: object) -> None:
-        shape = (slots, config.key_value_heads, capacity, config.head_dim)
-        self.keys = torch.zeros(shape, **kind)  # type: ignore[arg-type]
-        self.values = torch.zeros(shape, **kind)  # type: ignore[arg-type]
+    keys: Tensor
+    values: Tensor
+    group: int
+    """Which of the cache's tables says where tokens are."""
 
-    def append(self, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Put the keys and values [T, heads, width] of tokens at (slot [T], position [T])."""
-        self.keys[slots, :, positions] = keys.detach().to(self.keys.dtype)
-        self.values[slots, :, positions] = values.detach().to(self.values.dtype)
+    def append(self, plan: PagePlan, keys: Tensor, values: Tensor) -> None:
+        """Put the keys and values [T, heads, width] of the new tokens into their places."""
+        places = plan.places(self.group)
+        self.keys.index_copy_(0, places, keys.detach().to(self.keys.dtype))
+        self.values.index_copy_(0, places, values.detach().to(self.values.dtype))
 
-    def read(self, slots: Sequence[int], stop: int, start: int = 0) -> tuple[Tensor, Tensor]:
-        """Keys and values at positions `start` to `stop`, [B, heads, stop - start, width] each."""
-        rows = rows_of(slots, self.keys.device)
-        keys, values = (x[:, :, start:stop] for x in (self.keys, self.values))
-        if isinstance(rows, slice):
-            return keys[rows], values[rows]
-        return keys.index_select(0, rows), values.index_select(0, rows)
+    def read(
+        self, plan: PagePlan, spans: tuple[int, ...], start: int, stop: int
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens `start` to `stop` of some spans, [B, heads, stop - start, width] both."""
+        where = plan.reads(self.group, spans, start, stop)
+        end = 0 if not isinstance(where, Run) else where.first + where.apart * (where.count - 1)
+        if isinstance(where, Run) and end + where.length <= len(self.keys):
+            return self._view(self.keys, where), self._view(self.values, where)
+        if isinstance(where, Run):  # a shorter sequence at the pool's end has nothing behind it
+            where = plan.gathered(self.group, spans, start, stop)
+        pages = (x.view(-1, PAGE, *x.shape[1:]) for x in (self.keys, self.values))
+        found = [
+            x.index_select(0, where.pages)
+            .view(where.count, -1, *x.shape[2:])[:, where.start : where.start + where.length]
+            .transpose(1, 2)
+            for x in pages
+        ]
+        return found[0], found[1]
+
+    def paged(self, plan: PagePlan) -> Pages:
+        """The same for kernels that read pages in place."""
+        keys, values = (
+            x.view(-1, PAGE, *x.shape[1:]).transpose(1, 2) for x in (self.keys, self.values)
+        )
+        return Pages(keys, values, plan.table(self.group))
+
+    @staticmethod
+    def _view(x: Tensor, run: Run) -> Tensor:
+        _, heads, width = x.shape
+        size = (run.count, heads, run.length, width)
+        stride = (run.apart * heads * width, width, heads * width, 1)
+        return x.as_strided(size, stride, x.storage_offset() + run.first * heads * width)
 
 
+@dataclass(eq=False)
 class Recurrence:
     """One Mamba-2 layer: inputs of the convolution [slots, W, C], states [slots, H, P, N]."""
 
-    def __init__(self, config: ModelConfig, slots: int, **kind: object) -> None:
-        window = (slots, config.conv_kernel - 1, config.conv_channels)
-        state = (slots, config.mamba_heads, config.mamba_head_dim, config.state_size)
-        self.window = torch.zeros(window, **kind)  # type: ignore[arg-type]
-        kind = kind | {"dtype": state_dtype(self.window.dtype)}
-        self.state = torch.zeros(state, **kind)  # type: ignore[arg-type]
+    window: Tensor
+    state: Tensor
 
 
 class Cache:
-    """Memory for `slots` sequences of at most `capacity` tokens each; forward updates it."""
+    """Memory for `slots` sequences of at most `capacity` tokens each; forward updates it.
+
+    `pages` is how many pages each group of attention layers has, apart from page 0, which is
+    nobody's and holds zeros; then `tables` are the caller's to fill. Without it every slot has
+    pages of its own for all its capacity.
+    """
 
     def __init__(
         self,
@@ -54,19 +89,58 @@ class Cache:
         capacity: int,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        pages: Sequence[int] | None = None,
     ) -> None:
-        kind = {"device": torch.device(device), "dtype": dtype}
+        self.device = torch.device(device)
         self.capacity = capacity
         self.lengths = torch.zeros(slots, dtype=torch.int64)
         """int64 [slots], on the host: tokens that each slot holds."""
-        self.layers: list[KeyValues | Recurrence | None] = []
+        windows = config.windows
+        self.windows = tuple(dict.fromkeys(windows))
+        """How far the attention layers of each group look back; None is to the beginning."""
+        each = -(-capacity // PAGE)
+        if pages is None:
+            own = np.arange(slots * each, dtype=np.int64).reshape(slots, each)
+            self.tables = [own for _ in self.windows]
+            pages = [slots * each] * len(self.windows)
+        else:
+            self.tables = [np.zeros((slots, each), np.int64) for _ in self.windows]
+            pages = [count + 1 for count in pages]
+        width = (config.key_value_heads, config.head_dim)
+        self.keys, self.values = (
+            [
+                zeros((windows.count(window), count * PAGE, *width), dtype, self.device)
+                for window, count in zip(self.windows, pages, strict=True)
+            ]
+            for _ in range(2)
+        )
+        """For each group, [layers, places, heads, width]."""
+        layers = config.count("M")
+        shape = (layers, slots, config.conv_kernel - 1, config.conv_channels)
+        self.window = zeros(shape, dtype, self.device)
+        """[layers, slots, W, C]."""
+        shape = (layers, slots, config.mamba_heads, config.mamba_head_dim, config.state_size)
+        self.state = zeros(shape, state_dtype(dtype), self.device)
+        """[layers, slots, H, P, N]."""
+        self.layers = self._layers(config, windows)
+
+    def _layers(
+        self, config: ModelConfig, windows: Sequence[int | None]
+    ) -> list[KeyValues | Recurrence | None]:
+        """What each layer of the pattern gets: views of the pools."""
+        found: list[KeyValues | Recurrence | None] = []
+        states = zip(self.window, self.state, strict=True)
+        rest = [iter(zip(*pool, strict=True)) for pool in zip(self.keys, self.values, strict=True)]
+        attention = iter(windows)
         for letter in config.pattern:
             if letter == "M":
-                self.layers.append(Recurrence(config, slots, **kind))
+                found.append(Recurrence(*next(states)))
             elif letter == "*":
-                self.layers.append(KeyValues(config, slots, capacity, **kind))
+                group = self.windows.index(next(attention))
+                found.append(KeyValues(*next(rest[group]), group))
             else:
-                self.layers.append(None)
+                found.append(None)
+        return found
 
     @property
     def slots(self) -> int:
@@ -81,11 +155,9 @@ class Cache:
             numbers = slots.tolist() if isinstance(slots, Tensor) else list(slots)
             rows = torch.tensor(numbers, dtype=torch.int64)
         self.lengths[rows] = 0
-        for layer in self.layers:
-            if isinstance(layer, Recurrence):
-                where = rows if isinstance(rows, slice) else rows.to(layer.state.device)
-                layer.window[where] = 0
-                layer.state[where] = 0
+        where = rows if isinstance(rows, slice) else rows.to(self.device)
+        self.window[:, where] = 0
+        self.state[:, where] = 0
 
     def begin(self, slots: Sequence[int], lengths: Sequence[int]) -> list[int]:
         """Tokens that each slot holds; ValueError where a slot repeats or would overflow."""
@@ -102,6 +174,10 @@ class Cache:
                 )
         return past
 
+    def plan(self, slots: Sequence[int], past: Sequence[int], lengths: Sequence[int]) -> PagePlan:
+        """Where a forward over these spans finds and leaves keys and values."""
+        return PagePlan(self.tables, slots, past, lengths, self.device)
+
     def end(self, slots: Sequence[int], lengths: Sequence[int]) -> None:
         """Count the tokens that a forward added."""
         self.lengths[list(slots)] += torch.tensor(list(lengths), dtype=torch.int64)
@@ -112,9 +188,10 @@ def state_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def rows_of(slots: Sequence[int], device: torch.device) -> Tensor | slice:
-    """Consecutive slots as a slice (a view, no copy), others as an index."""
-    first = slots[0]
-    if all(slot == first + i for i, slot in enumerate(slots)):
-        return slice(first, first + len(slots))
-    return torch.tensor(list(slots), dtype=torch.int64, device=device)
+def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros; on a CPU memory is only taken when it is first written, so that room costs nothing."""
+    if device.type != "cpu" or not prod(shape):
+        return torch.zeros(tuple(shape), dtype=dtype, device=device)
+    size = prod(shape) * dtype.itemsize
+    flat = torch.from_numpy(np.zeros(size, np.uint8))
+    return flat.view(dtype).view(tuple(shape))

@@ -1,6 +1,7 @@
 """How the tokens of one forward are laid out for the mixers; made once, used by every layer."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from cairn.model.cache import Cache
 from cairn.model.config import ModelConfig
+from cairn.model.paging import PagePlan
 from cairn.model.positions import tables
 from cairn.model.spans import Spans
 from cairn.ops.attention import AttentionPlan
@@ -29,8 +31,8 @@ class Layout:
     """The cache slot of every span."""
     memory_slots: Slots
     """The same, as rows of a layer's memory."""
-    token_slots: Tensor
-    """int64 [T]: the slot of every token."""
+    pages: PagePlan | None
+    """Where keys and values are; None without a cache."""
     token_positions: Tensor
     """int64 [T]: how many tokens come before it in its sequence."""
 
@@ -43,22 +45,26 @@ class Layout:
         past = cache.begin(slots, lengths) if cache else None
         length = np.asarray(lengths, np.int64)
         before = np.zeros_like(length) if past is None else np.asarray(past, np.int64)
-        token_slots = np.repeat(np.asarray(slots, np.int64), length)
         start = np.cumsum(length) - length
         positions = torch.from_numpy(np.arange(spans.tokens) - np.repeat(start - before, length))
         positions = positions.to(device)
+        pages = None
+        if past is not None and cache is not None:
+            pages = cache.plan(slots, past, lengths)
         chunks = None
         if "M" in config.pattern:
             chunks = Chunks.of(lengths, config.chunk_size, config.conv_kernel - 1, device)
         return cls(
             chunks=chunks,
             attention={
-                window: AttentionPlan.of(lengths, past, device, window)
-                for window in dict.fromkeys(config.windows)
+                window: AttentionPlan.of(
+                    lengths, past, device, window, pages and partial(pages.split, group)
+                )
+                for group, window in enumerate(dict.fromkeys(config.windows))
             },
             turns=tables(config, positions),
             slots=slots,
             memory_slots=Slots.of(slots, device),
-            token_slots=torch.from_numpy(token_slots).to(device),
+            pages=pages,
             token_positions=positions,
         )

@@ -1,6 +1,6 @@
 """Ragged causal attention with grouped queries: spans of like lengths share a padded batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # Given the numbers of some spans, the keys and values at positions `start` to `stop` of each,
 # [B, heads, stop - start, width] both.
 ReadMemory = Callable[[tuple[int, ...], int, int], tuple[Tensor, Tensor]]
+# Given the numbers of some spans and how many tokens the longest has: the same, in batches.
+Split = Callable[[np.ndarray, int], list[np.ndarray]]
 
 LEAST_BLOCK = 128  # queries that share a slice of the keys, where a window makes slices
 
@@ -88,14 +90,18 @@ class AttentionPlan:
         past: Sequence[int] | None,
         device: torch.device | str,
         window: int | None = None,
+        split: Split | None = None,
     ) -> "AttentionPlan":
-        """For spans of these lengths; `past` tokens of each are in memory (None: no memory)."""
+        """For spans of these lengths; `past` tokens of each are in memory (None: no memory).
+
+        `split` may part what would be computed together, where memory is better read so.
+        """
         device = torch.device(device)
         length = np.asarray(lengths, np.int64)
         before = np.zeros_like(length) if past is None else np.asarray(past, np.int64)
         start = np.concatenate([[0], np.cumsum(length)[:-1]])
         batches, index, valid = [], [], []
-        for spans in _alike(length, before):
+        for spans in _batches(length, before, split):
             batch = _batch(spans, length, before, window, device)
             position = np.arange(batch.queries)
             here = length[spans][:, None]
@@ -123,6 +129,15 @@ class AttentionPlan:
 
             self._tables[share, tokens] = Tables.of(self, share, tokens, device)
         return self._tables[share, tokens]
+
+
+def _batches(length: np.ndarray, before: np.ndarray, split: Split | None) -> Iterator[np.ndarray]:
+    """Numbers of the spans of every batch."""
+    for spans in _alike(length, before):
+        if split is None:
+            yield spans
+        else:
+            yield from split(spans, int((length + before)[spans].max()))
 
 
 def _alike(length: np.ndarray, before: np.ndarray) -> list[np.ndarray]:
@@ -245,16 +260,26 @@ def _padded(
                 keys, values = read(batch.spans, block.start, block.stop)
             else:
                 keys, values = (x[:, :, block.start : block.stop] for x in heads[1:])
-            y = functional.scaled_dot_product_attention(
-                heads[0][:, :, block.rows],
-                keys,
-                values,
-                attn_mask=block.mask,
-                is_causal=block.causal,
-                enable_gqa=q.shape[1] != keys.shape[1],
-            )
-            blocks.append(y.transpose(1, 2))
+            blocks.append(_attend(heads[0][:, :, block.rows], keys, values, block))
         whole = torch.cat(blocks, 1) if len(blocks) > 1 else blocks[0]
         out.append(whole.flatten(0, 1))
         at += count * batch.queries
     return plan.places.unpad(torch.cat(out) if len(out) > 1 else out[0])
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, block: Block) -> Tensor:
+    """q [B, heads, rows, width] against k, v [B, key_value_heads, keys, width], rows first."""
+    count, heads, rows, width = q.shape
+    shared = heads // k.shape[1]
+    if rows == 1 and shared > 1:
+        # One query: those that share a key head are rows of one product, and no key is read twice.
+        q = q.reshape(count, k.shape[1], shared, width)
+    y = functional.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=block.mask,
+        is_causal=block.causal,
+        enable_gqa=rows > 1 and shared > 1,
+    )
+    return y.reshape(count, heads, rows, width).transpose(1, 2)
