@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from inspect import signature
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -232,9 +233,8 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> Tensor:
 
     bounds, longest = plan.bounds(q.device), max(plan.lengths)
     left = -1 if plan.window is None else plan.window - 1
-    out = varlen_attn(
-        q, k, v, bounds, bounds, longest, longest, window_size=(left, 0), enable_gqa=True
-    )
+    more: Any = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
+    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, window_size=(left, 0), **more)
     assert isinstance(out, Tensor)
     return out
 

@@ -18,6 +18,7 @@ from cairn.ops.norm import gated_rms_norm
 from cairn.ops.ragged import Chunks
 from cairn.ops.scan import ssd_scan
 from cairn.ops.slots import Slots
+from cairn.ops.state import FEW, Rows, Stored, state_update
 
 
 class MixerWeights(NamedTuple):
@@ -76,6 +77,9 @@ def mamba_inner(
     before bias and softplus. With `pool`, every span continues its slot and updates it in place.
     The scan is in fp32 at least. Returns [T, I] in z's dtype; differentiable once.
     """
+    if pool is not None and slots is not None and _few(z, chunks):
+        rows = Rows(chunks.bounds, slots.index, max(chunks.lengths))
+        return state_update(z, xbc, dt, weights, form, Stored(pool.window, pool.state), rows)
     why = native.mixer_unfit(z, xbc, dt, weights, pool)
     if paths.choose("mamba_inner", z.device, native=why) == "native":
         return native.mixer(z, xbc, dt, weights, form, chunks, pool, slots)
@@ -102,6 +106,12 @@ def mamba_inner(
         pool.window[slots.rows] = next_window(xbc, chunks, window)
         pool.state[slots.rows] = last.detach()
     return gated_rms_norm(y.flatten(1), z, weights.norm, form.norm_groups, form.eps)
+
+
+def _few(z: Tensor, chunks: Chunks) -> bool:
+    """Whether the state update takes these spans: one or a few tokens each, on a GPU."""
+    fits = z.device.type == "cuda" and z.dtype != torch.float64 and not torch.is_grad_enabled()
+    return fits and max(chunks.lengths) <= FEW
 
 
 def time_steps(dt: Tensor, bias: Tensor, limits: tuple[float, float] | None) -> Tensor:

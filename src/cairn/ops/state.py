@@ -6,7 +6,7 @@ stored in fp32, in fp16, or in int8 with one scale a row; the narrow ones are ro
 (Gupta et al., arXiv 1502.02551), for what is rounded to nearest stops moving when an update is
 smaller than half a step.
 Legend: T tokens, S spans, H heads, P head width, I = H * P, G groups, N state size,
-C = I + 2 * G * N channels, W taps before the current one, L ring rows.
+C = I + 2 * G * N channels, W taps before the current one, L rows of a ring.
 """
 
 from dataclasses import dataclass, field
@@ -48,10 +48,13 @@ class Stored:
 class Ring:
     """What a layer's slots remember in the replayed form; updated in place."""
 
-    inputs: Tensor
-    """[slots, L, C]: inputs of the convolution; that of position p is in row p mod L."""
+    window: Tensor
+    """[slots, W, C]: the last inputs of the convolution."""
+    mixed: Tensor
+    """[slots, L, I + G * N]: x and B after the convolution, rounded to this dtype; those of
+    position p are in row p mod L."""
     steps: Tensor
-    """[slots, L, H]: time steps before bias and softplus, in the same rows."""
+    """fp32 [slots, L, H]: time steps after softplus, in the same rows."""
     state: Tensor
     """[slots, H, P, N]: the state before the tokens that are replayed."""
     scales: Tensor | None
@@ -62,28 +65,16 @@ class Ring:
     def __post_init__(self) -> None:
         _check_state(self.state, self.scales)
 
-    def fill(self, slots: Tensor, positions: Tensor, window: Tensor, state: Tensor) -> None:
-        """Begin at the end of a prefill: `positions` tokens [S] are in `state` [S, H, P, N].
-
-        window [S, W, C] holds the last inputs; slots and positions int64 [S].
-        """
-        W, L = window.shape[1], self.inputs.shape[1]
-        rows = positions[:, None] + torch.arange(-W, 0, device=positions.device)
-        self.inputs[slots[:, None], rows % L] = window.to(self.inputs.dtype)
-        values, scales = quantised(state, self.state.dtype)
-        self.state[slots] = values
-        if scales is not None and self.scales is not None:
-            self.scales[slots] = scales
-
 
 @dataclass(frozen=True)
 class Rows:
     """The spans of one call, on the device: what a captured graph can be replayed with."""
 
     bounds: Tensor
-    """int32 [S + 1]: span s is tokens bounds[s] to bounds[s + 1]."""
+    """int32 or int64 [S + 1]: span s is tokens bounds[s] to bounds[s + 1]."""
     slots: Tensor
-    """int32 [S], all different; below 0 is the null slot: nothing is read or written, y is 0."""
+    """int32 or int64 [S], all different; below 0 is the null slot: nothing is read or written, and
+    y is 0."""
     longest: int
     """Tokens of the longest span, at most FEW in a kernel."""
     positions: Tensor | None = None
@@ -143,12 +134,12 @@ def replayed_update(
     """`state_update` in the replayed form; `rows` must hold positions and fresh.
 
     The caller counts: after a call of n tokens a span's `fresh` is 0 if fresh + n > every, for
-    then the state was written, and fresh + n if not. Raises UserError for a ring too short for
-    every + W + longest rows.
+    then the state was written, and fresh + n if not. A sequence begins with its window and state
+    in the slot, as after a prefill. Raises UserError for a ring of less than every + longest rows.
     """
-    need = ring.every + weights.conv.shape[-1] - 1 + rows.longest
-    if ring.inputs.shape[1] < need:
-        raise UserError("ring", ring.inputs.shape[1], f"needs {need} rows", "make it longer")
+    need = ring.every + rows.longest
+    if ring.mixed.shape[1] < need:
+        raise UserError("ring", ring.mixed.shape[1], f"needs {need} rows", "make it longer")
     if rows.positions is None or rows.fresh is None:
         raise UserError("rows", "", "a ring needs positions and fresh", "give both")
     triton = _no_kernel(z, rows)
@@ -191,8 +182,7 @@ def noise_of(seed: int, position: int, shape: torch.Size, device: torch.device) 
     key = _hash(torch.tensor(position, device=device) ^ _hash(torch.tensor(seed, device=device)))
     row = _hash(torch.arange(H * P, device=device) ^ key)
     column = _hash((torch.arange(N, device=device) + 0x51ED270B) ^ key)
-    word = ((row[:, None] ^ column) * 0x9E3779B1) & _WORD
-    return (word ^ (word >> 15)).view(H, P, N)
+    return (((row[:, None] ^ column) * 0x9E3779B1) & _WORD).view(H, P, N)
 
 
 def _hash(word: Tensor) -> Tensor:
@@ -248,6 +238,25 @@ class _Tokens:
     """[H], below 0."""
     D: Tensor = field(repr=False)
 
+    @classmethod
+    def of(
+        cls,
+        mixed: Tensor,
+        steps: Tensor,
+        inner: int,
+        weights: "MixerWeights",
+        form: "MixerForm",
+    ) -> "_Tokens":
+        """From convolved inputs [n, C] and time steps [n, H]."""
+        H, per_group = steps.shape[1], (mixed.shape[1] - inner) // 2
+        x, B, C = mixed.split([inner, per_group, per_group], -1)
+        B, C = (
+            m.unflatten(-1, (form.groups, -1)).repeat_interleave(H // form.groups, 1)
+            for m in (B, C)
+        )
+        A = -torch.exp(weights.A_log.to(mixed.dtype))
+        return cls(x.unflatten(-1, (H, -1)), B, C, steps, A, weights.D.to(mixed.dtype))
+
     def advance(self, state: Tensor, i: int) -> tuple[Tensor, Tensor]:
         """The state [H, P, N] after token i, and its y [H, P]."""
         decay = torch.exp(self.steps[i] * self.A)[:, None, None]
@@ -256,26 +265,20 @@ class _Tokens:
         return state, (state * self.C[i, :, None]).sum(-1) + self.D[:, None] * self.x[i]
 
 
-def _mixed(seen: Tensor, dt: Tensor, weights: "MixerWeights", form: "MixerForm") -> _Tokens:
-    """Tokens from their inputs and the W before them, seen [W + n, C], and dt [n, H]."""
-    H, inner = dt.shape[1], len(weights.norm)
+def _mixed(
+    seen: Tensor, dt: Tensor, weights: "MixerWeights", form: "MixerForm"
+) -> tuple[Tensor, Tensor]:
+    """Convolved inputs [n, C] and time steps [n, H] of seen [W + n, C] and dt [n, H]."""
     wide = seen.dtype
     taps = weights.conv[:, 0].t().to(wide)  # [W + 1, C]
     n = len(seen) - len(taps) + 1
     mixed = torch.stack([(seen[i : i + len(taps)] * taps).sum(0) for i in range(n)])
     if weights.conv_bias is not None:
         mixed = mixed + weights.conv_bias.to(wide)
-    mixed = functional.silu(mixed)
-    per_group = (seen.shape[1] - inner) // 2
-    x, B, C = mixed.split([inner, per_group, per_group], -1)
-    B, C = (
-        m.unflatten(-1, (form.groups, -1)).repeat_interleave(H // form.groups, 1) for m in (B, C)
-    )
     steps = functional.softplus(dt.to(wide) + weights.dt_bias.to(wide))
     if form.dt_limits is not None:
         steps = steps.clamp(*form.dt_limits)
-    A = -torch.exp(weights.A_log.to(wide))
-    return _Tokens(x.unflatten(-1, (H, -1)), B, C, steps, A, weights.D.to(wide))
+    return functional.silu(mixed), steps
 
 
 def _live(rows: Rows) -> list[tuple[int, int, int, int]]:
@@ -298,7 +301,8 @@ def _update(
     y = torch.zeros(z.shape, dtype=wide, device=z.device)
     for span, slot, start, stop in _live(rows):
         seen = torch.cat([stored.window[slot].to(wide), xbc[start:stop].to(wide)])
-        tokens = _mixed(seen, dt[start:stop], weights, form)
+        mixed, steps = _mixed(seen, dt[start:stop], weights, form)
+        tokens = _Tokens.of(mixed, steps, z.shape[1], weights, form)
         state = _load(stored, slot)
         for i in range(stop - start):
             state, row = tokens.advance(state, i)
@@ -321,26 +325,26 @@ def _replay(
     assert rows.fresh is not None
     wide = torch.promote_types(z.dtype, torch.float32)
     y = torch.zeros(z.shape, dtype=wide, device=z.device)
-    W, L = weights.conv.shape[-1] - 1, ring.inputs.shape[1]
+    L, inner = ring.mixed.shape[1], z.shape[1]
     for span, slot, start, stop in _live(rows):
         position, fresh = int(rows.positions[span]), int(rows.fresh[span])
-        held = [p % L for p in range(position - fresh, position)]
-        before = torch.zeros(W, xbc.shape[1], dtype=wide, device=z.device)
-        for i in range(W):
-            if position - fresh - W + i >= 0:
-                before[i] = ring.inputs[slot, (position - fresh - W + i) % L]
-        seen = torch.cat([before, ring.inputs[slot, held].to(wide), xbc[start:stop].to(wide)])
-        steps = torch.cat([ring.steps[slot, held].to(wide), dt[start:stop].to(wide)])
-        tokens = _mixed(seen, steps, weights, form)
+        seen = torch.cat([ring.window[slot].to(wide), xbc[start:stop].to(wide)])
+        mixed, steps = _mixed(seen, dt[start:stop], weights, form)
+        new = [p % L for p in range(position, position + stop - start)]
+        ring.mixed[slot, new] = mixed[:, : ring.mixed.shape[2]].to(ring.mixed.dtype)
+        ring.steps[slot, new] = steps.to(ring.steps.dtype)
+        ring.window[slot] = seen[stop - start :].to(ring.window.dtype)
+        held = [p % L for p in range(position - fresh, position)] + new
+        all_of_it = torch.zeros(len(held), xbc.shape[1], dtype=wide, device=z.device)
+        all_of_it[:, : ring.mixed.shape[2]] = ring.mixed[slot, held].to(wide)
+        all_of_it[fresh:, ring.mixed.shape[2] :] = mixed[:, ring.mixed.shape[2] :]
+        tokens = _Tokens.of(all_of_it, ring.steps[slot, held].to(wide), inner, weights, form)
         state = _load(ring, slot)
-        for i in range(len(steps)):
+        for i in range(len(held)):
             state, row = tokens.advance(state, i)
             if i >= fresh:
                 y[start + i - fresh] = row.flatten()
-        new = [p % L for p in range(position, position + stop - start)]
-        ring.inputs[slot, new] = xbc[start:stop].to(ring.inputs.dtype)
-        ring.steps[slot, new] = dt[start:stop].to(ring.steps.dtype)
-        if len(steps) > ring.every:
+        if len(held) > ring.every:
             _store(ring, slot, state, rows, span, stop - start)
     return gated_rms_norm(y, z, weights.norm, form.norm_groups, form.eps)
 
