@@ -55,7 +55,7 @@ def moved(pages: Pages, device: torch.device) -> Pages:
                    max_size=4).filter(lambda spans: any(new for _, new in spans)),
     share=st.sampled_from([1, 2, 5]),
     window=st.sampled_from([None, 1, 7, 40]),
-    size=st.sampled_from([64, None]),
+    size=st.sampled_from([16, 64, None]),
 )  # fmt: skip
 def test_paged_keys(triton_device, spans, share, window, size):
     past, lengths = ([span[i] for span in spans] for i in range(2))
@@ -80,7 +80,7 @@ def test_pieces_of_long_keys_are_joined(triton_device, window):
     v = draw(sum(whole), 2, WIDTH, seed=2)
     wanted = new_rows(reference.attention(q, k, v, whole, window), past, lengths)
     plan = AttentionPlan.of(lengths, past, triton_device, window)
-    pages = moved(paged(k, v, whole, 128, 128), triton_device)
+    pages = moved(paged(k, v, whole, 16, 16), triton_device)
     new = [new_rows(x, past, lengths).to(triton_device) for x in (q, k, v)]
     with paths.only("triton"):
         got = attention(*new, plan, pages=pages)
@@ -117,7 +117,7 @@ def test_bf16_on_a_gpu_errs_no_more_than_twice_the_twin(window, width):
     q, k, v = (draw(T, n, width, seed=n).bfloat16() for n in (8, 2, 2))
     wanted = new_rows(reference.attention(*(x.double() for x in (q, k, v)), whole, window), past,
                       lengths)  # fmt: skip
-    pages = moved(paged(k, v, whole, 64, 64), torch.device("cuda"))
+    pages = moved(paged(k, v, whole, 16, 16), torch.device("cuda"))
     new = [new_rows(x, past, lengths).cuda() for x in (q, k, v)]
     got = attention(*new, AttentionPlan.of(lengths, past, "cuda", window), pages=pages)
     with paths.only("torch"):

@@ -200,15 +200,19 @@ def _attend(
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_W], tl.float32)
-    page = tl.load(table + span * table_row).to(tl.int64)
+    table += span * table_row
+    page = tl.load(table).to(tl.int64)
     for j in range(low, high, BLOCK_N):
         n = j + tl.arange(0, BLOCK_N)
-        inner = n
-        if PAGE:
-            page = tl.load(table + span * table_row + j // PAGE).to(tl.int64)
-            inner = n - j // PAGE * PAGE
         n_in = (n < high)[:, None] & w_in[None, :]
-        k_at = keys + page * k_page + kv * k_head + inner[:, None].to(tl.int64) * k_row + w[None, :]
+        if PAGE:
+            pages = tl.load(table + n // PAGE, mask=n < high, other=0).to(tl.int64)
+            k_at = pages * k_page + (n % PAGE) * k_row
+            v_at = pages * v_page + (n % PAGE) * v_row
+        else:
+            k_at = page * k_page + n.to(tl.int64) * k_row
+            v_at = page * v_page + n.to(tl.int64) * v_row
+        k_at = keys + kv * k_head + k_at[:, None] + w[None, :]
         K = tl.load(k_at, mask=n_in, other=0).to(Q.dtype)
         scores = tl.dot(Q, tl.trans(K), input_precision="ieee") * SCALE
         seen = (n[None, :] <= position[:, None]) & (n[None, :] < high)
@@ -220,9 +224,7 @@ def _attend(
         weights = tl.exp2(scores - level[:, None])
         fade = tl.exp2(top - level)
         total = total * fade + tl.sum(weights, 1)
-        v_at = (
-            values + page * v_page + kv * v_head + inner[:, None].to(tl.int64) * v_row + w[None, :]
-        )
+        v_at = values + kv * v_head + v_at[:, None] + w[None, :]
         V = tl.load(v_at, mask=n_in, other=0).to(Q.dtype)
         acc = acc * fade[:, None]
         acc = tl.dot(weights.to(Q.dtype), V, acc, input_precision="ieee")
