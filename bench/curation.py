@@ -5,12 +5,13 @@
 
 PACKAGES is a folder that bench/packages.py filled. One JSON line per measurement:
 
-whole  every rule on, from archives to the corpus, by size: seconds and MB/s of unpacked bytes,
-       of the stages too, and the most memory (PSS) that all its processes have at one time.
+whole  every rule on, from archives to the corpus, by size: seconds, MB/s of unpacked bytes and
+       files/s, of the stages too, and the most memory (PSS) of all its processes at one time.
 rules  what single rules cost, on one core, over a sample of the files that have a language.
 near   near deduplication from a folder of that sample to Parquet, here (read, hashed, named its
-       language, licence and quality as well: none of it can be left out) and by the peers, each in
-       an environment of its own, on the same files with as many processes.
+       language, exact duplicates and the ledger as well; `every rule`: with licences and quality
+       too) and by the peers, each in an environment of its own, on the same files with as many
+       processes.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -121,7 +123,8 @@ def whole(packages: Path, size: str, benchmarks: str | None, keep: Path | None) 
         task = json.dumps([sources, benchmarks, str(out)])
         found = measured(["whole-task", task])
     rate = {name: count / 1e6 / taken for name, taken in found["seconds"].items()}
-    files = found["seen"]["files"] / found["seconds"]["whole"]
+    seen = found["seen"]["files"]
+    files = {name: seen / taken for name, taken in found["seconds"].items()}
     row = {"bench": "curation", "what": "whole", "size": size, "unpacked_bytes": count}
     return row | found | {"mb_per_second": rate, "files_per_second": files}
 
@@ -132,6 +135,7 @@ def write_sample(packages: Path, wanted: int, folder: Path) -> None:
     recipe = Curate(
         sources=tuple(sources),
         licenses=tuple(CLASSES),
+        licence_tool="off",
         near_duplicates=False,
         redact="off",
         malware="off",
@@ -146,12 +150,14 @@ def write_sample(packages: Path, wanted: int, folder: Path) -> None:
         ]
     rows.sort(key=lambda row: row["content_id"])
     left = wanted
-    for number, row in enumerate(rows):
+    taken: Counter[str] = Counter()  # how many files of a name there are: a folder has one
+    for row in rows:
         if left <= 0:
             return
         name = Path(row["path"]).name
-        path = folder / f"{number // 1000}" / f"{number % 1000}" / name
-        path.parent.mkdir(parents=True)
+        path = folder / f"{taken[name] // 100}" / f"{taken[name] % 100}" / name
+        taken[name] += 1
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(row["content"].encode())
         left -= path.stat().st_size
     raise SystemExit(f"{packages} holds too little for a sample of {wanted:,} bytes")
@@ -192,11 +198,13 @@ def costs(folder: Path, benchmarks: str | None) -> Iterator[dict[str, Any]]:
         yield row | {"mb_per_second": total / 1e6 / taken, "files_per_second": len(files) / taken}
 
 
-def run_near(folder: Path, out: Path) -> None:
+def run_near(folder: Path, out: Path, rules: bool) -> None:
     """Near deduplication by cairn; prints what the peers' script prints."""
     recipe = Curate(
         sources=(str(folder),),
         licenses=tuple(CLASSES),
+        licence_tool="templates" if rules else "off",
+        quality=rules,
         excluded_extensions=False,
         repository_duplicates=False,
         redact="off",
@@ -216,9 +224,11 @@ def beside(folder: Path, pythons: dict[str, str]) -> Iterator[dict[str, Any]]:
     """Near deduplication of the sample, by cairn and by each peer."""
     total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     with tempfile.TemporaryDirectory(prefix="curation-") as scratch:
-        found = measured(["near-task", json.dumps([str(folder), f"{scratch}/cairn"])])
-        ours = total / 1e6 / found["seconds"]
-        yield {"bench": "curation", "what": "near", "by": "cairn", "mb_per_second": ours} | found
+        for by in ("cairn, every rule", "cairn"):
+            task = [str(folder), f"{scratch}/{by}", by != "cairn"]
+            found = measured(["near-task", json.dumps(task)])
+            ours = total / 1e6 / found["seconds"]
+            yield {"bench": "curation", "what": "near", "by": by, "mb_per_second": ours} | found
         script = Path(__file__).with_name("curation_peers.py")
         for peer, python in pythons.items():
             command = [python, str(script), peer, str(folder), f"{scratch}/{peer}"]
@@ -241,8 +251,8 @@ def main() -> int:
         run_whole(sources, benchmarks, Path(out))
         return 0
     if sys.argv[1:2] == ["near-task"]:
-        folder, out = map(Path, json.loads(sys.argv[2]))
-        run_near(folder, out)
+        folder, out, every = json.loads(sys.argv[2])
+        run_near(Path(folder), Path(out), every)
         return 0
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("packages", type=Path)

@@ -108,6 +108,16 @@ def test_what_problems_of_one_file_share_is_their_wording():
         assert OverlapSearch(texts, problems, 0.5, 80).find(b"xyz" + wording) is not None
 
 
+def test_what_repeats_itself_is_no_item():
+    items = [b"a" * 300, b"number" * 60, bytes(random.Random(2).choices(b"abcdefgh", k=100)) * 2]
+    search = OverlapSearch(items, [(0, 0), (0, 1), (0, 2)], 0.5, 80)
+    assert all(search.find(b"xyz" + item) is None for item in items)
+    item = bytes(random.Random(3).choices(b"abcdefgh", k=200)) + b"a" * 300
+    found = OverlapSearch([item], [(0, 0)], 0.5, 80).find(b"a" * 1_000)
+    assert found is None, "what repeats itself is no part of an item"
+    assert OverlapSearch([item], [(0, 0)], 0.5, 80).find(item[:200]) is not None
+
+
 # --- benchmarks at hand ---
 
 BENCHMARKS = (

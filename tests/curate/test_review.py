@@ -231,3 +231,25 @@ def test_an_empty_query_is_no_query(tmp_path: Path) -> None:
 )
 def test_passwords_of_addresses_are_passwords(text: str, expected: str) -> None:
     assert redact(text)[0] == expected
+
+
+def test_licences_and_quality_may_be_left_out(tmp_path: Path) -> None:
+    every = ("permissive", "no_license", "non_permissive")
+    long = CODE.format(name="long") + f"# {'word ' * 300}\n"
+    source = folder(tmp_path / "one", long=f"# SPDX-License-Identifier: GPL-3.0-only\n{long}")
+    corpus = curate(
+        tmp_path / "runs", source, licenses=every, licence_tool="off", quality=False, redact="off"
+    )
+    (row,) = lookup(corpus, "long.py")
+    assert (row["verdict"], row["license_type"]) == ("keep", "no_license")
+    with pytest.raises(UserError, match="licenses='permissive, no_license': cannot be told apart"):
+        Curate(sources=(str(source),), licence_tool="off")
+
+
+def test_a_slow_search_for_near_duplicates_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = folder(tmp_path / "one", here=CODE.format(name="here"))
+    monkeypatch.setattr("cairn.curate.near.is_compiled", lambda: False)
+    curate(tmp_path / "runs", source)
+    assert "near duplicates are sought slowly" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import os
 import random
 import re
 import stat
+import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
@@ -171,8 +172,25 @@ def test_two_entries_of_a_zip_that_share_their_bytes_are_refused(tmp_path: Path)
     assert re.search(r"truncated or damaged", refused(path))
 
 
-def test_names_that_come_twice_or_clash_are_refused(tmp_path: Path):
-    twice = write_tar(tmp_path / "twice.tar", [("a", {}, b"1"), ("./a", {}, b"2")], "w")
+def test_of_a_name_that_comes_twice_in_a_tar_the_last_stays(tmp_path: Path):
+    link = {"type": tarfile.LNKTYPE, "linkname": "a"}  # of the first, as tar unpacks it
+    symlink = {"type": tarfile.SYMTYPE, "linkname": "b"}
+    members = [("a", {}, b"1"), ("l", link, b""), ("c", symlink, b""), ("./a", {}, b"22")]
+    path = write_tar(tmp_path / "twice.tar.gz", [*members, ("b", {}, b"3"), ("c", {}, b"4")])
+    unpacked = tmp_path / "unpacked"
+    unpacked.mkdir()
+    subprocess.run(["tar", "xf", str(path), "-C", str(unpacked)], check=True)
+    expected = {one.name: one.read_bytes() for one in unpacked.iterdir()}
+    assert expected == {"a": b"22", "l": b"1", "b": b"3", "c": b"4"}
+    assert {file.path: file.raw for file in read_origin(str(path))} == expected
+
+
+def test_names_that_come_twice_in_a_zip_or_clash_are_refused(tmp_path: Path):
+    twice = tmp_path / "twice.zip"
+    with zipfile.ZipFile(twice, "w") as archive:
+        archive.writestr("a", b"1")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("a", b"2")
     assert re.search("is in it twice", refused(twice))
     clash = write_tar(tmp_path / "clash.tar", [("a", {}, b"1"), ("a/b", {}, b"2")], "w")
     assert re.search("is a file and a folder", refused(clash))

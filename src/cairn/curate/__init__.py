@@ -57,8 +57,9 @@ class Curate(Recipe):
     """Files that name repositories, owners or SWHIDs, one a line, that must not be in the data."""
     licenses: tuple[str, ...] = ("permissive", "no_license")
     """Classes of licence that are kept."""
-    licence_tool: Literal["templates", "scancode"] = "templates"
-    """What reads licence files: cairn's own templates, or ScanCode (an extra; far slower)."""
+    licence_tool: Literal["templates", "scancode", "off"] = "templates"
+    """What reads licence files: cairn's own templates, or ScanCode (an extra; far slower). With
+    `off` no text is read for its licence, so that `licenses` must name all classes."""
     excluded_extensions: bool = True
     """Whether extensions are dropped that people found to hold no code of their language."""
     repository_duplicates: bool = True
@@ -68,6 +69,8 @@ class Curate(Recipe):
     near_similarity: float = 0.65
     """From which estimated similarity files that share a band are near duplicates; 0 takes every
     shared band for one, as the report's code does."""
+    quality: bool = True
+    """Whether source files are held against the rules of quality."""
     thresholds: Thresholds = field(default_factory=Thresholds)
     """Where each quality rule begins to drop."""
     limits: Limits = field(default_factory=Limits)
@@ -107,6 +110,9 @@ class Curate(Recipe):
         if wrong or not self.licenses:
             known = ", ".join(CLASSES)
             raise UserError("licenses", ", ".join(wrong), "are no classes", f"known: {known}")
+        if self.licence_tool == "off" and set(self.licenses) != set(CLASSES):
+            mend = f"with licence_tool=off name all: {', '.join(CLASSES)}"
+            raise UserError("licenses", ", ".join(self.licenses), "cannot be told apart", mend)
         if self.max_bytes < 1:
             raise UserError("max_bytes", self.max_bytes, "is less than one", "10485760 is usual")
         if self.max_files is not None and self.max_files < 1:

@@ -52,6 +52,7 @@ class Annotation:
     rendering: Rendering
     licence_tool: str = "templates"
     near: bool = True
+    quality: bool = True
 
 
 def annotate(batch: pa.RecordBatch, wanted: Annotation) -> pa.RecordBatch:
@@ -104,9 +105,10 @@ def _source(path: str, text: str, wanted: Annotation) -> dict[str, Any]:
     if not language:
         extension = languages.extension_of(path)
         return found | _dropped("language", f"no known language for .{extension}")
-    if is_generated:
+    verdict = rules.KEEP
+    if wanted.quality and is_generated:
         verdict = rules.Verdict(False, "generated", "looks written by a program, by linguist")
-    else:
+    elif wanted.quality:
         verdict = rules.judge(text, language, path, wanted.thresholds)
     return found | {
         "content": text,
@@ -141,6 +143,8 @@ def _near(text: str, wanted: bool) -> dict[str, Any]:
 
 
 def _licences(path: str, text: str, tool: str) -> dict[str, Any]:
+    if tool == "off":
+        return {"said_here": []}
     if not licences.is_carrier(path):
         return {"said_here": sorted(licences.header(text))}
     if tool == "scancode":

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -66,6 +67,15 @@ LEDGER_SCHEMA = pa.schema(
     ]
 )
 LEDGER_COLUMNS = tuple(LEDGER_SCHEMA.names)
+SINGULAR = frozenset(
+    {"content", "content_id", "blob_id", "path", "ledger_row", "row", "bands", "signature"}
+)
+
+
+def packing(schema: pa.Schema) -> dict[str, Any]:
+    """How Parquet is written: without dictionaries of columns whose values never come again."""
+    repeated = [name for name in schema.names if name not in SINGULAR]
+    return {"compression": "zstd", "compression_level": 1, "use_dictionary": repeated}
 
 
 def read_files(folder: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -60,6 +60,7 @@ def page(facts: dict[str, Any], sources: Sequence[str], ledger: Path) -> str:
             _head(facts, sources),
             _section("funnel", "From seen to kept", _funnel(facts)),
             _section("languages", "Languages", _bars(facts["languages"], "language", LANGUAGES)),
+            _section("kinds", "Kinds", _bars(facts["kinds"], "kind", LANGUAGES)),
             _section("licences", "Licences", _licences(facts)),
             _section(
                 "repositories", "Repositories", _bars(facts["repositories"], "repository", 20)

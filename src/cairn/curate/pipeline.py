@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from cairn.base import UserError, Work, note, progress, write_json, write_text
 from cairn.base.artifact import remove
 from cairn.curate import decide as deciding
+from cairn.curate import near
 from cairn.curate.annotate import Annotation
 from cairn.curate.corpus import FILES, LEDGER
 from cairn.curate.decontamination.benchmarks import read_items
@@ -79,6 +80,8 @@ def _check(recipe: "Curate") -> None:
         if licence is not None and not is_known(licence):
             mend = "write an SPDX identifier, CC-BY-4.0 say"
             raise UserError("source", spec, f"names no licence that is known: {licence}", mend)
+    if recipe.near_duplicates and not near.is_compiled():
+        note(f"near duplicates are sought slowly: {near.kernel_name()}")
     if recipe.redact_model is not None:
         require_model(Path(recipe.redact_model).expanduser())
     if recipe.benchmarks is not None:
@@ -92,6 +95,7 @@ def _read(recipe: "Curate", work: Work, driver: "Local | Cluster") -> list[tuple
         rendering=Rendering(recipe.limits, recipe.seed),
         licence_tool=recipe.licence_tool,
         near=recipe.near_duplicates,
+        quality=recipe.quality,
     )
     metadata = _metadata(recipe, work)
     left = recipe.max_files

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from cairn.base import Work, progress
 from cairn.base.artifact import remove
-from cairn.curate.annotate import Annotation, annotate
+from cairn.curate.annotate import ANNOTATED, Annotation, annotate
+from cairn.curate.corpus import packing
 from cairn.sources import read_batches
 from cairn.sources.record import SOURCE_SCHEMA
 
@@ -110,7 +111,7 @@ def _make_part(
     table = pa.Table.from_batches([annotate(batch, wanted)])
     table = table.replace_schema_metadata({BATCH: _fingerprint(batch)})
     with Work(out, {}).part(_part(one, number)) as path:
-        pq.write_table(table, path, compression="zstd", compression_level=1)
+        pq.write_table(table, path, **packing(ANNOTATED))
     return table.num_rows
 
 

@@ -71,6 +71,7 @@ def summarise(ledger: Path) -> dict[str, Any]:
             "licences": rows("license_type", "license_type", KEPT),
             "detected": rows("array_to_string(detected_licenses, ' AND ')", "licence", KEPT),
             "languages": rows("language", "language", KEPT),
+            "kinds": rows("kind", "kind", KEPT),
             "repositories": rows("repo_name", "repository", KEPT),
             "repository_count": repositories,
             "redactions": _redactions(redactions),
@@ -95,6 +96,7 @@ def markdown(facts: dict[str, Any], sources: Sequence[str]) -> str:
         ("licences", "Kept by class of licence"),
         ("detected", "Kept by detected licence"),
         ("languages", "Kept by language"),
+        ("kinds", "Kept by kind"),
         ("repositories", "Kept by repository"),
     ):
         parts += [f"## {title}\n", _table(facts[key])]

@@ -16,6 +16,7 @@ from cairn.curate.corpus import (
     LEDGER,
     LEDGER_COLUMNS,
     LEDGER_SCHEMA,
+    packing,
 )
 from cairn.curate.finish import Finishing, finish
 
@@ -68,8 +69,8 @@ def write_group(group: Group, out: Path, wanted: Finishing) -> int:
     with (
         work.part(files) as files_path,
         work.part(ledger) as ledger_path,
-        pq.ParquetWriter(files_path, FILE_SCHEMA, compression="zstd") as files_writer,
-        pq.ParquetWriter(ledger_path, LEDGER_SCHEMA, compression="zstd") as ledger_writer,
+        pq.ParquetWriter(files_path, FILE_SCHEMA, **packing(FILE_SCHEMA)) as files_writer,
+        pq.ParquetWriter(ledger_path, LEDGER_SCHEMA, **packing(LEDGER_SCHEMA)) as ledger_writer,
     ):
         decided = _decided(group)
         for path in group.parts:

@@ -91,6 +91,8 @@ def open_archive(path: Path) -> Iterator["Archive"]:
         try:
             found = _zip_members if isinstance(library, zipfile.ZipFile) else _tar_members
             members = list(_bounded(path, found(library)))  # type: ignore[arg-type]
+            if not zipped:  # of a name that comes twice the last stays, as tar unpacks it
+                members = list({member.path: member for member in members}.values())
         except BROKEN as error:
             raise _broken(error) from None
         archive = Archive(library, members)
@@ -135,7 +137,7 @@ class Archive:
         return {_safe(name).split(b"/")[0] for name in names} - {b""}
 
     def check(self) -> None:
-        """Damaged for names that come twice, or that are a file and a folder."""
+        """Damaged for names of a zip that come twice, or that are a file and a folder."""
         found = clash([member.path for member in self.members])
         if found is not None:
             twice = found[0] == found[1]

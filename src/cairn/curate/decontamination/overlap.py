@@ -3,7 +3,8 @@
 Texts are compared by their letters and digits alone, so that neither layout nor the marks of a
 comment count. A run of 40 of them (about eight words) that also stands in the item covers that part
 of it; an item of which more than a share is covered is held. Runs that several problems of a
-benchmark have in common are its wording, and not counted.
+benchmark have in common are its wording, and not counted; neither are those that stand twice in one
+item, `a.a.a.a` say, which is in many a file.
 """
 
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ class OverlapSearch:
         places = np.arange(len(owners), dtype=np.int32) + np.repeat(shift, windows)
         found = every[places]
         pairs = np.array(problems, np.int32).reshape(-1, 2)
-        rare = ~np.isin(found, _wording(found, owners, pairs))
+        rare = ~np.isin(found, _wording(found, owners, pairs)) & ~_repeated(found, owners)
         self._owner_of = np.full(int((lengths + RUN).sum()) + 1, -1, np.int32)
         self._owner_of[places] = owners
         whole = self._covered(np.sort(places[rare]), len(texts))
@@ -75,6 +76,16 @@ class OverlapSearch:
         owners = self._owner_of[places]
         covered = np.minimum(np.diff(places, append=places[-1:] + RUN), RUN)
         return np.bincount(owners, covered, count).astype(np.int64)
+
+
+def _repeated(found: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """Which runs stand in the same text once more, bool [runs]."""
+    order = np.lexsort((owners, found))
+    same = (np.diff(found[order]) == 0) & (np.diff(owners[order]) == 0)
+    again = np.zeros(len(found), bool)
+    again[order[1:][same]] = True
+    again[order[:-1][same]] = True
+    return again
 
 
 def _wording(found: np.ndarray, owners: np.ndarray, problems: np.ndarray) -> np.ndarray:

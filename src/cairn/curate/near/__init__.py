@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cairn.curate.near import definition, kernel
 from cairn.curate.near.definition import BANDS, NGRAM, PERMUTATIONS, ROWS, SEED
-from cairn.curate.near.kernel import kernel_name
+from cairn.curate.near.kernel import is_compiled, kernel_name
 from cairn.curate.near.verification import links, similarity
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Sketch",
     "band_keys",
     "components",
+    "is_compiled",
     "kernel_name",
     "links",
     "shingles",

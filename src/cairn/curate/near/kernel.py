@@ -55,6 +55,11 @@ def kernel_name() -> str:
     return kernel().name
 
 
+def is_compiled() -> bool:
+    """Whether the compiled kernel serves."""
+    return kernel().library is not None
+
+
 _LEAST, _KEYS = ctypes.c_uint32 * PERMUTATIONS, ctypes.c_int64 * BANDS
 
 
