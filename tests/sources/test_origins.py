@@ -173,8 +173,11 @@ def test_two_entries_of_a_zip_that_share_their_bytes_are_refused(tmp_path: Path)
 
 
 def test_of_a_name_that_comes_twice_in_a_tar_the_last_stays(tmp_path: Path):
-    link = {"type": tarfile.LNKTYPE, "linkname": "a"}  # of the first, as tar unpacks it
-    symlink = {"type": tarfile.SYMTYPE, "linkname": "b"}
+    link: dict[str, object] = {
+        "type": tarfile.LNKTYPE,
+        "linkname": "a",
+    }  # of the first, as tar unpacks it
+    symlink: dict[str, object] = {"type": tarfile.SYMTYPE, "linkname": "b"}
     members = [("a", {}, b"1"), ("l", link, b""), ("c", symlink, b""), ("./a", {}, b"22")]
     path = write_tar(tmp_path / "twice.tar.gz", [*members, ("b", {}, b"3"), ("c", {}, b"4")])
     unpacked = tmp_path / "unpacked"

@@ -180,7 +180,8 @@ def _redactions(facts: dict[str, Any]) -> str:
 
 
 def _table(names: Iterable[str], lines: Iterable[str]) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    texts = {"path": " class=text", "reason": " class=text"}
+    head = "".join(f"<th{texts.get(name, '')}>{escape(name)}</th>" for name in names)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
