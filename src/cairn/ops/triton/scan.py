@@ -1,0 +1,322 @@
+"""SSD scan over flat tokens with Triton kernels, forward and backward.
+
+Three kernels forward: time steps and their decays, states before chunks, outputs. Four backward:
+states again, their gradients, gradients of tokens, of time steps. States before chunks are not
+kept for backward, since they are as large as the inputs.
+Legend: T tokens, S spans, K chunks, H heads, P head width, G groups, N state size.
+"""
+
+# pyright: reportMissingImports=false
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from torch.nn import functional
+
+from cairn.ops.gradient import once, run
+from cairn.ops.triton.scan_backward import far_kernel, pair_kernel, step_gradient_kernel
+from cairn.ops.triton.scan_forward import decay_kernel, output_kernel, state_kernel
+from cairn.ops.triton.tables import Tables
+
+BLOCK = 64  # tokens of a block; a chunk has two, so that a state is stored every 128 tokens
+COLUMNS = 64
+STEP = 64
+STATE = {"num_warps": 4, "num_stages": 3}
+OUTPUT = {"num_warps": 4, "num_stages": 2}
+PAIRS = {"num_warps": 4, "num_stages": 1}
+FAR = {"num_warps": 4, "num_stages": 1}
+NARROWEST = 16
+
+
+class Steps(NamedTuple):
+    """How time steps come from what is given: dt, a bias, softplus, limits."""
+
+    dt: Tensor
+    """[T, H]."""
+    bias: Tensor | None
+    """[H]."""
+    softplus: bool
+    limits: tuple[float, float] | None
+
+
+def ssd_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    tables: Tables,
+    state: Tensor | None = None,
+    *,
+    bias: Tensor | None = None,
+    softplus: bool = False,
+    limits: tuple[float, float] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The scan y_t = S_t C_t + D x_t, S_t = exp(dt_t A) S_(t-1) + dt_t x_t B_t^T, over spans.
+
+    x [T, H, P]; dt [T, H], with `bias` [H], softplus and limits still to come where asked for;
+    A [H] < 0; B, C [T, G, N] in x's dtype; D [H]; state [S, H, P, N] (zeros where None).
+    x may be bf16, fp16 or fp32; decays and states are in fp32. Returns y [T, H, P] in x's dtype
+    and the last states [S, H, P, N] in fp32. Differentiable once in all tensors.
+    """
+    P, N = x.shape[2], B.shape[2]
+    wide, high = _width(P), max(16, triton.next_power_of_2(N))
+    if (wide, high) != (P, N):  # no released model: sizes that tiles cannot cut, so with zeros
+        x, B, C = (
+            functional.pad(t, (0, more)) for t, more in ((x, wide - P), (B, high - N), (C, high - N))
+        )
+        state = None if state is None else functional.pad(state, (0, high - N, 0, wide - P))
+    steps = (dt, bias, softplus, limits)
+    y, last = run(_Scan, x, *steps, A, B, C, D, state, tables)
+    return y[..., :P], last[:, :, :P, :N]
+
+
+def _width(P: int) -> int:
+    """The least width from P on that is one or two powers of two, of 16 at least."""
+    parts = -(-P // 16)
+    while parts.bit_count() > 2:
+        parts += 1
+    return parts * 16
+
+
+class _Scan(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        dt: Tensor,
+        bias: Tensor | None,
+        softplus: bool,
+        limits: tuple[float, float] | None,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        state: Tensor | None,
+        tables: Tables,
+    ) -> tuple[Tensor, Tensor]:
+        steps = Steps(dt, bias, softplus, limits)
+        y = x.new_empty(x.shape)
+        last, decays = scan_forward(x, steps, A, B, C, D, tables, state, y)
+        ctx.rules, ctx.tables = (softplus, limits), tables
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, dt, bias, A, B, C, D, state, *decays)
+        return y, last
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        x, dt, bias, A, B, C, D, state, *decays = ctx.saved_tensors
+        gy, g_last = grads
+        gy = torch.zeros_like(x) if gy is None else gy
+        outs = Gradients(*(t.new_empty(t.shape) for t in (x, dt, B, C)))
+        steps = Steps(dt, bias, *ctx.rules)
+        gA, gD, g_bias, g_state = scan_backward(
+            x, steps, A, B, C, D, ctx.tables, state, (decays[0], decays[1]), gy, g_last, outs
+        )
+        g_state = None if state is None or g_state is None else g_state.to(state.dtype)
+        return (
+            outs.x, outs.dt, g_bias, None, None, gA, outs.B, outs.C, gD, g_state, None,
+        )  # fmt: skip
+
+
+class Gradients(NamedTuple):
+    """Where gradients of token inputs are written; rows may lie apart."""
+
+    x: Tensor
+    dt: Tensor
+    B: Tensor
+    C: Tensor
+
+
+@dataclass(frozen=True)
+class _Form:
+    """Sizes, and the launch settings that follow from them alone."""
+
+    T: int
+    H: int
+    P: int
+    G: int
+    N: int
+    tables: Tables
+    block: int
+
+    @classmethod
+    def of(cls, x: Tensor, B: Tensor, tables: Tables) -> "_Form":
+        T, H, P = x.shape
+        assert all(t.stride(-1) == 1 for t in (x, B)), "the last dimension must be contiguous"
+        assert x.stride(1) == P and B.stride(1) == B.shape[2], "heads must lie together"
+        assert T == tables.tokens
+        return cls(T, H, P, *B.shape[1:], tables, min(BLOCK, tables.chunk_size))
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a chunk: one or two."""
+        return self.tables.chunk_size // self.block
+
+    @property
+    def share(self) -> int:
+        """Heads of a group."""
+        return self.H // self.G
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """P as a sum of two powers of two, or of one and zero."""
+        first = 1 << (self.P.bit_length() - 1)
+        return first, self.P - first
+
+    @property
+    def columns(self) -> int:
+        """Columns of [H * P] that one program carries states of: of one group."""
+        width = self.share * self.P
+        return min(width & -width, COLUMNS if self.N <= 128 else 32)
+
+    @property
+    def tile(self) -> int:
+        """The largest power of two that divides a head's columns and a program's."""
+        return min(self.P & -self.P, self.columns)
+
+    @property
+    def output_heads(self) -> int:
+        """Heads that one program computes outputs of."""
+        programs, heads = self.tables.chunks * self.blocks * self.G, self.share
+        while heads % 2 == 0 and programs * (self.share // heads) < 1024:
+            heads //= 2
+        return heads
+
+
+def state_type(dtype: torch.dtype) -> torch.dtype:
+    """How states before chunks are kept: in bf16 for bf16 inputs, else in fp32 (fp16 overflows)."""
+    return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+
+
+def _precision(dtype: torch.dtype) -> str:
+    return "ieee" if dtype == torch.float32 else "tf32"
+
+
+def decays_of(steps: Steps, A: Tensor, tables: Tables) -> tuple[Tensor, Tensor]:
+    """Time steps, and the base-2 logarithm of what they leave since a chunk began: fp32 [H, T]."""
+    T, H = steps.dt.shape
+    found = steps.dt.new_empty(2, H, T, dtype=torch.float32)
+    low, high = steps.limits or (0.0, 0.0)
+    heads = min(16, triton.next_power_of_2(H))
+    decay_kernel[tables.chunks, triton.cdiv(H, heads)](
+        steps.dt, steps.bias, A, found[0], found[1], tables.by_chunk, tables.chunks, T, H,
+        steps.dt.stride(0), low, high, steps.bias is not None, steps.softplus,
+        steps.limits is not None, tables.chunk_size, heads, num_warps=4,
+    )  # fmt: skip
+    return found[0], found[1]
+
+
+def _recur(
+    form: _Form,
+    u: Tensor,
+    v: Tensor,
+    decays: tuple[Tensor, Tensor],
+    first: Tensor | None,
+    last: Tensor | None,
+    reverse: bool,
+) -> Tensor:
+    """States before chunks, or gradients of states after them, [K, H, P, N]."""
+    tables = form.tables
+    shape = (tables.chunks, form.H, form.P, form.N)
+    out = u.new_empty(shape, dtype=state_type(u.dtype))
+    grid = form.H * form.P // form.columns, tables.spans
+    state_kernel[grid](
+        u, v, *decays, first, last, out, tables.by_span, tables.spans, form.T, form.H,
+        form.share * form.P, u.stride(0), v.stride(0), form.P, form.N, tables.chunk_size,
+        min(STEP, tables.chunk_size), form.columns, form.tile, reverse, first is not None, last is not None,
+        _precision(u.dtype), **STATE,
+    )  # fmt: skip
+    return out
+
+
+def scan_forward(
+    x: Tensor,
+    steps: Steps,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    tables: Tables,
+    state: Tensor | None,
+    y: Tensor,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Fills y [T, H, P]; returns the last states [S, H, P, N] and what `decays_of` does."""
+    form = _Form.of(x, B, tables)
+    state = None if state is None else state.contiguous()
+    decays = decays_of(steps, A, tables)
+    last = x.new_empty((tables.spans, form.H, form.P, form.N), dtype=torch.float32)
+    states = _recur(form, x, B, decays, state, last, reverse=False)
+    heads = form.output_heads
+    output_kernel[tables.chunks * form.blocks, form.H // heads](
+        x, B, C, D, *decays, states, y, tables.by_chunk, tables.chunks, form.T, form.H, form.share,
+        x.stride(0), B.stride(0), C.stride(0), y.stride(0), *form.widths, form.N, form.blocks,
+        form.block, heads, D is not None, _precision(x.dtype), **OUTPUT,
+    )  # fmt: skip
+    return last, decays
+
+
+def scan_backward(
+    x: Tensor,
+    steps: Steps,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    tables: Tables,
+    state: Tensor | None,
+    decays: tuple[Tensor, Tensor],
+    gy: Tensor,
+    g_last: Tensor | None,
+    outs: Gradients,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Fills `outs`; returns the gradients of A, D, the bias and the first states."""
+    form, K = _Form.of(x, B, tables), tables.chunks
+    state = None if state is None else state.contiguous()
+    gy = gy.contiguous()
+    g_last = None if g_last is None else g_last.contiguous()
+    g_state = None if state is None else torch.empty_like(state, dtype=torch.float32)
+    states = _recur(form, x, B, decays, state, None, reverse=False)
+    g_states = _recur(form, gy, C, decays, g_last, g_state, reverse=True)
+    g_steps, g_decay = torch.empty_like(decays[0]), torch.empty_like(decays[1])
+    g_skip = decays[0].new_empty(K * form.blocks, form.H)
+    near = decays[0].new_empty(2, form.T, form.G, form.N)
+    first, second = form.widths
+    widths = first, max(second, NARROWEST) if second else 0, form.P
+    precision = _precision(x.dtype)
+    pair_kernel[K * form.blocks, form.G](
+        x, B, C, D, *decays, gy, outs.x, near, g_steps, g_decay, g_skip, tables.by_chunk, K,
+        form.T, form.H, form.share, x.stride(0), B.stride(0), C.stride(0), gy.stride(0),
+        outs.x.stride(0), *widths, form.N, form.blocks, form.block, D is not None, precision,
+        **PAIRS,
+    )  # fmt: skip
+    for reverse in (False, True):
+        taker, giver = (gy, C, states), (x, B, g_states)
+        (u, v, held), (other_u, other_v, other_held) = (giver, taker) if reverse else (taker, giver)
+        gv = outs.B if reverse else outs.C
+        far_kernel[K * form.blocks, form.G](
+            u, v, other_u, other_v, held, other_held, *decays, near[0 if reverse else 1], gv,
+            outs.x, g_steps, g_decay, tables.by_chunk, K, form.T, form.H, form.share,
+            u.stride(0), v.stride(0), other_u.stride(0), other_v.stride(0), gv.stride(0),
+            outs.x.stride(0), *widths, form.N, form.blocks, form.block, reverse, precision, **FAR,
+        )  # fmt: skip
+    g_rates = decays[0].new_empty(2, K * form.blocks, form.H)
+    low, high = steps.limits or (0.0, 0.0)
+    heads = min(16, triton.next_power_of_2(form.H))
+    step_gradient_kernel[K * form.blocks, triton.cdiv(form.H, heads)](
+        steps.dt, steps.bias, A, decays[0], g_steps, g_decay, outs.dt, g_rates, tables.by_chunk, K,
+        form.T, form.H, steps.dt.stride(0), outs.dt.stride(0), low, high, steps.bias is not None,
+        steps.softplus, steps.limits is not None, form.blocks, form.block, heads, num_warps=4,
+    )  # fmt: skip
+    gA, g_bias = g_rates.sum(1)
+    return (
+        gA.to(A.dtype),
+        None if D is None else g_skip.sum(0).to(D.dtype),
+        None if steps.bias is None else g_bias.to(steps.bias.dtype),
+        g_state,
+    )

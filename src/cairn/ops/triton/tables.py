@@ -1,0 +1,74 @@
+"""Where spans and their chunks begin in the flat tokens, on the device; made once per layout.
+
+Legend: T tokens, S spans, K chunks, Q chunk size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Spans cut by themselves into chunks of Q tokens, so that nothing is padded between them."""
+
+    chunk_size: int
+    """Q, a power of two."""
+    tokens: int
+    """T."""
+    spans: int
+    """S."""
+    chunks: int
+    """K; the chunks of a span follow each other."""
+    by_chunk: Tensor
+    """int32 [2, K]: first token of each chunk, and how many it holds."""
+    by_span: Tensor
+    """int32 [4, S]: span, its first token, how many it holds, its first chunk; longest first."""
+    bounds: Tensor
+    """int32 [S + 1]: span s is tokens bounds[s] to bounds[s + 1]."""
+    by_token: Tensor
+    """int32 [2, T]: the position of each token in its span, and the span."""
+
+    @classmethod
+    def of(
+        cls, lengths: Sequence[int], chunk_size: int, device: torch.device | str
+    ) -> "Tables":
+        """For spans of these lengths, 0 allowed."""
+        return _tables(tuple(lengths), chunk_size, torch.device(device))
+
+
+@lru_cache(maxsize=8)
+def _tables(lengths: tuple[int, ...], Q: int, device: torch.device) -> Tables:
+    length = np.asarray(lengths, np.int64)
+    spans, tokens = len(length), int(length.sum())
+    start = np.cumsum(length) - length
+    counts = -(-length // Q)
+    first = np.cumsum(counts) - counts
+    span = np.repeat(np.arange(spans), counts)
+    position = (np.arange(len(span)) - first[span]) * Q
+    by_chunk = np.stack([start[span] + position, np.minimum(length[span] - position, Q)])
+    order = np.argsort(-length, kind="stable")
+    by_span = np.stack([order, start[order], length[order], first[order]])
+    token_span = np.repeat(np.arange(spans), length)
+    by_token = np.stack([np.arange(tokens) - start[token_span], token_span])
+    bounds = np.concatenate([start, [tokens]])
+    parts = [by_chunk, by_span, bounds, by_token]
+    flat = torch.from_numpy(np.concatenate([part.ravel() for part in parts]).astype(np.int32))
+    found = flat.to(device).split([part.size for part in parts])
+    chunk_rows, span_rows, bounds_row, token_rows = (
+        row.view(part.shape) for row, part in zip(found, parts, strict=True)
+    )
+    return Tables(
+        chunk_size=Q,
+        tokens=tokens,
+        spans=spans,
+        chunks=len(span),
+        by_chunk=chunk_rows,
+        by_span=span_rows,
+        bounds=bounds_row,
+        by_token=token_rows,
+    )
