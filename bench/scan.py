@@ -126,7 +126,7 @@ def measure(
 ) -> Iterator[dict[str, Any]]:
     """Forward alone, then forward and backward, of one sequence."""
     inputs = draw(shape, tokens)
-    tables = Tables.of([tokens], CHUNK, "cuda")
+    tables = Tables.of([tokens], "cuda")
 
     def ours() -> Tensor:
         i = inputs
@@ -186,9 +186,9 @@ def peer_scan(folder: Path) -> Callable[..., Any]:
     )
 
     def scan(inputs: dict[str, Tensor], chunk: int) -> Tensor:
-        x, dt, B, C = (inputs[name].unsqueeze(0) for name in ("x", "dt", "B", "C"))
+        tokens = {name: inputs[name].unsqueeze(0) for name in ("x", "dt", "B", "C")}
         return mamba_chunk_scan_combined(
-            x, dt, inputs["A"], B, C, chunk, D=inputs["D"], dt_bias=inputs["bias"],
+            **tokens, A=inputs["A"], chunk_size=chunk, D=inputs["D"], dt_bias=inputs["bias"],
             dt_softplus=True,
         )[0]  # fmt: skip
 
@@ -199,7 +199,7 @@ def errors(shape: Shape, backward: bool, tokens: int = 1024) -> dict[str, Any]:
     """Relative errors of outputs and gradients in bf16, of the kernels and of the plain path."""
     inputs = draw(shape, tokens, seed=1)
     lengths = [tokens // 2 + 5, 0, 1, tokens // 2 - 6]
-    tables, chunks = Tables.of(lengths, CHUNK, "cuda"), Chunks.of(lengths, CHUNK, 3, "cuda")
+    tables, chunks = Tables.of(lengths, "cuda"), Chunks.of(lengths, CHUNK, 3, "cuda")
     gy = torch.randn(inputs["x"].shape, device="cuda").to(torch.bfloat16)
 
     def fast(i: dict[str, Tensor]) -> Tensor:
@@ -216,7 +216,9 @@ def errors(shape: Shape, backward: bool, tokens: int = 1024) -> dict[str, Any]:
         own = {name: t if dtype is None else t.to(dtype) for name, t in inputs.items()}
         own = {name: t.detach().clone().requires_grad_(backward) for name, t in own.items()}
         y = scan(own)
-        found = [y, *torch.autograd.grad(y, list(own.values()), gy.to(y.dtype))] if backward else [y]
+        found = (
+            [y, *torch.autograd.grad(y, list(own.values()), gy.to(y.dtype))] if backward else [y]
+        )
         return [t.detach().double() for t in found]
 
     truth = results(plain, torch.float64)

@@ -12,6 +12,7 @@ from torch.nn import functional
 from cairn.ops import paths
 from cairn.ops.gradient import once, run
 from cairn.ops.ragged import Chunks
+from cairn.ops.triton.tables import MOST_TAPS, Tables
 
 
 def causal_conv(
@@ -23,15 +24,27 @@ def causal_conv(
     before each span (zeros where None; it has no gradient). Returns [T, C] in x's dtype;
     differentiable once.
     """
-    paths.choose("causal_conv", x.device)
+    if _path(x, weight.shape[2]) == "triton":
+        from cairn.ops.triton import conv
+
+        return conv.causal_conv(x, weight, bias, Tables.of(chunks.lengths, x.device), window)
     with torch.autocast(x.device.type, enabled=False):
         weight = weight.to(x.dtype)
         bias = weight.new_zeros(len(weight)) if bias is None else bias.to(x.dtype)
         return chunks.places.unpad(run(_Conv, x, weight, bias, window, chunks).flatten(0, 1))
 
 
+def _path(x: Tensor, taps: int) -> paths.Path:
+    problem = f"a convolution of {taps} taps" if taps > MOST_TAPS else ""
+    return paths.choose("causal_conv", x.device, triton=paths.for_kernel(x, problem))
+
+
 def next_window(x: Tensor, chunks: Chunks, window: Tensor) -> Tensor:
     """The last W inputs of every span [S, W, C], to be carried on; x [T, C], window [S, W, C]."""
+    if paths.choose("next_window", x.device, triton=paths.for_kernel(x)) == "triton":
+        from cairn.ops.triton import conv
+
+        return conv.next_window(x, Tables.of(chunks.lengths, x.device), window)
     halo = chunks.halo
     tail = x.detach().index_select(0, halo.tail).to(window.dtype)
     old = window.flatten(0, 1).index_select(0, halo.tail_source)

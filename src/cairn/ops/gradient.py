@@ -45,5 +45,8 @@ class _Unrecorded:
     def save_for_backward(self, *tensors: Tensor | None) -> None:
         """Keep nothing."""
 
+    def mark_non_differentiable(self, *tensors: Tensor) -> None:
+        """Nothing is."""
+
     def set_materialize_grads(self, value: bool) -> None:
         """There will be no gradients."""

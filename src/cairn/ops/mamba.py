@@ -19,6 +19,7 @@ from cairn.ops.ragged import Chunks
 from cairn.ops.scan import ssd_scan
 from cairn.ops.slots import Slots
 from cairn.ops.state import FEW, Rows, Stored, state_update
+from cairn.ops.triton.tables import MOST_TAPS, Tables, fitting, scan_problem
 
 
 class MixerWeights(NamedTuple):
@@ -80,14 +81,70 @@ def mamba_inner(
     if pool is not None and slots is not None and _few(z, chunks):
         rows = Rows(chunks.bounds, slots.index, max(chunks.lengths))
         return state_update(z, xbc, dt, weights, form, Stored(pool.window, pool.state), rows)
-    why = native.mixer_unfit(z, xbc, dt, weights, pool)
-    if paths.choose("mamba_inner", z.device, native=why) == "native":
+    path = _path(z, xbc, dt, weights, form, pool)
+    if path == "native":
         return native.mixer(z, xbc, dt, weights, form, chunks, pool, slots)
     window = state = None
     if pool is not None:
         assert slots is not None
         window, state = pool.window[slots.rows], pool.state[slots.rows]
-    H, inner = dt.shape[1], z.shape[1]
+    scan = _kernel_scan if path == "triton" else _plain_scan
+    y, last = scan(z.shape[1], xbc, dt, weights, form, chunks, window, state)
+    if pool is not None and slots is not None and window is not None:
+        pool.window[slots.rows] = next_window(xbc, chunks, window)
+        pool.state[slots.rows] = last.detach()
+    return gated_rms_norm(y, z, weights.norm, form.norm_groups, form.eps)
+
+
+def _path(
+    z: Tensor,
+    xbc: Tensor,
+    dt: Tensor,
+    weights: MixerWeights,
+    form: MixerForm,
+    pool: Pool | None,
+) -> paths.Path:
+    """Who serves the mixer; "torch" lets its operations choose their own paths."""
+    P, N = z.shape[1] // dt.shape[1], (xbc.shape[1] - z.shape[1]) // 2 // form.groups
+    whole = fitting(P, N) == (P, N) and weights.conv.shape[2] <= MOST_TAPS
+    problem = paths.for_kernel(z, scan_problem(xbc.dtype, N)) if whole else None
+    unfit = native.mixer_unfit(z, xbc, dt, weights, pool)
+    path = paths.choose("mamba_inner", z.device, native=unfit, triton=problem)
+    return "torch" if path == "triton" and not whole else path
+
+
+def _kernel_scan(
+    inner: int,
+    xbc: Tensor,
+    dt: Tensor,
+    weights: MixerWeights,
+    form: MixerForm,
+    chunks: Chunks,
+    window: Tensor | None,
+    state: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The scan's outputs [T, I] and the last states, by Triton kernels."""
+    from cairn.ops.triton.mamba import conv_scan
+
+    A = -torch.exp(weights.A_log.float())
+    return conv_scan(
+        xbc, dt, weights.conv, weights.conv_bias, weights.dt_bias, A, weights.D, inner,
+        form.groups, form.dt_limits, Tables.of(chunks.lengths, xbc.device), window, state,
+    )  # fmt: skip
+
+
+def _plain_scan(
+    inner: int,
+    xbc: Tensor,
+    dt: Tensor,
+    weights: MixerWeights,
+    form: MixerForm,
+    chunks: Chunks,
+    window: Tensor | None,
+    state: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The same, operation by operation."""
+    H = dt.shape[1]
     mixed = causal_conv(xbc, weights.conv, weights.conv_bias, chunks, window)
     wide = torch.promote_types(mixed.dtype, torch.float32)
     per_group = (mixed.shape[1] - inner) // 2
@@ -102,10 +159,7 @@ def mamba_inner(
         chunks,
         state,
     )
-    if pool is not None and slots is not None and window is not None:
-        pool.window[slots.rows] = next_window(xbc, chunks, window)
-        pool.state[slots.rows] = last.detach()
-    return gated_rms_norm(y.flatten(1), z, weights.norm, form.norm_groups, form.eps)
+    return y.flatten(1), last
 
 
 def _few(z: Tensor, chunks: Chunks) -> bool:

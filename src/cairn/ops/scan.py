@@ -15,6 +15,7 @@ from cairn.ops import paths
 from cairn.ops.blocks import blocks
 from cairn.ops.gradient import once, run
 from cairn.ops.ragged import Chunks
+from cairn.ops.triton.tables import Tables, scan_problem
 
 
 def ssd_scan(
@@ -33,7 +34,11 @@ def ssd_scan(
     None), all fp32 or all fp64; `chunks` tells where spans begin.
     Returns y [T, H, P] and the last states [S, H, P, N]; differentiable once in all.
     """
-    paths.choose("ssd_scan", x.device)
+    problem = paths.for_kernel(x, scan_problem(x.dtype, B.shape[2]))
+    if paths.choose("ssd_scan", x.device, triton=problem) == "triton":
+        from cairn.ops.triton import scan
+
+        return scan.ssd_scan(x, dt, A, B, C, D, Tables.of(chunks.lengths, x.device), state)
     with torch.autocast(x.device.type, enabled=False):  # decays do not bear 8 bits of mantissa
         x, B, C = (_cut(t, chunks) for t in (x, B, C))
         y, last = run(_Scan, x, _steps(dt, chunks), A, B, C, D, state, chunks)

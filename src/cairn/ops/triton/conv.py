@@ -4,7 +4,8 @@ A program walks down some tokens with the last inputs of its channels in registe
 input is read once. Legend: T tokens, S spans, C channels, W taps before the current one.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false, reportIndexIssue=false
+# pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false
 
 from typing import Any
 
@@ -15,9 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cairn.ops.gradient import once, run
-from cairn.ops.triton.tables import Tables
-
-MOST_TAPS = 3  # before the current one: what the kernels keep
+from cairn.ops.triton.tables import MOST_TAPS, Tables
 
 
 def causal_conv(
@@ -28,8 +27,9 @@ def causal_conv(
     window [S, W, C] holds the inputs before each span (zeros where None; it has no gradient).
     W is at most 3. Sums are in fp32. Returns [T, C] in x's dtype; differentiable once.
     """
-    missing = MOST_TAPS + 1 - weight.shape[2]
-    assert missing >= 0 and x.stride(1) == 1
+    missing = MOST_TAPS - weight.shape[2]
+    assert missing >= 0
+    x = x if x.stride(1) == 1 else x.contiguous()
     taps = functional.pad(weight[:, 0], (missing, 0)).float()
     if window is not None:
         window = functional.pad(window.detach(), (0, 0, missing, 0)).contiguous()
@@ -92,7 +92,7 @@ def conv_backward(
     gy = gy.contiguous()
     channels, rows = min(1024, triton.next_power_of_2(C)), 64 if T <= 2**14 else 256
     blocks = triton.cdiv(T, rows)
-    shares = taps.new_empty(blocks, MOST_TAPS + 2, C)
+    shares = taps.new_empty(blocks, MOST_TAPS + 1, C)
     conv_gradient_kernel[blocks, triton.cdiv(C, channels)](
         x, taps, bias, window, gy, gx, shares, tables.by_token, T, C, x.stride(0), gy.stride(0),
         gx.stride(0), bias is not None, window is not None, rows, channels, num_warps=4,
@@ -104,7 +104,10 @@ def conv_backward(
 def next_window(x: Tensor, tables: Tables, window: Tensor) -> Tensor:
     """The last W inputs of every span [S, W, C], to be carried on; x [T, C], window [S, W, C]."""
     S, W, C = window.shape
-    window, new = window.contiguous(), torch.empty_like(window, memory_format=torch.contiguous_format)
+    window, new = (
+        window.contiguous(),
+        torch.empty_like(window, memory_format=torch.contiguous_format),
+    )
     channels = min(1024, triton.next_power_of_2(C))
     window_kernel[S, triton.cdiv(C, channels)](
         x.detach(), window, new, tables.bounds, C, x.stride(0), W, channels, num_warps=4
@@ -155,7 +158,7 @@ def _weights(taps, bias, c, ok, HAS_BIAS: tl.constexpr):
     w1 = tl.load(taps + c * 4 + 1, mask=ok, other=0.0)
     w2 = tl.load(taps + c * 4 + 2, mask=ok, other=0.0)
     w3 = tl.load(taps + c * 4 + 3, mask=ok, other=0.0)
-    if HAS_BIAS:
+    if HAS_BIAS:  # noqa: SIM108 - compiled, not chosen
         shift = tl.load(bias + c, mask=ok, other=0.0).to(tl.float32)
     else:
         shift = tl.zeros_like(w0)
@@ -175,7 +178,7 @@ def _before(x1, x2, x3, window, by_token, t, T, C, c, ok, HAS_WINDOW: tl.constex
     a1 = tl.where(position >= 1, x1, 0.0).to(tl.float32)
     a2 = tl.where(position >= 2, x2, 0.0).to(tl.float32)
     a3 = tl.where(position >= 3, x3, 0.0).to(tl.float32)
-    if HAS_WINDOW:
+    if HAS_WINDOW:  # noqa: SIM102 - the first is a constant, the second is not
         if position < 3:
             held = window + tl.load(by_token + T + t).to(tl.int64) * 3 * C + c
             a3 += tl.load(held + position * C, mask=ok, other=0.0).to(tl.float32)
@@ -234,8 +237,8 @@ def conv_gradient_kernel(
         d2 = d1 + tl.where(position >= 1, w2 * g, 0.0)
         d1 = w3 * g
         to = gx + (t - 3) * gx_row + c
-        tl.store(to, done.to(gx.dtype.element_ty), mask=ok & (i >= 3) & (t - 3 < T))
-        own = tl.where(i < ROWS, g, 0.0)
+        tl.store(to, done.to(gx.dtype.element_ty), mask=ok & (t - 3 >= start) & (t - 3 < T))
+        own = tl.where(t < start + ROWS, g, 0.0)
         g0 += own * a3
         g1 += own * a2
         g2 += own * a1

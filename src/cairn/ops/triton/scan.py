@@ -6,9 +6,10 @@ kept for backward, since they are as large as the inputs.
 Legend: T tokens, S spans, K chunks, H heads, P head width, G groups, N state size.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false, reportIndexIssue=false
+# pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -19,16 +20,35 @@ from torch.nn import functional
 from cairn.ops.gradient import once, run
 from cairn.ops.triton.scan_backward import far_kernel, pair_kernel, step_gradient_kernel
 from cairn.ops.triton.scan_forward import decay_kernel, output_kernel, state_kernel
-from cairn.ops.triton.tables import Tables
+from cairn.ops.triton.tables import Tables, fitting
 
-BLOCK = 64  # tokens of a block; a chunk has two, so that a state is stored every 128 tokens
-COLUMNS = 64
-STEP = 64
-STATE = {"num_warps": 4, "num_stages": 3}
-OUTPUT = {"num_warps": 4, "num_stages": 2}
-PAIRS = {"num_warps": 4, "num_stages": 1}
-FAR = {"num_warps": 4, "num_stages": 1}
-NARROWEST = 16
+BLOCK = 64  # tokens: matrix units of Hopper take 64 rows at a time
+COLUMNS = 64  # of [H * P], whose states one program carries along a span
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Launch settings of one kernel."""
+
+    num_warps: int
+    num_stages: int
+
+
+class Launches(NamedTuple):
+    """Of the four large kernels: functions of state size and dtype alone, so that bits are too."""
+
+    state: Launch
+    output: Launch
+    pair: Launch
+    far: Launch
+
+    @classmethod
+    def of(cls, N: int, wide: bool) -> "Launches":
+        """As measured on an H200 for N = 128 in bf16; elsewhere what fits into shared memory."""
+        if N <= 128 and not wide:
+            return cls(Launch(4, 3), Launch(4, 2), Launch(4, 1), Launch(4, 1))
+        many = 8 if N > 128 else 4
+        return cls(Launch(many, 2), Launch(4, 1), Launch(4, 1), Launch(many, 1))
 
 
 class Steps(NamedTuple):
@@ -64,23 +84,16 @@ def ssd_scan(
     and the last states [S, H, P, N] in fp32. Differentiable once in all tensors.
     """
     P, N = x.shape[2], B.shape[2]
-    wide, high = _width(P), max(16, triton.next_power_of_2(N))
+    wide, high = fitting(P, N)
     if (wide, high) != (P, N):  # no released model: sizes that tiles cannot cut, so with zeros
         x, B, C = (
-            functional.pad(t, (0, more)) for t, more in ((x, wide - P), (B, high - N), (C, high - N))
+            functional.pad(t, (0, more))
+            for t, more in ((x, wide - P), (B, high - N), (C, high - N))
         )
         state = None if state is None else functional.pad(state, (0, high - N, 0, wide - P))
     steps = (dt, bias, softplus, limits)
     y, last = run(_Scan, x, *steps, A, B, C, D, state, tables)
     return y[..., :P], last[:, :, :P, :N]
-
-
-def _width(P: int) -> int:
-    """The least width from P on that is one or two powers of two, of 16 at least."""
-    parts = -(-P // 16)
-    while parts.bit_count() > 2:
-        parts += 1
-    return parts * 16
 
 
 class _Scan(torch.autograd.Function):
@@ -143,15 +156,37 @@ class _Form:
     G: int
     N: int
     tables: Tables
-    block: int
+    dtype: torch.dtype
 
     @classmethod
     def of(cls, x: Tensor, B: Tensor, tables: Tables) -> "_Form":
         T, H, P = x.shape
         assert all(t.stride(-1) == 1 for t in (x, B)), "the last dimension must be contiguous"
-        assert x.stride(1) == P and B.stride(1) == B.shape[2], "heads must lie together"
-        assert T == tables.tokens
-        return cls(T, H, P, *B.shape[1:], tables, min(BLOCK, tables.chunk_size))
+        assert x.stride(1) == P, "heads must lie together"
+        assert B.stride(1) == B.shape[2], "groups must lie together"
+        assert tables.tokens == T
+        G, N = B.shape[1:]
+        return cls(T, H, P, G, N, tables, x.dtype)
+
+    @property
+    def launches(self) -> Launches:
+        """Of this state size and dtype."""
+        return Launches.of(self.N, self.wide)
+
+    @property
+    def wide(self) -> bool:
+        """Whether states before chunks are in fp32."""
+        return state_type(self.dtype) == torch.float32
+
+    @property
+    def precision(self) -> str:
+        """Of products of fp32 tensors: three of tf32 keep about what fp32 does."""
+        return "tf32x3" if self.dtype == torch.float32 else "tf32"
+
+    @property
+    def block(self) -> int:
+        """Tokens of a block."""
+        return min(BLOCK, self.tables.chunk_size)
 
     @property
     def blocks(self) -> int:
@@ -173,7 +208,7 @@ class _Form:
     def columns(self) -> int:
         """Columns of [H * P] that one program carries states of: of one group."""
         width = self.share * self.P
-        return min(width & -width, COLUMNS if self.N <= 128 else 32)
+        return min(width & -width, COLUMNS)
 
     @property
     def tile(self) -> int:
@@ -192,10 +227,6 @@ class _Form:
 def state_type(dtype: torch.dtype) -> torch.dtype:
     """How states before chunks are kept: in bf16 for bf16 inputs, else in fp32 (fp16 overflows)."""
     return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
-
-
-def _precision(dtype: torch.dtype) -> str:
-    return "ieee" if dtype == torch.float32 else "tf32"
 
 
 def decays_of(steps: Steps, A: Tensor, tables: Tables) -> tuple[Tensor, Tensor]:
@@ -229,8 +260,8 @@ def _recur(
     state_kernel[grid](
         u, v, *decays, first, last, out, tables.by_span, tables.spans, form.T, form.H,
         form.share * form.P, u.stride(0), v.stride(0), form.P, form.N, tables.chunk_size,
-        min(STEP, tables.chunk_size), form.columns, form.tile, reverse, first is not None, last is not None,
-        _precision(u.dtype), **STATE,
+        form.block, form.columns, form.tile, reverse, first is not None, last is not None,
+        form.precision, **asdict(form.launches.state),
     )  # fmt: skip
     return out
 
@@ -256,7 +287,7 @@ def scan_forward(
     output_kernel[tables.chunks * form.blocks, form.H // heads](
         x, B, C, D, *decays, states, y, tables.by_chunk, tables.chunks, form.T, form.H, form.share,
         x.stride(0), B.stride(0), C.stride(0), y.stride(0), *form.widths, form.N, form.blocks,
-        form.block, heads, D is not None, _precision(x.dtype), **OUTPUT,
+        form.block, heads, D is not None, form.precision, **asdict(form.launches.output),
     )  # fmt: skip
     return last, decays
 
@@ -286,14 +317,12 @@ def scan_backward(
     g_steps, g_decay = torch.empty_like(decays[0]), torch.empty_like(decays[1])
     g_skip = decays[0].new_empty(K * form.blocks, form.H)
     near = decays[0].new_empty(2, form.T, form.G, form.N)
-    first, second = form.widths
-    widths = first, max(second, NARROWEST) if second else 0, form.P
-    precision = _precision(x.dtype)
+    widths, precision = (*form.widths, form.P), form.precision
     pair_kernel[K * form.blocks, form.G](
         x, B, C, D, *decays, gy, outs.x, near, g_steps, g_decay, g_skip, tables.by_chunk, K,
         form.T, form.H, form.share, x.stride(0), B.stride(0), C.stride(0), gy.stride(0),
         outs.x.stride(0), *widths, form.N, form.blocks, form.block, D is not None, precision,
-        **PAIRS,
+        **asdict(form.launches.pair),
     )  # fmt: skip
     for reverse in (False, True):
         taker, giver = (gy, C, states), (x, B, g_states)
@@ -303,7 +332,8 @@ def scan_backward(
             u, v, other_u, other_v, held, other_held, *decays, near[0 if reverse else 1], gv,
             outs.x, g_steps, g_decay, tables.by_chunk, K, form.T, form.H, form.share,
             u.stride(0), v.stride(0), other_u.stride(0), other_v.stride(0), gv.stride(0),
-            outs.x.stride(0), *widths, form.N, form.blocks, form.block, reverse, precision, **FAR,
+            outs.x.stride(0), *widths, form.N, form.blocks, form.block, reverse, precision,
+            **asdict(form.launches.far),
         )  # fmt: skip
     g_rates = decays[0].new_empty(2, K * form.blocks, form.H)
     low, high = steps.limits or (0.0, 0.0)

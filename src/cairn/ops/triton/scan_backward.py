@@ -5,7 +5,8 @@ same fp32 products, so that what has to cancel does, whatever the inputs' dtype.
 Legend: T tokens, K chunks, L tokens of a block, H heads, P head width, G groups, N state size.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false, reportIndexIssue=false
+# pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false
 
 import triton
 import triton.language as tl
@@ -273,9 +274,7 @@ def _far_columns(
         places = other_u + to[:, None] * other_u_row + column
         uo = tl.load(places, mask=to_valid[:, None] & inside, other=0.0)
         scaled = (uo.to(tl.float32) * brought[:, None]).to(vo.dtype)
-        moved = tl.dot(
-            tl.trans(scaled), vo, state.to(tl.float32) * left, input_precision=PRECISION
-        )
+        moved = tl.dot(tl.trans(scaled), vo, state.to(tl.float32) * left, input_precision=PRECISION)
         if ENDS:
             ended = tl.sum(moved * _tile(other_held + place, inside_rows, WHOLE).to(tl.float32))
         state = moved.to(state.dtype)
@@ -299,7 +298,7 @@ def _far_columns(
 @triton.jit
 def _tile(places, inside, WHOLE: tl.constexpr):
     """A tile of a state."""
-    if WHOLE:
+    if WHOLE:  # noqa: SIM108 - compiled, not chosen
         tile = tl.load(places)
     else:
         tile = tl.load(places, mask=inside, other=0.0)
@@ -359,4 +358,3 @@ def step_gradient_kernel(
     tl.store(g_rates + share, tl.sum(falling * step, axis=0), mask=head < H)
     blocks = tl.num_programs(0)
     tl.store(g_rates + blocks * H + share, tl.sum(given, axis=0), mask=head < H)
-

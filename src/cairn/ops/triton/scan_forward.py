@@ -6,7 +6,8 @@ chunk's first token; every exponent is a difference that is at most 0, and is cl
 Legend: T tokens, S spans, K chunks, H heads, P head width, G groups, N state size.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false, reportIndexIssue=false
+# pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false
 
 import triton
 import triton.language as tl
@@ -91,7 +92,7 @@ def state_kernel(
     HAS_LAST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """The recurrence over chunks of states (REVERSE: of their gradients), for some columns of [H * P].
+    """The recurrence of states over chunks (REVERSE: of their gradients), for some of [H * P].
 
     Every program walks a span with the state in registers. Columns come in tiles of one head each.
     """
@@ -149,13 +150,14 @@ def _step(
     Steps outside the span are asked for as well, and read nothing.
     """
     r = tl.arange(0, STEP)
-    inside = (of_head >= 0) & (i >= 0) & (i * STEP < length)
+    at = length * 0 + i * STEP
+    inside = (of_head >= 0) & (at >= 0) & (at < length)
     valid = (r < length - i * STEP)[:, None] & inside[None, :]
     place = of_head[None, :] + (start + i * STEP + r)[:, None]
     end = start + tl.minimum(length, (i + 1) * STEP) - 1
     total = tl.load(decay + of_head + end, mask=inside, other=0.0)
     before = decay + of_head + start + i * STEP - 1
-    before = tl.load(before, mask=inside & (i % PARTS > 0), other=0.0)
+    before = tl.load(before, mask=inside & (at % (PARTS * STEP) > 0), other=0.0)
     d = tl.load(decay + place, mask=valid, other=0.0)
     if REVERSE:
         scale = tl.exp2(tl.minimum(d - before[None, :], 0.0))
@@ -218,7 +220,9 @@ def output_kernel(
     if BLOCKS == 2:
         earlier = second & (r < L)
         bo = tl.load(
-            B + (t - L)[:, None] * b_row + (group * N + n)[None, :], mask=earlier[:, None], other=0.0
+            B + (t - L)[:, None] * b_row + (group * N + n)[None, :],
+            mask=earlier[:, None],
+            other=0.0,
         )
         far = tl.dot(ct, tl.trans(bo), input_precision=PRECISION)
     p1 = tl.arange(0, P1)

@@ -1,5 +1,7 @@
 """Where spans and their chunks begin in the flat tokens, on the device; made once per layout.
 
+Needs no triton.
+
 Legend: T tokens, S spans, K chunks, Q chunk size.
 """
 
@@ -10,6 +12,26 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
+
+MOST_TAPS = 4  # of a convolution, the current token's among them
+CHUNK = 128  # tokens at most: a state is stored for every chunk
+
+
+def fitting(P: int, N: int) -> tuple[int, int]:
+    """The least head width from P and state size from N that the scan's tiles can cut.
+
+    A width is one or two powers of two, a state size is one; each part is 16 at least.
+    """
+    parts = -(-P // 16)
+    while parts.bit_count() > 2:
+        parts += 1
+    return parts * 16, max(16, 1 << (N - 1).bit_length())
+
+
+def scan_problem(dtype: torch.dtype, N: int) -> str:
+    """Why the scan's kernels cannot serve tensors of this kind; empty where they can."""
+    narrow = dtype == torch.bfloat16  # whose states before chunks are kept in bf16 too
+    return "" if (256 if narrow else 128) >= N else f"states of {N} for inputs in {dtype}"
 
 
 @dataclass(frozen=True)
@@ -35,10 +57,12 @@ class Tables:
 
     @classmethod
     def of(
-        cls, lengths: Sequence[int], chunk_size: int, device: torch.device | str
+        cls, lengths: Sequence[int], device: torch.device | str, chunk_size: int | None = None
     ) -> "Tables":
-        """For spans of these lengths, 0 allowed."""
-        return _tables(tuple(lengths), chunk_size, torch.device(device))
+        """For spans of these lengths, 0 allowed; chunks as large as the longest has use for."""
+        longest = max(lengths, default=1)
+        size = chunk_size or min(CHUNK, max(16, 1 << (max(longest, 1) - 1).bit_length()))
+        return _tables(tuple(lengths), size, torch.device(device))
 
 
 @lru_cache(maxsize=8)
