@@ -1,0 +1,167 @@
+"""Tokens equal plain greedy generation, whatever batching, chunks, memory, reuse and guesses do."""
+
+import random
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cairn.engine import Engine, SamplingParams
+from cairn.engine.assembly import allocate
+from cairn.engine.options import Caching, Speculation
+from cairn.engine.pool import Pool, Sizes
+from cairn.engine.runner import Runner
+from cairn.engine.scheduler import Scheduler
+from cairn.model import Decoder, ModelConfig, build
+
+VOCAB = 40
+COUNT = 14
+PATTERNS = {"hybrid": "M-*M*-", "dense": "*-*-", "recurrent": "M-M-", "window": "*-*-"}
+MAMBA = {
+    "mamba_heads": 4,
+    "mamba_head_dim": 8,
+    "state_size": 16,
+    "groups": 2,
+    "chunk_size": 8,
+}
+WINDOW = {  # one layer looks back 40 tokens, the other to the beginning
+    "family": "qwen2",
+    "norm_eps": 1e-6,
+    "activation": "silu",
+    "gated": True,
+    "rope_theta": 10000.0,
+    "qkv_bias": True,
+    "sliding_window": 40,
+    "full_attention": (1,),
+    "pad_token_id": None,
+}
+
+
+def config(kind: str) -> ModelConfig:
+    return ModelConfig(
+        pattern=PATTERNS[kind],
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=64,
+        attention_heads=4,
+        key_value_heads=2,
+        head_dim=8,
+        initializer_range=0.3,
+        eos_token_ids=(0,),
+        bos_token_id=0,
+        **(WINDOW if kind == "window" else MAMBA),
+    )
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Decoder]:
+    return {kind: build(config(kind), seed=3) for kind in PATTERNS}
+
+
+def plain(model: Decoder, prompt: list[int], count: int) -> list[int]:
+    """The definition: the whole sequence anew for each token."""
+    tokens = list(prompt)
+    with torch.inference_mode():
+        for _ in range(count):
+            tokens.append(int(model.logits(torch.tensor([tokens]))[0, -1].argmax()))
+    return tokens[len(prompt) :]
+
+
+def prompts_of(dice: random.Random) -> list[list[int]]:
+    """Some share a beginning, some repeat themselves, some come twice."""
+    made: list[list[int]] = []
+    for _ in range(7):
+        prompt = [dice.randrange(VOCAB) for _ in range(dice.choice([1, 9, 40, 110]))]
+        if made and dice.random() < 0.6:
+            other = dice.choice(made)
+            prompt = other[: dice.randint(1, len(other))] + prompt[: dice.choice([0, 2, 30])]
+        if dice.random() < 0.3:
+            prompt = (prompt[:12] * 8)[:70]
+        made.append(prompt)
+    return made
+
+
+def squeeze(engine: Engine, pages: int, states: int, caching: Caching, swap: bool | None) -> None:
+    """Give an engine memory of so many pages and kept states, whatever the machine has."""
+    model, slots = engine.model, engine.slots
+    groups = len(dict.fromkeys(model.config.windows))
+    sizes = Sizes(slots, engine.capacity, (pages,) * groups, states)
+    engine._runner = Runner(model, Pool(model.config, sizes, model.device, model.dtype))
+    engine._allocation = allocate(engine._runner.pool, caching)
+    budget = engine._scheduler.token_budget
+    engine._scheduler = Scheduler(slots, budget, engine._allocation, swap)
+
+
+CAPACITY = 176
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    kind=st.sampled_from(sorted(PATTERNS)),
+    seed=st.integers(0, 3),
+    slots=st.integers(1, 5),
+    budget=st.sampled_from([5, 17, 64, 512]),
+    pages=st.sampled_from([14, 17, 30, 200]),
+    states=st.sampled_from([0, 2, 50]),
+    every=st.sampled_from([None, 16]),
+    host=st.sampled_from([0, 2**16]),
+    swap=st.sampled_from([None, True, False]),
+    guesses=st.sampled_from([0, 1, 4]),
+    order=st.randoms(use_true_random=False),
+)
+def test_tokens_equal_plain_generation_in_every_mix(
+    models, kind, seed, slots, budget, pages, states, every, host, swap, guesses, order
+):
+    model = models[kind]
+    prompts = prompts_of(random.Random(seed))
+    expected = [known(model, kind, prompt) for prompt in prompts]
+    caching = Caching(every=every, states=states, host_bytes=host, swap_bytes=2**16)
+    guessing = Speculation(most=guesses) if guesses else None
+    engine = Engine(
+        model,
+        slots=slots,
+        capacity=CAPACITY,
+        token_budget=max(budget, slots),
+        caching=caching,
+        speculation=guessing,
+    )
+    squeeze(engine, pages, states, caching, swap)
+    params = SamplingParams(max_tokens=COUNT, temperature=0, ignore_eos=True)
+    coming = [*range(len(prompts)), *range(len(prompts))]
+    order.shuffle(coming)
+    who: dict[int, int] = {}
+    while coming or engine.busy:
+        for _ in range(min(len(coming), order.choice([0, 1, 3]))):
+            which = coming.pop()
+            who[engine.add(prompts[which], params, priority=order.choice([0, 0, 2]))] = which
+        if who and order.random() < 0.02:
+            engine.abort(order.choice(sorted(who)))
+        for delta in engine.step():
+            if delta.completion is not None:
+                assert delta.completion.tokens == expected[who[delta.id]]
+    assert all(group.busy == 0 for group in engine._allocation.groups)
+
+
+_known: dict[tuple[str, tuple[int, ...]], list[int]] = {}
+
+
+def known(model: Decoder, kind: str, prompt: list[int]) -> list[int]:
+    key = (kind, tuple(prompt))
+    if key not in _known:
+        _known[key] = plain(model, prompt, COUNT)
+    return _known[key]
+
+
+@pytest.mark.parametrize("kind", sorted(PATTERNS))
+def test_guesses_change_no_seeded_draw(models, kind):
+    prompts = [[5, 6, 7, 8] * 10, [1, 2, 3] * 9, list(range(30))]
+    params = [
+        SamplingParams(max_tokens=24, temperature=0.7, seed=number, repetition_penalty=1.1)
+        for number in range(3)
+    ]
+    own = Engine(models[kind], slots=3, capacity=128)
+    ahead = Engine(models[kind], slots=3, capacity=128, speculation=Speculation(most=5))
+    expected = own.generate(prompts, params)
+    assert ahead.generate(prompts, params) == expected
+    assert ahead.load.tokens_guessed > 0
