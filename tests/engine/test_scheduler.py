@@ -10,8 +10,9 @@ import pytest
 from cairn.base import UserError
 from cairn.engine.allocation import Allocation
 from cairn.engine.detokenizer import Detokenizer
+from cairn.engine.nodes import Demoted, Node
 from cairn.engine.pages import NULL, PAGE, Pages
-from cairn.engine.prefix import Demoted, Node, PrefixTree
+from cairn.engine.prefix import PrefixTree
 from cairn.engine.sampling import SamplingParams
 from cairn.engine.scheduler import AGING, Scheduler, Slice
 from cairn.engine.sequence import Sequence, TokenLogprob

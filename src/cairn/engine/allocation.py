@@ -6,35 +6,13 @@ Pure bookkeeping over `Memory`, no torch.
 from dataclasses import dataclass
 from typing import Any
 
-from cairn.engine.memory import Memory
+from cairn.engine.counts import Counts
+from cairn.engine.memory import Memory, Store
+from cairn.engine.nodes import Match, Node
 from cairn.engine.pages import NULL, PAGE, Pages
-from cairn.engine.prefix import Match, Node, PrefixTree
+from cairn.engine.prefix import PrefixTree
 from cairn.engine.sequence import Sequence
 from cairn.engine.snapshots import LEAST, marks
-
-
-@dataclass
-class Counts:
-    """What prefix reuse and preemption did since the engine was made."""
-
-    prompt_tokens: int = 0
-    """Tokens of all prompts that began, those of resumed sequences included."""
-    keys_matched: int = 0
-    """Of those, tokens whose keys and values were cached."""
-    state_matched: int = 0
-    """Of those, tokens that were not computed: up to there a state was kept as well."""
-    replayed: int = 0
-    """Tokens with cached keys that were computed again, for want of a state nearer by."""
-    hits: int = 0
-    """Sequences that began with cached tokens."""
-    states_kept: int = 0
-    """States that entered the cache."""
-    blocks_read: int = 0
-    """Pages that came back from a lower tier."""
-    swapped: int = 0
-    """Preemptions that moved a sequence's memory out."""
-    recomputed: int = 0
-    """Preemptions that gave it up."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +42,11 @@ class Allocation:
         tree: PrefixTree | None = None,
         swap: int = 0,
         every: int | None = None,
+        archive: Store | None = None,
     ) -> None:
         self.memory, self.groups, self.windows = memory, groups, windows
         self.recurrent, self.tree, self.every = recurrent, tree, every
+        self.archive = archive
         self.counts = Counts()
         self._swap_left = swap
 
@@ -79,6 +59,8 @@ class Allocation:
         while True:
             if self.tree is not None and sequence.reuse:
                 match = self.tree.match(tokens, len(tokens) - 1)
+                if self.archive is not None and self._recall(tokens, match):
+                    match = self.tree.match(tokens, len(tokens) - 1)
             if not self._fits(match, len(tokens)):
                 return False
             sequence.pages = [[] for _ in self.groups]
@@ -119,6 +101,7 @@ class Allocation:
         if tree is None or sequence.epoch != tree.epoch:
             sequence.saved = []
             return
+        self._write(sequence)
         for position, copy in sequence.saved:
             tree.keep(sequence.tokens(0, position), sequence.pages, copy)
             self.counts.states_kept += 1
@@ -212,6 +195,7 @@ class Allocation:
             self.memory.assign(slot, group, 0, pages)
         sequence.computed = match.position
         sequence.matched = (match.keys, match.position)
+        sequence.began = match.state
         self.counts.keys_matched += match.keys
         self.counts.state_matched += match.position
         self.counts.replayed += match.keys - match.position
@@ -265,6 +249,56 @@ class Allocation:
         self.tree.settle(node, pages)
         self.counts.blocks_read += 1
         return True
+
+    def _recall(self, tokens: list[int], match: Match) -> bool:
+        """Bring what is on disk and goes beyond `match` into the tree; whether any did."""
+        assert self.archive is not None
+        assert self.tree is not None
+        chain = self.archive.find(tokens, len(tokens) - 1)
+        if not chain or chain[-1].position <= match.position:
+            return False
+        came = False
+        for entry in chain:
+            state = self.recurrent and entry.position > match.position
+            if entry.position <= PAGE * len(match.path) and not state:
+                continue
+            found = self.archive.read(entry)
+            count = (entry.position - entry.start) // PAGE
+            if found is None or any(g.count - g.busy < count for g in self.groups):
+                break
+            block, copy = found
+            own = [[self._take(group) for _ in range(count)] for group in range(len(self.groups))]
+            self.memory.store(block, own)
+            before = [NULL] * (entry.start // PAGE)
+            pages = [before + pages for pages in own]
+            if copy is not None and self.tree.most_states:
+                self.tree.keep(tokens[: entry.position], pages, copy)
+            else:
+                self.tree.insert(tokens[: entry.position], pages)
+            for allocator, taken in zip(self.groups, own, strict=True):
+                for page in taken:
+                    allocator.leave(page)
+            self.counts.from_disk += count * PAGE
+            came = True
+        return came
+
+    def _write(self, sequence: Sequence) -> None:
+        """Put the end of what the sequence computed on disk, and the state that it began with."""
+        if self.archive is None or sequence.computed < LEAST:
+            return
+        ends: list[tuple[int, Any]] = [(sequence.computed // PAGE * PAGE, None)]
+        if self.recurrent:
+            ends = [*sequence.saved[-1:]]
+            if sequence.began is not None and sequence.began.copy is not None:
+                ends.insert(0, (sequence.began.position, sequence.began.copy))
+        for position, copy in ends:
+            tokens = sequence.tokens(0, position)
+            if position % PAGE or not position:
+                continue
+            start = self.archive.reach(tokens)
+            if start < position:
+                held = [pages[start // PAGE : position // PAGE] for pages in sequence.pages]
+                self.archive.write(tokens, start, self.memory.fetch(held), copy)
 
     def _settle_apart(self, sequence: Sequence, group: int) -> None:
         """Copy shared pages into a run of the sequence's own, where there is room in plenty.

@@ -1,15 +1,30 @@
 """An engine's parts, put together from what it was told."""
 
+from pathlib import Path
+
+from cairn.base import UserError
 from cairn.engine.allocation import Allocation
+from cairn.engine.archive import Archive
 from cairn.engine.drafts import Drafter, PromptLookup
+from cairn.engine.nodes import Demoted, Node
 from cairn.engine.options import Caching, Speculation
 from cairn.engine.pages import NULL, Pages
 from cairn.engine.pool import Pool, Sizes
-from cairn.engine.prefix import Demoted, Node, PrefixTree
+from cairn.engine.prefix import PrefixTree
 from cairn.model import Decoder
 
 
-def allocate(pool: Pool, caching: Caching) -> Allocation:
+def archive_of(model: Decoder, caching: Caching) -> Archive | None:
+    """Where prefixes outlive the process; None where they need not."""
+    if caching.disk is None or not caching.prefixes:
+        return None
+    if any(window is not None for window in model.config.windows):
+        problem = "keeps no prefixes of models with sliding windows"
+        raise UserError("disk", str(caching.disk), problem, "leave it out")
+    return Archive(Path(caching.disk), model, caching.disk_bytes)
+
+
+def allocate(pool: Pool, caching: Caching, archive: Archive | None = None) -> Allocation:
     """Bookkeeping for a pool."""
     cache, sizes = pool.cache, pool.sizes
     homes = sizes.slots if cache.device.type == "cpu" else 0
@@ -29,14 +44,18 @@ def allocate(pool: Pool, caching: Caching) -> Allocation:
         tree = PrefixTree(groups, cache.windows, states, demote, blocks)
     swap = caching.swap_bytes // page if page else 0
     windows = list(cache.windows)
-    return Allocation(pool, groups, windows, pool.recurrent, tree, swap, caching.every)
+    return Allocation(pool, groups, windows, pool.recurrent, tree, swap, caching.every, archive)
 
 
 def drafter_of(speculation: Speculation | None, model: Decoder, sizes: Sizes) -> Drafter | None:
     """Who guesses; None where nobody does."""
     if speculation is None:
         return None
-    return PromptLookup(speculation.most)
+    if speculation.model is None:
+        return PromptLookup(speculation.most)
+    from cairn.engine.draft_model import DraftModel
+
+    return DraftModel.of(speculation.model, model, sizes.slots, sizes.capacity, speculation.most)
 
 
 def signature(model: Decoder) -> int:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from cairn.base import UserError
-from cairn.engine.allocation import Counts
-from cairn.engine.assembly import allocate, drafter_of, signature
+from cairn.engine.assembly import allocate, archive_of, drafter_of, signature
 from cairn.engine.code import CodePrompt
 from cairn.engine.detokenizer import Detokenizer
+from cairn.engine.load import Load
 from cairn.engine.options import Caching, Speculation
 from cairn.engine.pool import Pool, fit
 from cairn.engine.prompts import Prompts, end_tokens
@@ -22,6 +22,7 @@ from cairn.engine.runner import Held, Rows, Runner
 from cairn.engine.sampler import score
 from cairn.engine.sampling import SamplingParams
 from cairn.engine.scheduler import Scheduler, Slice
+from cairn.engine.self_check import SelfCheck
 from cairn.engine.sequence import Completion, Delta, Sequence
 from cairn.engine.verification import Drawing, verify
 from cairn.engine.weights import replace_weights
@@ -30,30 +31,6 @@ from cairn.tokens.tokenizer import Tokenizer
 
 TOKEN_BUDGET = {"cpu": 512, "cuda": 4096}  # tokens a step: long prompts are cut to this
 SCORED_AT_ONCE = 256  # prompt rows whose logits exist at the same time
-
-
-@dataclasses.dataclass(frozen=True)
-class Load:
-    """How busy an engine is."""
-
-    slots: int
-    running: int
-    waiting: int
-    steps: int
-    tokens_read: int
-    tokens_drawn: int
-    tokens_guessed: int = 0
-    """Guesses that were verified."""
-    tokens_accepted: int = 0
-    """Guesses that were right."""
-    reuse: Counts = dataclasses.field(default_factory=Counts)
-    """Prefix reuse and preemption."""
-    pages: int = 0
-    """Pages of keys and values, over all groups of layers."""
-    pages_busy: int = 0
-    """Of those, used by running sequences."""
-    states_kept: int = 0
-    """Recurrent states in the prefix cache."""
 
 
 class Engine:
@@ -97,7 +74,10 @@ class Engine:
         self.slots, self.capacity = sizes.slots, sizes.capacity
         self._prompts = Prompts(tokenizer, model.config, ends)
         self._runner = Runner(model, Pool(model.config, sizes, *kind))
-        self._allocation = allocate(self._runner.pool, caching or Caching())
+        self._caching = caching or Caching()
+        self._archive = archive_of(model, self._caching)
+        self._allocation = allocate(self._runner.pool, self._caching, self._archive)
+        self._check = SelfCheck(self._caching.check)
         budget = wanted if token_budget else max(wanted, self.slots)
         self._scheduler = Scheduler(self.slots, budget, self._allocation)
         self._drafter = drafter_of(speculation, model, sizes)
@@ -155,6 +135,8 @@ class Engine:
             for sequence in sequences:
                 self.enter(sequence)
             while any(sequence.finish_reason is None for sequence in sequences):
+                self.step()
+            while self._check.pending:
                 self.step()
         finally:
             for sequence in sequences:
@@ -241,6 +223,14 @@ class Engine:
         """
         if self._allocation.tree is not None:
             self._allocation.tree.clear()
+        if self._archive is not None:
+            self._archive.close()
+            self._archive = self._allocation.archive = archive_of(self.model, self._caching)
+
+    def close(self) -> None:
+        """Wait until what is to survive is on disk."""
+        if self._archive is not None:
+            self._archive.close()
 
     def abort(self, request: int) -> Completion | None:
         """Take a request back and free its slot; what it drew so far, or None if it is over."""
@@ -249,6 +239,7 @@ class Engine:
         if sequence is None:
             return None
         self._scheduler.remove(request)
+        self._check.hides(request, over=True)
         if self._drafter is not None:
             self._drafter.forget(sequence)
         sequence.detokenizer.finish()
@@ -282,6 +273,9 @@ class Engine:
             for part in slices:
                 self.abort(part.sequence.id)
             raise
+        if self._check.pending:
+            shown = [d for d in deltas if not self._check.hides(d.id, d.completion is not None)]
+            deltas = shown
         for delta in deltas:
             if delta.id in self._watched:
                 self._watched[delta.id].append(delta)
@@ -339,6 +333,7 @@ class Engine:
             sound = sequence.finish_reason != "error"
             sequence.sound = sequence.sound and sound
             self._scheduler.remove(sequence.id, finished=sound)
+            self._recheck(sequence)
             if self._drafter is not None:
                 self._drafter.forget(sequence)
             del self._sequences[sequence.id]
@@ -350,6 +345,16 @@ class Engine:
             logprobs=tuple(one.drawn) if sequence.params.logprobs is not None else (),
             completion=sequence.completion() if over else None,
         )
+
+    def _recheck(self, sequence: Sequence) -> None:
+        """Have an answer after a hit computed again without one, if its turn has come."""
+        again = self._check.finished(sequence, self._allocation.counts)
+        if again is not None:
+            again.id = next(self._ids)
+            again.detokenizer = Detokenizer(self._prompts.token_bytes, sequence.params.stop)
+            again.steering = self._prompts.steering(sequence.params)
+            self._check.expect(again.id, sequence)
+            self.enter(again)
 
     def _score_prompt(self, part: Slice, row: int, rows: Rows) -> None:
         """Log-probabilities of the prompt tokens that the slice's rows predict."""

@@ -1,5 +1,6 @@
 """What bookkeeping asks of the memory that a model reads: a protocol, so that none needs torch."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 
@@ -36,4 +37,38 @@ class Memory(Protocol):
 
     def store(self, block: Any, pages: list[list[int]]) -> bool:
         """Put a copy back, into any pages; False if it cannot be read any more."""
+        ...
+
+
+class Stored(Protocol):
+    """A run of pages outside the pools."""
+
+    @property
+    def start(self) -> int:
+        """Tokens before it."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """Tokens to its end."""
+        ...
+
+
+class Store(Protocol):
+    """Where prefixes outlive the process; see `cairn.engine.archive.Archive`."""
+
+    def find(self, tokens: list[int], most: int) -> Sequence[Any]:
+        """`Stored` runs that together hold the longest prefix of at most `most` tokens."""
+        ...
+
+    def reach(self, tokens: list[int]) -> int:
+        """How many of the tokens are kept already, or soon will be."""
+        ...
+
+    def read(self, entry: Any) -> tuple[Any, Any] | None:
+        """What `Memory.store` and `Memory.restore` take (None without state), or None."""
+        ...
+
+    def write(self, tokens: list[int], start: int, block: Any, state: Any) -> None:
+        """Keep what `Memory.fetch` gave of tokens `start` to the end, and the state after them."""
         ...

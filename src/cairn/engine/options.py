@@ -30,13 +30,17 @@ class Caching:
     swap_bytes: int = 2**30
     """Memory of preempted sequences that is moved to the host instead of being computed again."""
 
+    check: int | None = None
+    """Compute every so many answers that began with cached tokens again without, and compare."""
+
     def __post_init__(self) -> None:
-        for field in ("every", "states", "host_bytes", "disk_bytes", "swap_bytes"):
+        for field in ("check", "every", "states", "host_bytes", "disk_bytes", "swap_bytes"):
             value = getattr(self, field)
             if value is not None and (not isinstance(value, int) or value < 0):
                 raise UserError(field, value, "is no number of 0 or more", "write it in digits")
-        if self.every == 0:
-            raise UserError("every", 0, "is no distance", "leave it out to keep fewer states")
+        for field in ("check", "every"):
+            if getattr(self, field) == 0:
+                raise UserError(field, 0, "is no distance", "leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

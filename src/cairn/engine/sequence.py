@@ -109,6 +109,8 @@ class Sequence:
     """Whether the logits of a token after the prompt were numbers."""
     epoch: int = 0
     """That of the prefix cache when it began."""
+    began: Any = None
+    """The kept state that it began with."""
     matched: tuple[int, int] = (0, 0)
     """Tokens found in cached keys, and in a cached state, when it last began."""
 

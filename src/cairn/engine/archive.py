@@ -1,0 +1,217 @@
+"""Computed prefixes on disk, so that they survive a restart.
+
+A file holds the keys and values of some pages of tokens, and the recurrent state after the last of
+them; it goes on from another file or from the beginning. It is named after the tokens from the
+beginning on, in a folder named after the model, so nothing that other weights computed is found.
+Files are written beside, synced and renamed, and carry a digest of what is in them: one that a
+crash or a disk has damaged is not used.
+"""
+
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from cairn.base.files import write_bytes
+from cairn.engine.pages import PAGE
+from cairn.model import Decoder
+
+log = logging.getLogger(__name__)
+
+MOST_UNWRITTEN = 4  # files that wait to be written; beyond that, prefixes go unwritten
+Block = list[tuple[Tensor, Tensor]]
+State = tuple[Tensor, ...]
+
+
+@dataclass(eq=False)
+class Entry:
+    """A file."""
+
+    name: str
+    """Hex of the tokens from the beginning to its end."""
+    parent: str
+    """The name of the file that it goes on from; empty where it begins with the first token."""
+    start: int
+    """Tokens before it."""
+    position: int
+    """Tokens to its end."""
+    size: int
+    """Bytes."""
+
+
+class Archive:
+    """The files of one model in `folder`, at most `most` bytes of them; used longest ago goes.
+
+    `find` and `read` belong to the engine's thread; writing has one of its own.
+    """
+
+    def __init__(self, folder: Path, model: Decoder, most: int) -> None:
+        self.folder = folder / digest_of(model)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._most = most
+        self._entries: dict[str, Entry] = {}
+        self._lock = threading.Lock()
+        self._writer = ThreadPoolExecutor(1, "cairn-archive")
+        self._unwritten: set[str] = set()
+        self._scan()
+
+    def find(self, tokens: Sequence[int], most: int) -> list[Entry]:
+        """The files that hold the longest prefix of at most `most` tokens, in order."""
+        names = names_of(tokens[: max(0, most)])
+        with self._lock:
+            held = [self._entries[name] for name in names if name in self._entries]
+            chain = [held[-1]] if held else []
+            while chain and chain[-1].parent:
+                chain.append(self._entries[chain[-1].parent])
+        return chain[::-1]
+
+    def reach(self, tokens: Sequence[int]) -> int:
+        """How many of the tokens are in files, or soon will be."""
+        names = names_of(tokens)
+        with self._lock:
+            held = [i for i, name in enumerate(names, 1) if self._coming(name)]
+        return held[-1] * PAGE if held else 0
+
+    def _coming(self, name: str) -> bool:
+        return name in self._entries or name in self._unwritten
+
+    def read(self, entry: Entry) -> tuple[Block, State | None] | None:
+        """Keys and values of each group, and the state at the end; None if it is damaged."""
+        path = self._path(entry.name)
+        try:
+            with safe_open(path, "pt") as file:
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                wanted = (file.metadata() or {}).get("digest")
+            if _digest(found) != wanted:
+                raise SafetensorError("its contents are not what was written")
+            path.touch()
+        except (SafetensorError, OSError) as error:
+            log.warning("%s is not used: %s", path, error)
+            self.drop(entry)
+            return None
+        groups = sum(name.startswith("keys.") for name in found)
+        block = [(found[f"keys.{group}"], found[f"values.{group}"]) for group in range(groups)]
+        states = sorted(name for name in found if name.startswith("state."))
+        return block, tuple(found[name] for name in states) or None
+
+    def write(self, tokens: Sequence[int], start: int, block: Block, state: State | None) -> None:
+        """Keep tokens `start` to the end, soon; `start` is where a file ends, or 0."""
+        names = names_of(tokens)
+        parent = names[start // PAGE - 1] if start else ""
+        with self._lock:
+            if len(self._unwritten) >= MOST_UNWRITTEN or self._coming(names[-1]):
+                return
+            self._unwritten.add(names[-1])
+        tensors = {f"keys.{group}": keys for group, (keys, _) in enumerate(block)}
+        tensors |= {f"values.{group}": values for group, (_, values) in enumerate(block)}
+        tensors |= {f"state.{number}": part for number, part in enumerate(state or ())}
+        entry = Entry(names[-1], parent, start, len(tokens), 0)
+        self._writer.submit(self._write, entry, tensors)
+
+    def drop(self, entry: Entry) -> None:
+        """Remove a file, and those that go on from it."""
+        with self._lock:
+            gone = [entry.name]
+            while gone:
+                name = gone.pop()
+                self._entries.pop(name, None)
+                self._path(name).unlink(missing_ok=True)
+                gone += [one.name for one in self._entries.values() if one.parent == name]
+
+    def close(self) -> None:
+        """Wait until all is written."""
+        self._writer.shutdown(wait=True)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def _write(self, entry: Entry, tensors: dict[str, Tensor]) -> None:
+        try:
+            tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            about = {"parent": entry.parent, "start": entry.start, "position": entry.position}
+            data = save(tensors, {"digest": _digest(tensors), "about": json.dumps(about)})
+            write_bytes(self._path(entry.name), data)
+            entry.size = len(data)
+            with self._lock:
+                if not entry.parent or entry.parent in self._entries:
+                    self._entries[entry.name] = entry
+            self._trim()
+        except OSError as error:  # a full disk is no reason to stop serving
+            log.warning("a prefix was not written to %s: %s", self.folder, error)
+        finally:
+            with self._lock:
+                self._unwritten.discard(entry.name)
+
+    def _scan(self) -> None:
+        """Take in what is there; what was being written, or goes on from nothing, is removed."""
+        for path in self.folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+        found: list[Entry] = []
+        for path in self.folder.glob("*.safetensors"):
+            try:
+                with safe_open(path, "pt") as file:
+                    about = json.loads((file.metadata() or {})["about"])
+                found.append(Entry(path.stem, **about, size=path.stat().st_size))
+            except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+                log.warning("%s is removed: %s", path, error)
+                path.unlink(missing_ok=True)
+        for entry in sorted(found, key=lambda one: one.position):
+            if not entry.parent or entry.parent in self._entries:
+                self._entries[entry.name] = entry
+            else:
+                self._path(entry.name).unlink(missing_ok=True)
+
+    def _trim(self) -> None:
+        with self._lock:
+            entries = list(self._entries.values())
+        total = sum(one.size for one in entries)
+        entries = [one for one in entries if self._path(one.name).exists()]
+        for entry in sorted(entries, key=lambda one: self._path(one.name).stat().st_mtime):
+            if total <= self._most:
+                return
+            if entry.name in self._entries:
+                before = sum(one.size for one in self._entries.values())
+                self.drop(entry)
+                total -= before - sum(one.size for one in self._entries.values())
+
+
+def names_of(tokens: Sequence[int]) -> list[str]:
+    """For each whole page of tokens, a name of all up to its end."""
+    whole = np.asarray(tokens[: len(tokens) // PAGE * PAGE], np.int64).reshape(-1, PAGE)
+    found, last = [], b""
+    for page in whole:
+        last = hashlib.blake2b(last + page.tobytes(), digest_size=20).digest()
+        found.append(last.hex())
+    return found
+
+
+def digest_of(model: Decoder) -> str:
+    """A name of a model: its configuration, dtypes and every weight."""
+    total = hashlib.blake2b(repr((model.config, PAGE)).encode(), digest_size=20)
+    for name, weight in sorted(model.named_parameters()):
+        total.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        total.update(_bytes(weight))
+    return total.hexdigest()
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    total = hashlib.blake2b(digest_size=20)
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(_bytes(tensor))
+    return total.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return flat.numpy().data
