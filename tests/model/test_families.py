@@ -270,7 +270,9 @@ def test_starcoder2_stops(tinies, tmp_path):
     model = build(tinies["starcoder2"])
     save(model, tmp_path)
     released = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(released | {"eos_token_id": 50_256}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(released | {"eos_token_id": 50_256, "bos_token_id": 50_256})
+    )
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": 50256}')
     tokenizer = {
         "added_tokens": [{"id": 0, "content": "<|endoftext|>"}, {"id": 6, "content": "<file_sep>"}]
@@ -278,6 +280,8 @@ def test_starcoder2_stops(tinies, tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
     again = load(tmp_path)
     assert again.config.eos_token_ids == (0, 6)
+    assert again.config.bos_token_id is None
+    assert again.config.start_token_id == 0
     save(again, tmp_path / "ours")
     written = json.loads((tmp_path / "ours" / "generation_config.json").read_text())
     assert written["eos_token_id"] == [0, 6]

@@ -30,7 +30,7 @@ class Prompts:
         named = {self._id(name) for name in END_TOKENS if self._has(name)}
         self.ends = ends | named | set(config.eos_token_ids)
         # An empty prompt begins where a document begins: after the end of another.
-        self._first = self._id(END_TOKENS[0]) if self._has(END_TOKENS[0]) else config.bos_token_id
+        self._first = self._id(END_TOKENS[0]) if self._has(END_TOKENS[0]) else config.start_token_id
         self.token_bytes = lru_cache(maxsize=65_536)(self._token_bytes)
         self._shown = frozenset(self._id(name) for name in SHOWN if self._has(name))
         self._compiler = Compiler(tokenizer, config.vocab_size, frozenset(self.ends))

@@ -7,6 +7,7 @@ Names are those of the family's released checkpoints, so transformers and common
 import json
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from cairn.base import UserError, write_json
 from cairn.model.config import ModelConfig
-from cairn.model.decoder import Decoder, empty
+from cairn.model.decoder import Decoder, empty, skeleton
 from cairn.model.families import Family, family_of, our_name, their_name
 from cairn.model.sharding import Cut, cut_of, cuts, share_of
 from cairn.model.stored import DTYPES, Stored, read_into, stored_in
@@ -23,6 +24,7 @@ from cairn.model.stored import DTYPES, Stored, read_into, stored_in
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
+READERS = 4  # tensors read at a time: one waits for the disk while another fills memory
 EMBEDDING = "backbone.embeddings.weight"  # its dtype is the model's
 _RECOMPUTED = (".rotary_emb.inv_freq",)  # buffers that old checkpoints of transformers hold
 
@@ -37,7 +39,7 @@ def load(
 ) -> Decoder:
     """The model in a checkpoint folder, in the stored dtype unless told.
 
-    Tensors are read one at a time to where they belong, so that peak memory is the model. With
+    Tensors are read piece by piece to where they belong, so that peak memory is the model. With
     `ranks`, the share of one rank of a tensor-parallel group (`model.sharding`): the outputs of its
     mixers are summands of the whole model's.
     Raises UserError for a family that is not supported, for weights that are absent, pickled,
@@ -50,9 +52,15 @@ def load(
     found = _locate(folder)
     where = _matched(folder, config, family, found)
     model = empty(share_of(config, ranks), device, dtype or DTYPES[where[EMBEDDING].dtype])
-    for name, parameter in model.named_parameters():
+
+    def fill(named: tuple[str, Tensor]) -> None:
+        name, parameter = named
         cut = Cut() if table is None else cut_of(config, table, name)
         _read(where[name], parameter.data, cut, rank)
+
+    with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(fill, model.named_parameters()):
+            pass
     return model
 
 
@@ -135,8 +143,7 @@ def _matched(
     folder: Path, config: ModelConfig, family: Family, found: list[Stored]
 ) -> dict[str, Stored]:
     """Where each parameter is, by our name; UserError that names all that does not fit."""
-    with torch.device("meta"):
-        shapes = {name: tuple(p.shape) for name, p in Decoder(config).named_parameters()}
+    shapes = {name: tuple(p.shape) for name, p in skeleton(config).named_parameters()}
     where: dict[str, Stored] = {}
     wrong: dict[str, list[str]] = {}
     for one in found:

@@ -202,6 +202,11 @@ class ModelConfig:
             None if number in full else self.sliding_window for number in range(self.count("*"))
         )
 
+    @property
+    def start_token_id(self) -> int:
+        """What an empty text begins with: its beginning, or the end of the text before it."""
+        return next((i for i in (self.bos_token_id, *self.eos_token_ids) if i is not None), 0)
+
     # -- counts (formulas are in `counts`) -----------------------------------------------------
 
     def count(self, letter: str) -> int:

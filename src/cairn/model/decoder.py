@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cairn.base import UserError
 from cairn.model.attention import Attention
@@ -117,21 +118,49 @@ class Decoder(nn.Module):
         return self(ids.reshape(-1), Spans.of([length] * batch)).unflatten(0, (batch, length))
 
 
+_DRAWS = (
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.kaiming_uniform_,
+    Tensor.normal_,
+    Tensor.uniform_,
+)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Inside, nothing is drawn: on the meta device that would import a compiler (1.5 s)."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def skeleton(config: ModelConfig) -> Decoder:
+    """A decoder on the meta device: names and shapes, in no memory."""
+    with torch.device("meta"), _Undrawn():
+        return Decoder(config)
+
+
 def empty(
     config: ModelConfig, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> Decoder:
     """A decoder whose parameters hold whatever was in memory."""
     if config.vocab_size == 0:
         raise UserError("vocab_size", 0, "is not decided yet", "set it to the tokenizer's")
-    with torch.device("meta"):
-        model = Decoder(config).to(dtype or torch.float32)
+    model = skeleton(config).to(dtype or torch.float32)
     for module in model.modules():
         for name in getattr(module, "keep_fp32", ()):
             wide = torch.promote_types(model.dtype, torch.float32)
             setattr(module, name, nn.Parameter(getattr(module, name).to(wide)))
-    model.to_empty(device=device)
-    if config.tie_embeddings:  # to_empty parts what was tied
-        model.lm_head.weight = model.backbone.embeddings.weight
+    made: dict[nn.Parameter, nn.Parameter] = {}  # to_empty would part what is tied
+    for module in model.modules():
+        for name, old in list(module.named_parameters(recurse=False)):
+            if old not in made:
+                made[old] = nn.Parameter(torch.empty(old.shape, dtype=old.dtype, device=device))
+            setattr(module, name, made[old])
     return model
 
 

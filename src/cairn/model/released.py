@@ -24,6 +24,7 @@ _LAYER_TYPES = {
     "mlp": "-",
 }
 _ATTENTION_TYPES = ("full_attention", "sliding_attention")
+MOST_LAYERS = 10_000  # of a config.json; more is damage
 FILE_SEP = "<file_sep>"  # begins the next file: a base model of code would run on into it
 
 
@@ -97,6 +98,12 @@ def from_released(released: dict[str, Any]) -> ModelConfig:
     if family.rope:
         found["rope_theta"], found["rope_scaling"] = read_rope(released, found["max_positions"])
     found |= _windows(family, released)
+    for key in (
+        "bos_token_id",
+        "pad_token_id",
+    ):  # transformers' default may be another vocabulary's
+        inside = isinstance(found[key], int) and 0 <= found[key] < found["vocab_size"]
+        found[key] = found[key] if inside else None
     eos = released.get("eos_token_id")
     if eos is not None:
         found["eos_token_ids"] = tuple(_ids(eos))
@@ -150,7 +157,7 @@ def _pattern(family: Family, released: dict[str, Any]) -> str:
     """The string of mixers, from a number of layers, a list of their types, or the string."""
     if family.layer:
         layers = released.get("num_hidden_layers")
-        if not isinstance(layers, int) or layers < 1:
+        if not isinstance(layers, int) or not 0 < layers <= MOST_LAYERS:
             problem = "is missing" if layers is None else "is no number of layers"
             raise UserError("num_hidden_layers", layers, problem, "add it")
         return family.layer * layers
