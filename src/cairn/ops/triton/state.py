@@ -86,11 +86,11 @@ def _shape(state: Tensor, form: "MixerForm", tile: dict[str, int] | None) -> dic
         "P": P,
         "N": N,
         "G": form.groups,
-        "BLOCK": min(64, max(16, triton.next_power_of_2(rows))),
+        "BLOCK": min(64 if P % 64 == 0 else 32, max(16, triton.next_power_of_2(rows))),
         "BLOCK_N": max(16, triton.next_power_of_2(N)),
         "BLOCK_I": triton.next_power_of_2(rows),
-        "num_warps": 4,
     } | (tile or {})
+    shape.setdefault("num_warps", max(1, shape["BLOCK"] // 16))
     shape["PARTS"] = triton.cdiv(rows, shape["BLOCK"])
     return shape
 
@@ -256,10 +256,10 @@ def _mix_tokens(
             steps += slot * L * H
         if part == tl.num_programs(0) - 1:
             h = tl.arange(0, BLOCK_H)
-            bias = tl.load(dt_bias + h, mask=h < H, other=0).to(tl.float32)
+            shift = tl.load(dt_bias + h, mask=h < H, other=0).to(tl.float32)
             for t in range(start, stop):
                 d = _softplus(
-                    tl.load(dt + t * dt_row + h, mask=h < H, other=0).to(tl.float32) + bias
+                    tl.load(dt + t * dt_row + h, mask=h < H, other=0).to(tl.float32) + shift
                 )
                 if DT_LIMITED:
                     d = tl.minimum(tl.maximum(d, low), high)
@@ -448,6 +448,8 @@ def _replay(
     row_in = i < SIZE
     place, n = group * SIZE + i, tl.arange(0, BLOCK_N)
     n_in, head = n < N, place // P
+    if P % BLOCK == 0:  # one head: what follows from time steps alone has one column
+        head = (group * SIZE + (tl.program_id(0) % PARTS) * BLOCK) // P + tl.arange(0, 1)
     start, stop = tl.load(bounds + span), tl.load(bounds + span + 1)
     slot = tl.load(slots + span).to(tl.int64)
     if slot < 0:
@@ -457,8 +459,8 @@ def _replay(
         at = row[:, None] * N + n[None, :]
         within = row_in[:, None] & n_in[None, :]
         S = _load_state(state, scales, at, row, row_in, within)
-        A = -tl.exp(tl.load(A_log + head, mask=row_in, other=0).to(tl.float32))
-        skip = tl.load(D + head, mask=row_in, other=0).to(tl.float32)
+        A = -tl.exp(tl.load(A_log + head, mask=head < H, other=0).to(tl.float32))
+        skip = tl.load(D + head, mask=head < H, other=0).to(tl.float32)
         position, replayed = tl.load(positions + span), tl.load(fresh + span)
         count = replayed + stop - start
         j = tl.arange(0, BLOCK_J)
@@ -469,7 +471,8 @@ def _replay(
             ring + held[:, None] * HELD + INNER + group * N + n[None, :], mask=b_in, other=0
         )
         X, B = X.to(tl.float32), B.to(tl.float32)
-        d = tl.load(steps + held[:, None] * H + head[None, :], mask=x_in, other=0)
+        d_in = (j < count)[:, None] & (head < H)[None, :]
+        d = tl.load(steps + held[:, None] * H + head[None, :], mask=d_in, other=0)
         decay = tl.cumsum(d * A[None, :], 0)  # falls from the stored state on
         for t in range(start, stop):
             here = j[:, None] == replayed + t - start
@@ -485,7 +488,7 @@ def _replay(
             end = tl.sum(d * A[None, :], 0)
             left = tl.exp(tl.minimum(end[None, :] - decay, 0.0)) * d
             S *= tl.exp(end)[:, None]
-            S += tl.dot(tl.trans(X * left), B, input_precision="ieee")
+            S += tl.dot(tl.trans(X * left), B, input_precision="tf32x3")
             after = position + stop - start
             _store_state(S, state, scales, at, row, row_in, within, seed, after, place, n, NOISY)
         if NORMED:
