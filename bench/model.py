@@ -51,6 +51,26 @@ SHAPES = {
         chunk_size=128,
         max_positions=65_536,
     ),
+    # A quarter of StarCoder2 3B's widths and a third of its depth.
+    "starcoder2": ModelConfig(
+        family="starcoder2",
+        pattern=10 * "*-",
+        vocab_size=49_152,
+        hidden_size=768,
+        intermediate_size=3072,
+        attention_heads=12,
+        key_value_heads=2,
+        head_dim=64,
+        norm="layer",
+        activation="gelu_tanh",
+        qkv_bias=True,
+        output_bias=True,
+        mlp_bias=True,
+        rope_theta=999_999.4420358813,
+        sliding_window=4096,
+        max_positions=16_384,
+        tie_embeddings=True,
+    ),
 }
 MEASURES = ("prefill", "train", "decode-1", "decode-16", "linear")
 PREFILL = 2048  # tokens of one sequence

@@ -12,6 +12,7 @@ from cairn.ops import paths, reference
 from cairn.ops.linear import linear
 from cairn.ops.mamba import MixerForm, MixerWeights, mamba_inner
 from cairn.ops.native.library import native
+from cairn.ops.native.operations import FEW_ROWS
 from cairn.ops.norm import gated_rms_norm, rms_norm
 from cairn.ops.ragged import Chunks
 from cairn.ops.slots import Slots
@@ -149,9 +150,10 @@ def test_products_of_few_rows(dtype, shape, rows):
     x, weight = draw(rows, shape[1]).to(dtype), draw(*shape).to(dtype)
     with paths.recorded() as taken:
         got = linear(x, weight)
-    assert taken == [paths.Choice("linear", "native")]
+    served = "native" if rows <= FEW_ROWS[dtype] else "torch"
+    assert [choice.path for choice in taken] == [served]
     assert got.dtype == dtype
-    near(got, x.double() @ weight.double().t(), 1e-6 if dtype == torch.float32 else 4e-3)
+    near(got, x.double() @ weight.double().t(), 2e-6 if dtype == torch.float32 else 4e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

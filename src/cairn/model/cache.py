@@ -15,6 +15,7 @@ from torch import Tensor
 from cairn.model.config import ModelConfig
 from cairn.model.paging import PAGE, PagePlan, Run
 from cairn.ops.attention import Pages
+from cairn.ops.memory import use_huge_pages
 
 
 @dataclass(eq=False)
@@ -122,6 +123,7 @@ class Cache:
         shape = (layers, slots, config.mamba_heads, config.mamba_head_dim, config.state_size)
         self.state = zeros(shape, state_dtype(dtype), self.device)
         """[layers, slots, H, P, N]."""
+        use_huge_pages(self.state)
         self.layers = self._layers(config, windows)
 
     def _layers(

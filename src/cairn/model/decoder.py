@@ -18,6 +18,7 @@ from cairn.model.mamba import Mamba2
 from cairn.model.mixers import MIXERS
 from cairn.model.norms import LayerNorm, RMSNorm, norm_of
 from cairn.model.spans import Spans
+from cairn.ops.memory import use_huge_pages
 
 
 class Block(nn.Module):
@@ -161,6 +162,8 @@ def empty(
             if old not in made:
                 made[old] = nn.Parameter(torch.empty(old.shape, dtype=old.dtype, device=device))
             setattr(module, name, made[old])
+    for parameter in model.parameters():
+        use_huge_pages(parameter)
     return model
 
 

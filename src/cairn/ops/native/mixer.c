@@ -169,7 +169,7 @@ INLINE float walk_row(float *S, float x, const float *B, const float *C, ptrdiff
     float given = dt * x, total = 0;
     ptrdiff_t n = 0;
     for (; n + LANES <= N; n += LANES) {
-        Vector s = load(S + n) * keep + load(B + n) * given;
+        Vector s = load(S + n) * splat(keep) + load(B + n) * splat(given);
         store(S + n, s);
         seen += s * load(C + n);
     }
@@ -189,14 +189,14 @@ INLINE void walk_rows(float *S, const float *x, const float *B, const float *C, 
         float *row = S + i * N, given = dt * x[i];
         Vector total = splat(0);
         for (ptrdiff_t n = 0; n < N; n += LANES) {
-            Vector s = load(row + n) * keep + load(B + n) * given;
+            Vector s = load(row + n) * splat(keep) + load(B + n) * splat(given);
             __builtin_prefetch(row + n + 1024, 1);
             store(row + n, s);
             total += s * load(C + n);
         }
         seen[i] = total;
     }
-    store(y, sums_of(seen) + D * input);
+    store(y, sums_of(seen) + splat(D) * input);
 }
 
 /* S = exp(dt A) S + dt x B^T and y = S C + D x, a token at a time; state [Hb, P, N] in place. */

@@ -13,14 +13,17 @@ from cairn.ops.slots import Slots
 if TYPE_CHECKING:
     from cairn.ops.mamba import MixerForm, MixerWeights, Pool
 
-FEW_ROWS = 32  # up to here reading the weights takes the time, and torch's product is slow
+# Up to here reading the weights takes the time, and torch's product is slow; with bf16 it soon
+# has matrix units on its side.
+FEW_ROWS = {torch.float32: 32, torch.bfloat16: 4}
 _NO_LIMITS = (0.0, torch.inf)
 
 
 def linear_unfit(x: Tensor, weight: Tensor) -> str:
     """Why `linear` cannot serve, or should not; empty where it can."""
-    if x.numel() > FEW_ROWS * x.shape[-1]:
-        return f"over {FEW_ROWS} rows: torch's product is as fast"
+    rows = FEW_ROWS.get(x.dtype, 0)
+    if x.numel() > rows * x.shape[-1]:
+        return f"over {rows} rows: torch's product is as fast"
     if not weight.is_contiguous() or x.dtype != weight.dtype:
         return "a strided weight or two dtypes"
     return unfit(x, weight)

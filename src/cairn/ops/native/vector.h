@@ -40,7 +40,17 @@ INLINE Vector load(const float *from)
 
 INLINE void store(float *to, Vector v) { memcpy(to, &v, sizeof v); }
 
-INLINE Vector splat(float x) { return (Vector){0} + x; }
+/* Written out, for 0 + x is an addition where x can be -0. */
+INLINE Vector splat(float x)
+{
+#if LANES == 16
+    return (Vector){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+#elif LANES == 8
+    return (Vector){x, x, x, x, x, x, x, x};
+#else
+    return (Vector){x, x, x, x};
+#endif
+}
 
 INLINE Vector widen(const uint16_t *from)
 {
