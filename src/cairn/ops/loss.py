@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cairn.ops import paths
 from cairn.ops.gradient import once, run
 
 # Logits that exist at a time: about a core's share of cache, or enough to fill a GPU.
 _LOGITS = {"cpu": 2**19}
-_LOGITS_ELSEWHERE = 2**27
+_LOGITS_ELSEWHERE = 2**28
 
 
 def linear_cross_entropy(
@@ -30,7 +31,8 @@ def linear_cross_entropy(
     Returns a scalar in fp32 (fp64 for fp64 inputs). Differentiable in hidden and weight, once.
     """
     size = slice_size or _slice_size(hidden, weight)
-    return run(_CrossEntropy, hidden, weight, targets, weights, size)
+    path = paths.choose("linear_cross_entropy", hidden.device, triton=paths.for_kernel(hidden))
+    return run(_CrossEntropy, hidden, weight, targets, weights, size, path)
 
 
 def linear_kl(
@@ -50,7 +52,8 @@ def linear_kl(
     """
     teacher = (teacher_hidden.detach(), teacher_weight.detach())
     size = slice_size or _slice_size(hidden, weight)
-    return run(_Kl, hidden, weight, *teacher, weights, temperature, size)
+    path = paths.choose("linear_kl", hidden.device, triton=paths.for_kernel(hidden))
+    return run(_Kl, hidden, weight, *teacher, weights, temperature, size, path)
 
 
 def _slice_size(hidden: Tensor, weight: Tensor) -> int:
@@ -85,6 +88,10 @@ class _Slices:
         """Logits [slice, V] of some tokens, fp32 at least."""
         return _logits(self.hidden[part], self.weight)
 
+    def narrow(self, part: slice) -> Tensor:
+        """The same in the matrices' dtype."""
+        return functional.linear(self.hidden[part], self.weight)
+
     @property
     def wanted(self) -> bool:
         return self.to_hidden is not None or self.to_weight is not None
@@ -116,12 +123,27 @@ def _scaled(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, size: int
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        size: int,
+        path: paths.Path,
     ) -> Tensor:
         slices = _Slices(ctx, hidden, weight)
         total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
         for at in range(0, len(hidden), size):
             part = slice(at, at + size)
+            if path == "triton":
+                from cairn.ops.triton.loss import cross_entropy
+
+                narrow = slices.narrow(part)
+                losses = cross_entropy(narrow, targets[part], weights[part], slices.wanted)
+                total += losses.sum()
+                if slices.wanted:
+                    slices.add(part, narrow)
+                continue
             logits = slices.logits(part)
             scale, picked = weights[part].to(logits.dtype), targets[part, None]
             logits -= logits.amax(1, keepdim=True)
@@ -139,7 +161,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     @once
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return *_scaled(ctx, grads[0]), None, None, None
+        return *_scaled(ctx, grads[0]), None, None, None, None
 
 
 class _Kl(torch.autograd.Function):
@@ -153,12 +175,22 @@ class _Kl(torch.autograd.Function):
         weights: Tensor,
         temperature: float,
         size: int,
+        path: paths.Path,
     ) -> Tensor:
         slices = _Slices(ctx, hidden, weight)
         teacher_hidden, teacher_weight = _narrow(teacher_hidden, teacher_weight)
         total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
         for at in range(0, len(hidden), size):
             part = slice(at, at + size)
+            if path == "triton":
+                from cairn.ops.triton.loss import kl
+
+                narrow = slices.narrow(part)
+                teacher = functional.linear(teacher_hidden[part], teacher_weight)
+                total += kl(narrow, teacher, weights[part], temperature, slices.wanted).sum()
+                if slices.wanted:
+                    slices.add(part, narrow)
+                continue
             log_q = slices.logits(part).div_(temperature).log_softmax(-1)
             logits = _logits(teacher_hidden[part], teacher_weight).to(log_q.dtype)
             log_p = logits.div_(temperature).log_softmax(-1)
@@ -174,4 +206,4 @@ class _Kl(torch.autograd.Function):
     @staticmethod
     @once
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return *_scaled(ctx, grads[0]), None, None, None, None, None
+        return *_scaled(ctx, grads[0]), None, None, None, None, None, None
