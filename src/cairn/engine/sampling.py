@@ -10,6 +10,8 @@ from cairn.base import UserError
 from cairn.engine.budget import Thinking
 from cairn.engine.grammar import Grammar
 
+MOST_SHIFT = 1e6  # of a logit, by one penalty or bias: sums of such stay numbers
+LEAST_REPETITION, MOST_REPETITION = 0.01, 100.0
 MOST_LOGPROBS = 100  # alternatives per token that a request may ask for
 
 
@@ -88,8 +90,11 @@ class SamplingParams:
             raise UserError("ignore_eos", True, "leaves a grammar without an end", "leave it out")
         for field in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
             _real(field, getattr(self, field))
-        if self.repetition_penalty <= 0:
-            raise UserError("repetition_penalty", self.repetition_penalty, "is not positive")
+            if abs(getattr(self, field)) > MOST_SHIFT:
+                raise UserError(field, getattr(self, field), f"is beyond {MOST_SHIFT:.0f}")
+        if not LEAST_REPETITION <= self.repetition_penalty <= MOST_REPETITION:
+            problem = f"is outside [{LEAST_REPETITION}, {MOST_REPETITION:.0f}]"
+            raise UserError("repetition_penalty", self.repetition_penalty, problem, "1 is off")
         pairs = self.logit_bias
         if isinstance(pairs, Mapping):
             pairs = tuple(pairs.items())
@@ -99,6 +104,8 @@ class SamplingParams:
         for token, bias in pairs:
             _whole("logit_bias", token, 0, None)
             _real("logit_bias", bias)
+            if abs(bias) > MOST_SHIFT:
+                raise UserError("logit_bias", bias, f"is beyond {MOST_SHIFT:.0f}")
 
     def _check_stops(self) -> None:
         if not isinstance(self.stop, tuple) or not all(isinstance(s, str) for s in self.stop):
