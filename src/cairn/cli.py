@@ -126,6 +126,12 @@ def _add_use(verb: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--admin-keys", type=Path, help="for /admin (or CAIRN_ADMIN_KEYS)")
     one.add_argument("--weights", type=Path, help="root of checkpoints for /admin/weights")
     one.add_argument("--queue", type=_positive, default=1024, help="open completions before 429")
+    one.add_argument("--cache", type=Path, help="folder where prefixes survive a restart")
+    one.add_argument(
+        "--self-check", type=_positive, metavar="N", help="compute every Nth cached answer again"
+    )
+    one.add_argument("--guess", type=_positive, metavar="N", help="guess N tokens ahead")
+    one.add_argument("--draft", type=Path, help="a small model that guesses (with --guess)")
     one.add_argument("--grace", type=float, default=10, help="seconds for running requests at end")
 
     one = verb("evaluate", run_evaluate, "Scores of a checkpoint, with n and standard error.")
@@ -333,8 +339,12 @@ def run_chat(arguments: Arguments) -> None:
 
 def run_serve(arguments: Arguments) -> None:
     """`cairn serve`."""
+    from cairn.engine.options import Caching, Speculation
     from cairn.serve import Keys, Limits, serve
 
+    if arguments.draft is not None and arguments.guess is None:
+        raise UserError("--draft", str(arguments.draft), "guesses nothing", "add --guess 4")
+    guess = arguments.guess and Speculation(most=arguments.guess, model=arguments.draft)
     also = [text.partition("=") for text in arguments.also]
     for name, equals, folder in also:
         if not (name and equals and folder):
@@ -352,6 +362,8 @@ def run_serve(arguments: Arguments) -> None:
         admin_keys=Keys.read(arguments.admin_keys, "CAIRN_ADMIN_KEYS"),
         weights=arguments.weights,
         grace=arguments.grace,
+        caching=Caching(disk=arguments.cache, check=arguments.self_check),
+        speculation=guess,
     )
 
 

@@ -159,6 +159,17 @@ def test_metrics_are_counted(server):
     assert "# TYPE cairn_between_tokens_seconds histogram" in response.text
 
 
+def test_a_prompt_that_was_read_before_says_so(server):
+    body = {"prompt": "once upon a time " * 30, "max_tokens": 2, "ignore_eos": True, "seed": 1}
+    first = server.post("/v1/completions", **body).json()
+    again = server.post("/v1/completions", **body).json()
+    assert again["choices"] == first["choices"]
+    size = again["usage"]["prompt_tokens"]
+    assert 0 < again["usage"]["prompt_tokens_details"]["cached_tokens"] < size
+    text = server.client.get("/metrics").text
+    assert 'cairn_engine_reuse_state_matched_total{model="tiny"}' in text
+
+
 def test_expositions_are_what_prometheus_reads():
     metrics = Metrics()
     metrics.request("GET", '/a"\\b', 200, 0.3)

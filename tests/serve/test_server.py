@@ -7,9 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+from typing import Literal
 
 import httpx
 import pytest
+from pydantic import BaseModel
 
 from cairn.base import UserError
 from cairn.engine import Engine
@@ -161,7 +163,7 @@ def test_closing_a_worker_tells_those_who_wait(model, words):
 
 def test_the_openai_client_reads_the_answers(model, words, running_server):
     openai = pytest.importorskip("openai", reason="the openai client is not installed")
-    engine = Engine(model, words, slots=4, capacity=256)
+    engine = Engine(model, words, slots=4, capacity=512)
     with running_server(create_app(engine, "tiny"), engine) as server:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
         assert [card.id for card in client.models.list()] == ["tiny"]
@@ -178,3 +180,40 @@ def test_the_openai_client_reads_the_answers(model, words, running_server):
             client.completions.create(prompt="a", temperature=-1, **kind)
         with pytest.raises(openai.NotFoundError, match="gpt-9"):
             client.completions.create(prompt="a", **{**kind, "model": "gpt-9"})
+
+
+class Verdict(BaseModel):
+    """What the client asks for by a schema."""
+
+    ok: bool
+    kind: Literal["a", "b"]
+
+
+def test_the_openai_client_calls_tools_and_parses_schemas(model, words, running_server):
+    openai = pytest.importorskip("openai", reason="the openai client is not installed")
+    pytest.importorskip("llguidance", reason="the extra grammar is not installed")
+    engine = Engine(model, words, slots=4, capacity=1024)
+    city = {"type": "object", "properties": {"city": {"enum": ["Rome", "Bern"]}}}
+    city |= {"required": ["city"], "additionalProperties": False}
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": city}}]
+    with running_server(create_app(engine, "tiny"), engine) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        kind = {"model": "tiny", "max_tokens": 100, "seed": 3}
+        said: list = [{"role": "user", "content": "hello"}]
+        asked = {"messages": said, "tools": tools, "tool_choice": "required"}
+        turn = client.chat.completions.create(**asked, parallel_tool_calls=False, **kind)
+        (call,) = turn.choices[0].message.tool_calls
+        assert turn.choices[0].finish_reason == "tool_calls"
+        assert json.loads(call.function.arguments)["city"] in ("Rome", "Bern")
+        pieces = client.chat.completions.create(
+            **asked, parallel_tool_calls=False, stream=True, **kind
+        )
+        calls = [one for piece in pieces for one in piece.choices[0].delta.tool_calls or ()]
+        assert [one.function.arguments for one in calls] == [call.function.arguments]
+        answer = {"role": "tool", "tool_call_id": call.id, "content": "rain"}
+        said += [turn.choices[0].message.to_dict(), answer]
+        client.chat.completions.create(messages=said, tools=tools, model="tiny", max_tokens=4)
+        parsed = client.chat.completions.parse(
+            messages=said[:1], response_format=Verdict, model="tiny", max_tokens=80
+        )
+        assert isinstance(parsed.choices[0].message.parsed, Verdict)

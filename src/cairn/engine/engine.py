@@ -254,7 +254,10 @@ class Engine:
         """
         if self.busy:
             raise UserError("weights are changed between requests: wait for those that run")
-        return replace_weights(self.model, Path(folder))
+        count = replace_weights(self.model, Path(folder))
+        self._weights = signature(self.model)
+        self.forget()
+        return count
 
     def step(self) -> list[Delta]:
         """Take every running request one step further; what is new, request by request.

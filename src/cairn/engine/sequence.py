@@ -46,6 +46,8 @@ class Completion:
     forced: list[bool] = field(default_factory=list)
     reasoning_tokens: int = 0
     """How many of `tokens` are reasoning, its closing tag included; 0 without `thinking`."""
+    cached_tokens: int = 0
+    """How many of the prompt's tokens were not computed: an earlier request had been."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,5 +174,6 @@ class Sequence:
             prompt_logprobs=None if given is None else [i and i.logprob for i in given],
             prompt_top_logprobs=None if given is None else [i and dict(i.top) for i in given],
             forced=list(self.forced),
+            cached_tokens=self.matched[1],
             reasoning_tokens=0 if self.steering is None else self.steering.reasoning_tokens,
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-LEVELS = frozenset({"slots", "running", "waiting", "pages", "pages_free", "free_slots"})
+LEVELS = frozenset({"slots", "running", "waiting", "pages", "pages_busy", "states_kept"})
 """Facts of an engine's load that go up and down; the others are counters."""
 
 Labels = tuple[tuple[str, str], ...]
@@ -107,6 +107,7 @@ class Metrics:
                 ("cairn_completions_total", self.finished, "counter", "Ended, by reason."),
             ):
                 family(name, kind, meaning, source.lines(name))
+        loads = {model: _flat(load) for model, load in loads.items()}
         facts = dict.fromkeys(fact for load in loads.values() for fact in load)
         for fact in facts:
             level = fact in LEVELS
@@ -118,6 +119,15 @@ class Metrics:
             meaning = f"The engine's {fact.replace('_', ' ')}."
             family(name, "gauge" if level else "counter", meaning, samples.lines(name))
         return "\n".join(lines) + "\n"
+
+
+def _flat(load: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Facts inside facts by a joined name."""
+    found: dict[str, Any] = {}
+    for name, value in load.items():
+        inner = isinstance(value, Mapping)
+        found |= _flat(value, f"{before}{name}_") if inner else {before + name: value}
+    return found
 
 
 def _labels(labels: Labels) -> str:

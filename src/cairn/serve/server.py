@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from cairn.base import UserError, note
 from cairn.engine import Engine
+from cairn.engine.options import Caching, Speculation
 from cairn.serve.app import create_app
 from cairn.serve.journal import log_to
 from cairn.serve.keys import Keys
@@ -36,12 +37,15 @@ def serve(
     admin_keys: Keys | None = None,
     weights: str | Path | None = None,
     grace: float = GRACE,
+    caching: Caching | None = None,
+    speculation: Speculation | None = None,
 ) -> None:
     """Serve the checkpoint in `folder` over HTTP until SIGINT or SIGTERM.
 
     Only this machine can reach the default host. Port 0 takes a free one. `more` are folders of
     other models by name; `keys`, `admin_keys` and `weights` are those of `create_app`. At the end
-    no new request is taken, and those that run have `grace` seconds. Raises UserError for a
+    no new request is taken, and those that run have `grace` seconds. `caching` holds for every
+    model, `speculation` for the first. Raises UserError for a
     host or a port that cannot be had (before the model is loaded) and for a folder that is no
     checkpoint.
     """
@@ -51,10 +55,9 @@ def serve(
     if name in others:
         raise UserError("name", name, "is that of two models", "name them apart")
     with listen(host, port) as listening:
-        engine = Engine(folder, slots=slots, capacity=capacity)
-        rest = {
-            other: Engine(path, slots=slots, capacity=capacity) for other, path in others.items()
-        }
+        sizes = {"slots": slots, "capacity": capacity, "caching": caching}
+        engine = Engine(folder, speculation=speculation, **sizes)
+        rest = {other: Engine(path, **sizes) for other, path in others.items()}
         app = create_app(
             engine,
             name,

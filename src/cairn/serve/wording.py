@@ -93,6 +93,9 @@ def usage_of(completions: Sequence[Completion], n: int) -> dict[str, Any]:
     """Usage of whole completions, n to a prompt: a prompt counts once."""
     prompts = sum(len(one.prompt_tokens) for one in completions[::n])
     found: dict[str, Any] = usage(prompts, sum(len(one.tokens) for one in completions))
+    cached = sum(one.cached_tokens for one in completions[::n])
+    if cached:
+        found["prompt_tokens_details"] = {"cached_tokens": cached}
     reasoning = sum(one.reasoning_tokens for one in completions)
     if reasoning:
         found["completion_tokens_details"] = {"reasoning_tokens": reasoning}

@@ -216,6 +216,7 @@ class Worker:
                     command()
             self._act()
             self._fail_all(_ending())
+            self.engine.close()
 
     def _act(self) -> None:
         """What needs the engine idle, then the requests that were held up by it."""
