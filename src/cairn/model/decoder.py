@@ -11,6 +11,7 @@ from cairn.model.attention import Attention
 from cairn.model.cache import Cache
 from cairn.model.config import ModelConfig
 from cairn.model.feedforward import MLP
+from cairn.model.fused import fused
 from cairn.model.initial import normal
 from cairn.model.layout import Layout
 from cairn.model.linear import Linear
@@ -32,6 +33,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout, memory: Any) -> Tensor:
         """x [T, D] to [T, D]."""
+        whole = fused(self, x, layout, memory)
+        if whole is not None:
+            return whole
         normed = self.norm(x)
         if self.residual_fp32:
             normed = normed.to(self.norm.weight.dtype)

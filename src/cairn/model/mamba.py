@@ -53,16 +53,21 @@ class Mamba2(nn.Module):
         dt = uniform(self.dt_bias.shape, low, high, generator).exp().clamp(min=DT_FLOOR)
         fill(self.dt_bias, dt + torch.log(-torch.expm1(-dt)))  # softplus of it is dt
 
+    @property
+    def weights(self) -> MixerWeights:
+        """All parameters but the two matrices."""
+        conv = self.conv1d
+        return MixerWeights(
+            conv.weight, conv.bias, self.A_log, self.D, self.dt_bias, self.norm.weight
+        )
+
     def forward(self, x: Tensor, layout: Layout, memory: Recurrence | None) -> Tensor:
         """x [T, D] to [T, D]; reads and writes the spans' slots in `memory`."""
         config = self.config
         z, xbc, dt = self.in_proj(x).split(
             [config.mamba_width, config.conv_channels, config.mamba_heads], dim=-1
         )
-        conv = self.conv1d
-        weights = MixerWeights(
-            conv.weight, conv.bias, self.A_log, self.D, self.dt_bias, self.norm.weight
-        )
+        weights = self.weights
         chunks, slots = layout.chunks, layout.memory_slots
         assert chunks is not None
         return self.out_proj(mamba_inner(z, xbc, dt, weights, self.form, chunks, memory, slots))

@@ -31,6 +31,17 @@ class Mixer(ctypes.Structure):
     ]
 
 
+class Layer(ctypes.Structure):
+    """`Layer` of layer.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "norm", "first", "last", "out", "room")),
+        *((name, ctypes.c_int64) for name in ("T", "D", "inside", "width")),
+        ("eps", ctypes.c_float),
+        ("threads", ctypes.c_int64),
+    ]
+
+
 @dataclass(frozen=True)
 class Native:
     """The loaded library, or why there is none."""
@@ -67,6 +78,10 @@ def native() -> Native:
     ]
     library.cairn_mixer.argtypes = [ctypes.POINTER(Mixer)]
     library.cairn_mixer.restype = size
+    library.cairn_squared_relu_layer.argtypes = [ctypes.POINTER(Layer)]
+    library.cairn_squared_relu_layer.restype = None
+    library.cairn_mixer_layer.argtypes = [ctypes.POINTER(Layer), ctypes.POINTER(Mixer)]
+    library.cairn_mixer_layer.restype = size
     library.cairn_linear.restype = library.cairn_norm.restype = None
     return Native(library, "", level)
 

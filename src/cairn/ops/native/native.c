@@ -5,6 +5,8 @@
 #include "linear.c"
 #include "mixer.c"
 
+#include "layer.c" /* calls both */
+
 #ifndef CAIRN_SOURCE
 #define CAIRN_SOURCE "unknown"
 #endif

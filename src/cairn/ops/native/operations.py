@@ -148,7 +148,7 @@ def mixer(
         C=C,
         W=weights.conv.shape[-1] - 1,
         norm_groups=form.norm_groups,
-        blocks=_blocks(H // form.groups, form.groups * spans, threads),
+        blocks=parts_of(H // form.groups, form.groups * spans, threads),
         eps=form.eps,
         dt_least=least,
         dt_most=most,
@@ -159,7 +159,7 @@ def mixer(
     return out
 
 
-def _blocks(heads: int, groups: int, threads: int) -> int:
+def parts_of(heads: int, groups: int, threads: int) -> int:
     """Parts that a group's heads are cut into, so that every thread has as much to do.
 
     Each part convolves the group's B and C anew, so that fewer are better.
