@@ -70,6 +70,7 @@ def _add_make_and_show(verb: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--device", metavar="NAME", help="roofline of this one; cpu is measured")
     types = ("float32", "bfloat16", "float16")
     one.add_argument("--dtype", choices=types, default="bfloat16", help="of weights and keys")
+    one.add_argument("--paths", action="store_true", help="which code serves each layer here")
     one.add_argument("--json", action="store_true", help="machine-readable")
 
 
@@ -208,6 +209,11 @@ def run_show(arguments: Arguments) -> None:
     from cairn.model.devices import device
     from cairn.model.page import facts, print_page
 
+    if arguments.paths:
+        from cairn.model.served import rows_of_folder
+
+        rows = rows_of_folder(path, arguments.dtype, print_them=not arguments.json)
+        return _print_json(rows) if arguments.json else None
     config = ModelConfig.from_folder(path) if path.is_dir() else ModelConfig.preset(arguments.what)
     devices = [device(arguments.device)] if arguments.device else None
     context, batch, gpus = arguments.context, arguments.batch, arguments.gpus

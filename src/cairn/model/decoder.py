@@ -1,6 +1,6 @@
 """The decoder: one forward for training, prefill, chunked prefill and decode."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from cairn.model.mixers import MIXERS
 from cairn.model.norms import LayerNorm, RMSNorm, norm_of
 from cairn.model.spans import Spans
 from cairn.ops.memory import use_huge_pages
+
+if TYPE_CHECKING:
+    from cairn.model.served import Served
 
 
 class Block(nn.Module):
@@ -116,6 +119,12 @@ class Decoder(nn.Module):
         """Logits [..., V] in fp32 of hidden [..., D]."""
         logits = self.lm_head(hidden)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def paths(self, tokens: int = 64) -> list["Served"]:
+        """Which implementation serves every operation here: see cairn.model.served."""
+        from cairn.model.served import served
+
+        return served(self, tokens)
 
     def logits(self, ids: Tensor) -> Tensor:
         """Logits [B, L, V] of whole sequences int64 [B, L], each by itself."""
