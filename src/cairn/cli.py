@@ -205,23 +205,12 @@ def run_show(arguments: Arguments) -> None:
         else:
             plan_table({name: plan[name] for name in names})
         return
-    from cairn.model import ModelConfig
-    from cairn.model.devices import device
-    from cairn.model.page import facts, print_page
+    from cairn.model.page import shown
 
-    if arguments.paths:
-        from cairn.model.served import rows_of_folder
-
-        rows = rows_of_folder(path, arguments.dtype, print_them=not arguments.json)
-        return _print_json(rows) if arguments.json else None
-    config = ModelConfig.from_folder(path) if path.is_dir() else ModelConfig.preset(arguments.what)
-    devices = [device(arguments.device)] if arguments.device else None
-    context, batch, gpus = arguments.context, arguments.batch, arguments.gpus
-    found = facts(config, context, batch, gpus, devices, arguments.dtype)
+    names = "what", "context", "batch", "gpus", "device", "dtype", "paths"
+    found = shown(**{name: getattr(arguments, name) for name in names}, quiet=arguments.json)
     if arguments.json:
         _print_json(found)
-    else:
-        print_page(found, config)
 
 
 def run_trace(arguments: Arguments) -> None:

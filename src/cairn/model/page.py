@@ -5,6 +5,7 @@ memory traffic or arithmetic alone takes, whichever is longer: no program is fas
 near.
 """
 
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,10 +15,38 @@ from cairn.base.tables import console, table
 from cairn.model import counts
 from cairn.model.config import MIXERS, ModelConfig
 from cairn.model.devices import DEVICES, Device
+from cairn.model.devices import device as device_of
 from cairn.model.families import family_of
 
 ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
 PREFILL_TOKENS = 8192  # at most in one forward: what chunked prefill holds at a time
+
+
+def shown(
+    what: str,
+    context: int,
+    batch: int,
+    gpus: int,
+    device: str | None,
+    dtype: str,
+    paths: bool = False,
+    quiet: bool = False,
+) -> Any:
+    """What `cairn show PRESET | CHECKPOINT` tells, printed unless `quiet`, as JSON values.
+
+    With `paths` it is how the layers of a checkpoint are served on this machine.
+    """
+    folder = Path(what)
+    if paths:
+        from cairn.model.served import rows_of_folder
+
+        return rows_of_folder(folder, dtype, print_them=not quiet)
+    config = ModelConfig.from_folder(folder) if folder.is_dir() else ModelConfig.preset(what)
+    devices = [device_of(device)] if device else None
+    found = facts(config, context, batch, gpus, devices, dtype)
+    if not quiet:
+        print_page(found, config)
+    return found
 
 
 def facts(
