@@ -119,6 +119,7 @@ def _add_use(verb: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--port", type=int, default=8000)
     one.add_argument("--name", help="the model's name in the API (default: the folder's)")
     one.add_argument("--slots", type=_positive, help="sequences at a time (default: what fits)")
+    one.add_argument("--capacity", type=_positive, help="tokens of a sequence (default: what fits)")
     one.add_argument("--attribution", type=Path, help="an index, for POST /v1/trace")
     one.add_argument(
         "--also", action="append", default=[], metavar="NAME=CHECKPOINT", help="one more model"
@@ -351,6 +352,7 @@ def run_serve(arguments: Arguments) -> None:
         name=arguments.name,
         more={name: Path(folder) for name, _, folder in also},
         slots=arguments.slots,
+        capacity=arguments.capacity,
         attribution=arguments.attribution,
         limits=Limits(open_requests=arguments.queue),
         keys=Keys.read(arguments.keys, "CAIRN_API_KEYS"),
