@@ -45,6 +45,7 @@ SHAPE = {
 }
 CALLS = {
     "cairn": "model = cairn.model.checkpoint.load(folder)",
+    "cairn, read": "model = cairn.model.checkpoint.load(folder, mapped=False)",
     "transformers": (
         "model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)"
     ),

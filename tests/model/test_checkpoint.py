@@ -199,3 +199,39 @@ def test_an_index_cannot_point_out_of_its_folder(model, tmp_path, name):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match="shards lie beside their index"):
         load(tmp_path)
+
+
+@torch.no_grad()
+def test_mapped_weights_are_those_that_are_read_and_their_file_never_changes(model, ids, tmp_path):
+    save(model, tmp_path, max_shard_size=20_000)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    mapped, apart = load(tmp_path), load(tmp_path, mapped=False)
+    for name, tensor in apart.state_dict().items():
+        assert torch.equal(mapped.state_dict()[name], tensor), name
+    for parameter in mapped.parameters():
+        parameter.add_(1)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    torch.testing.assert_close(load(tmp_path).logits(ids), model.logits(ids), rtol=0, atol=0)
+    again = load(tmp_path)
+    save(mapped, tmp_path)  # replaced, not overwritten: the other still has what it had
+    torch.testing.assert_close(again.logits(ids), model.logits(ids), rtol=0, atol=0)
+
+
+def test_other_types_and_damaged_headers(model, tmp_path):
+    save(model, tmp_path)
+    stored = load_file(tmp_path / checkpoint.WEIGHTS)
+    save_file({name: t.half() for name, t in stored.items()}, tmp_path / checkpoint.WEIGHTS)
+    assert load(tmp_path).dtype == torch.float16
+    assert load(tmp_path, dtype=torch.bfloat16).dtype == torch.bfloat16
+    save_file({n: (t.char() if "q_proj" in n else t) for n, t in stored.items()}, tmp_path / "one")
+    (tmp_path / "one").replace(tmp_path / checkpoint.WEIGHTS)
+    with pytest.raises(UserError, match=r"of another type: .*q_proj\.weight I8"):
+        load(tmp_path)
+    header = b'{"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 8]}}'
+    whole = len(header).to_bytes(8, "little") + header + bytes(64)
+    (tmp_path / checkpoint.WEIGHTS).write_bytes(whole)
+    with pytest.raises(UserError, match="a has other bytes than its shape"):
+        load(tmp_path)
+    (tmp_path / checkpoint.WEIGHTS).write_bytes((10**12).to_bytes(8, "little") + bytes(64))
+    with pytest.raises(UserError, match="its header is cut short"):
+        load(tmp_path)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cairn.base import UserError
+from cairn.base.config import digest_of, what_settles
 from cairn.model import ModelConfig
 
 # parameters, tensors, layers by kind, KV bytes a token, matmul and scan GFLOP a token
@@ -18,6 +19,18 @@ RELEASED = {
     "nemotron-h-56b": (56_324_350_464, 701, (54, 10, 54), 40_960, 110.50, 1.161),
     "nemotron-nano-12b-v2": (12_310_001_152, 369, (28, 6, 28), 24_576, 23.28, 0.228),
     "nemotron-nano-9b-v2": (8_888_227_328, 341, (27, 4, 25), 16_384, 16.60, 0.219),
+}
+# parameters, KV bytes a token
+DENSE = {
+    "starcoder2-3b": (3_030_371_328, 30_720),
+    "starcoder2-7b": (7_173_923_840, 65_536),
+    "starcoder2-15b": (15_957_889_024, 81_920),
+    "llama-3.1-8b": (8_030_261_248, 131_072),
+    "llama-3.1-70b": (70_553_706_496, 327_680),
+    "qwen2.5-7b": (7_615_616_512, 57_344),
+    "qwen2.5-72b": (72_706_203_648, 327_680),
+    "qwen3-8b": (8_190_735_360, 147_456),
+    "qwen3-14b": (14_768_307_200, 163_840),
 }
 SMALL = {
     "hidden_size": 32,
@@ -45,6 +58,24 @@ def test_counts_of_released_models(name):
     assert ModelConfig.from_json(config.to_json()) == config
 
 
+@pytest.mark.parametrize("name", DENSE)
+def test_counts_of_dense_models(name):
+    config = ModelConfig.preset(name)
+    assert (config.parameters, config.kv_bytes_per_token()) == DENSE[name]
+    assert config.state_bytes_per_sequence() == config.scan_flops_per_token() == 0
+    assert config.matmul_flops_per_token() < 2 * config.parameters
+    assert ModelConfig.from_json(config.to_json()) == config
+
+
+def test_fields_that_came_later_are_no_part_of_what_recipes_said():
+    plain = ModelConfig(pattern="M-M*-", **SMALL)
+    before = "593dd4b90b6a4d2a1c0d2c5f3a21fff92950f3433f482537386b96a4e0bdb926"
+    assert digest_of(what_settles(plain)) == before  # as it was when there was one family
+    assert "rope_theta" not in what_settles(plain)
+    dense = ModelConfig.preset("llama-3.1-8b")
+    assert what_settles(dense)["rope_scaling"]["factor"] == 8.0
+
+
 def test_the_documents_say_what_the_presets_are():
     path = Path(__file__).resolve().parents[2] / "docs" / "models.md"
     rows = [line.split("|")[1:8] for line in path.read_text().splitlines() if "| `" in line]
@@ -63,7 +94,7 @@ def test_the_documents_say_what_the_presets_are():
 
 
 def test_presets_lists_what_preset_knows():
-    assert set(RELEASED) <= set(ModelConfig.presets())
+    assert set(RELEASED | DENSE) == set(ModelConfig.presets())
     assert all(ModelConfig.preset(name).name == name for name in ModelConfig.presets())
     with pytest.raises(UserError, match="did you mean 'nemotron-h-8b'"):
         ModelConfig.preset("nemotron-h-8")

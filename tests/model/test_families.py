@@ -219,6 +219,7 @@ def test_windows_by_the_number_of_layers_without_one(tinies):
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
         ("llama", {"num_attention_heads": None}, "num_attention_heads=None.*missing"),
         ("llama", {"num_hidden_layers": None}, "num_hidden_layers=None.*missing"),
+        ("llama", {"quantization_config": {"quant_method": "fp8"}}, "quantization_config='fp8'"),
         ("mamba2", {"use_bias": True}, "use_bias=True"),
         ("mamba2", {"time_step_limit": [0.001, 0.1]}, "time_step_limit"),
         ("qwen2", {"use_sliding_window": False}, "sliding_window=None.*missing"),
@@ -285,3 +286,16 @@ def test_starcoder2_stops(tinies, tmp_path):
     save(again, tmp_path / "ours")
     written = json.loads((tmp_path / "ours" / "generation_config.json").read_text())
     assert written["eos_token_id"] == [0, 6]
+
+
+def test_the_engine_says_what_the_model_says(each_tiny, roughen, ids):
+    """Through the engine's own memory, prompts of several lengths at a time."""
+    from cairn.engine import Engine, SamplingParams
+
+    model = roughen(build(each_tiny, seed=1)).eval()
+    prompts = [ids[0].tolist(), ids[1, :5].tolist(), ids[2, :1].tolist()]
+    params = SamplingParams(max_tokens=24, temperature=0, ignore_eos=True)
+    done = Engine(model, slots=3, capacity=64).generate(prompts, params)
+    for prompt, one in zip(prompts, done, strict=True):
+        tokens, _ = greedy(model, torch.tensor([prompt]), 24)
+        assert list(one.tokens) == tokens[0].tolist()

@@ -19,7 +19,7 @@ from cairn.model.config import ModelConfig
 from cairn.model.decoder import Decoder, empty, skeleton
 from cairn.model.families import Family, family_of, our_name, their_name
 from cairn.model.sharding import Cut, cut_of, cuts, share_of
-from cairn.model.stored import DTYPES, Stored, read_into, stored_in
+from cairn.model.stored import DTYPES, Maps, Stored, read_into, stored_in
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -34,14 +34,17 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     *,
+    mapped: bool = True,
     rank: int = 0,
     ranks: int = 1,
 ) -> Decoder:
     """The model in a checkpoint folder, in the stored dtype unless told.
 
-    Tensors are read piece by piece to where they belong, so that peak memory is the model. With
-    `ranks`, the share of one rank of a tensor-parallel group (`model.sharding`): the outputs of its
-    mixers are summands of the whole model's.
+    Weights that are wanted on the CPU in the stored dtype are private views of the files, where
+    they are `mapped`: ready at once, and read by the kernel while they are used. Such a file may be
+    replaced or removed, but must not be overwritten in place. Others are read piece by piece to
+    where they belong. Either way peak memory is the model. With `ranks`, the share of one rank of
+    a tensor-parallel group (`model.sharding`): its mixers' outputs are summands of the whole's.
     Raises UserError for a family that is not supported, for weights that are absent, pickled,
     truncated, missing, left over or of another shape: all of them named in one line.
     """
@@ -52,6 +55,10 @@ def load(
     found = _locate(folder)
     where = _matched(folder, config, family, found)
     model = empty(share_of(config, ranks), device, dtype or DTYPES[where[EMBEDDING].dtype])
+    left = list(model.named_parameters())
+    if mapped and ranks == 1 and torch.device(device).type == "cpu":
+        maps = Maps()
+        left = [(name, p) for name, p in left if not _map(p, where[name], maps)]
 
     def fill(named: tuple[str, Tensor]) -> None:
         name, parameter = named
@@ -59,9 +66,17 @@ def load(
         _read(where[name], parameter.data, cut, rank)
 
     with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(fill, model.named_parameters()):
+        for _ in pool.map(fill, left):
             pass
     return model
+
+
+def _map(parameter: Tensor, one: Stored, maps: Maps) -> bool:
+    """Let a parameter be a view of its file, where it has the stored type; whether that was so."""
+    view = maps.view(one) if parameter.dtype == DTYPES[one.dtype] else None
+    if view is not None:
+        parameter.data = view
+    return view is not None
 
 
 def _read(one: Stored, target: Tensor, cut: Cut, rank: int) -> None:

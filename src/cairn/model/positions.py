@@ -23,12 +23,21 @@ def tables(config: ModelConfig, positions: Tensor) -> tuple[Tensor, Tensor] | No
     scaling = config.rope_scaling
     if scaling is not None and scaling.kind == "dynamic" and len(positions):
         _refuse_stale(config, int(positions.max()))
-    frequencies, scale = rotations(config.rope_theta, config.head_dim, scaling)
-    angles = positions.float().unsqueeze(1) * frequencies.to(positions.device)
+    place = positions.device
+    frequencies, scale = _there(config.rope_theta, config.head_dim, scaling, place)
+    angles = positions.float().unsqueeze(1) * frequencies
     return angles.cos() * scale, angles.sin() * scale
 
 
 @lru_cache(maxsize=64)
+def _there(
+    theta: float, width: int, scaling: RopeScaling | None, device: torch.device
+) -> tuple[Tensor, float]:
+    """`rotations`, on a device."""
+    frequencies, scale = rotations(theta, width, scaling)
+    return frequencies.to(device), scale
+
+
 def rotations(theta: float, width: int, scaling: RopeScaling | None) -> tuple[Tensor, float]:
     """Radians a token fp32 [R] for heads of `width`, and what cosines and sines are scaled by."""
     plain = 1.0 / (theta ** (torch.arange(0, width, 2).float() / width))

@@ -82,6 +82,11 @@ def from_released(released: dict[str, Any]) -> ModelConfig:
             mend = f"only {allowed[0]!r} is supported"
             raise UserError(key, released[key], "is not what this decoder computes", mend)
     _check_time_step_limit(released.get("time_step_limit"))
+    if released.get("quantization_config"):
+        how = released["quantization_config"]
+        how = how.get("quant_method", how) if isinstance(how, dict) else how
+        mend = "give a folder in 16 bits or more"
+        raise UserError("quantization_config", how, "is not read", mend)
     found: dict[str, Any] = {"family": family.name, **family.fixed}
     found["pattern"] = _pattern(family, released)
     silent = dict(family.silent)

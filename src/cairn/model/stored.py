@@ -1,8 +1,9 @@
 """Tensors in safetensors files: found by their headers, read piece by piece to where they belong.
 
 The header is read here rather than by the library because a file that was cut short is refused by
-that as a whole: this names the tensors that are lost. Bytes are read to their place instead of
-being mapped, for pages of a map count as memory a second time until the kernel takes them back.
+that as a whole: this names the tensors that are lost. A tensor that is wanted as it is stored, in
+the host's memory, is a view of a map of its file; every other is read piece by piece, since pages
+of a map and the copies made of them would count as memory twice.
 """
 
 import ctypes
@@ -78,6 +79,27 @@ def _check_size(one: Stored) -> None:
         size *= n
     if min((*one.shape, one.start)) < 0 or one.stop - one.start != size:
         raise ValueError(f"{one.name} has other bytes than its shape")
+
+
+class Maps:
+    """Maps of files, private to this process: what is written to them stays in memory."""
+
+    def __init__(self) -> None:
+        self._maps: dict[Path, mmap.mmap] = {}
+
+    def view(self, one: Stored) -> Tensor | None:
+        """The tensor as a view of its file; None where its bytes are not aligned for that."""
+        dtype = DTYPES[one.dtype]
+        if one.start % dtype.itemsize or one.start == one.stop:
+            return None
+        if one.path not in self._maps:
+            with one.path.open("rb") as file:
+                made = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            made.madvise(mmap.MADV_WILLNEED)  # the disk begins to read now, all of it
+            self._maps[one.path] = made
+        count = (one.stop - one.start) // dtype.itemsize
+        flat = torch.frombuffer(self._maps[one.path], dtype=dtype, count=count, offset=one.start)
+        return flat.view(one.shape)
 
 
 @torch.no_grad()
