@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from cairn.base import UserError
 from cairn.engine.allocation import Allocation
 from cairn.engine.archive import Archive
@@ -11,7 +13,7 @@ from cairn.engine.options import Caching, Speculation
 from cairn.engine.pages import NULL, Pages
 from cairn.engine.pool import Pool, Sizes
 from cairn.engine.prefix import PrefixTree
-from cairn.model import Decoder
+from cairn.model import Decoder, load
 
 
 def archive_of(model: Decoder, caching: Caching) -> Archive | None:
@@ -58,6 +60,15 @@ def drafter_of(speculation: Speculation | None, model: Decoder, sizes: Sizes) ->
     return DraftModel.of(speculation.model, model, sizes.slots, sizes.capacity, speculation.most)
 
 
+def states_in(name: str | torch.dtype | None) -> torch.dtype | None:
+    """The dtype of recurrent states by its name; None is that of the model, fp32 at least."""
+    known = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
+    found = known.get(name) if isinstance(name, str) else name
+    if name is not None and found not in known.values():
+        raise UserError("state_dtype", name, "is no dtype of states", f"use {', '.join(known)}")
+    return found
+
+
 def signature(model: Decoder) -> int:
     """A number that changes when a weight is replaced or changed in place."""
     total = 0
@@ -65,3 +76,12 @@ def signature(model: Decoder) -> int:
         version = 0 if weight.is_inference() else weight._version
         total = hash((total, weight.data_ptr(), version))
     return total
+
+
+def loaded(folder: Path, device: str | torch.device | None, dtype: torch.dtype | None) -> Decoder:
+    """The model of a checkpoint folder, on a GPU if there is one."""
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder} is no checkpoint folder: it has no config.json")
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype or (torch.bfloat16 if where.type == "cuda" else torch.float32)
+    return load(folder, device=where, dtype=dtype)

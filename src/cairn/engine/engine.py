@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cairn.base import UserError
-from cairn.engine.assembly import allocate, archive_of, drafter_of, signature
+from cairn.engine.assembly import allocate, archive_of, drafter_of, loaded, signature, states_in
 from cairn.engine.code import CodePrompt
 from cairn.engine.detokenizer import Detokenizer
 from cairn.engine.load import Load
@@ -26,7 +26,7 @@ from cairn.engine.self_check import SelfCheck
 from cairn.engine.sequence import Completion, Delta, Sequence
 from cairn.engine.verification import Drawing, verify
 from cairn.engine.weights import replace_weights
-from cairn.model import Decoder, load
+from cairn.model import Decoder
 from cairn.tokens.tokenizer import Tokenizer
 
 TOKEN_BUDGET = {"cpu": 512, "cuda": 4096}  # tokens a step: long prompts are cut to this
@@ -41,8 +41,9 @@ class Engine:
     one) in `dtype` (float32 on a CPU, bfloat16 on a GPU). At most `slots` sequences run at a time,
     each of up to `capacity` tokens, prompt and completion together; None fits them to the memory,
     and where memory is short sequences wait or are preempted: nothing is refused.
-    One step carries at most `token_budget` tokens. `caching` says what is kept of prefixes,
-    `speculation` how tokens are guessed ahead (None: they are not); neither changes what is drawn.
+    One step carries at most `token_budget` tokens. Recurrent states are in `state_dtype`: float32,
+    or float16 or int8, rounded at random. `caching` says what is kept of prefixes, `speculation`
+    how tokens are guessed ahead (None: they are not); neither changes what is drawn.
     """
 
     def __init__(
@@ -55,13 +56,14 @@ class Engine:
         slots: int | None = None,
         capacity: int | None = None,
         token_budget: int | None = None,
+        state_dtype: str | torch.dtype | None = None,
         caching: Caching | None = None,
         speculation: Speculation | None = None,
     ) -> None:
         ends: frozenset[int] = frozenset()
         if isinstance(model, str | Path):
             folder = Path(model)
-            model = _load(folder, device, dtype)
+            model = loaded(folder, device, dtype)
             ends = end_tokens(folder)
             if tokenizer is None and (folder / "tokenizer.json").exists():
                 tokenizer = Tokenizer.load(folder)
@@ -70,7 +72,9 @@ class Engine:
         kind = (model.device, model.dtype)
         self.model, self.tokenizer = model, tokenizer
         wanted = token_budget or TOKEN_BUDGET[model.device.type]
-        sizes = fit(model.config, *kind, slots, capacity, budget=wanted)
+        sizes = fit(
+            model.config, *kind, slots, capacity, budget=wanted, states=states_in(state_dtype)
+        )
         self.slots, self.capacity = sizes.slots, sizes.capacity
         self._prompts = Prompts(tokenizer, model.config, ends)
         self._runner = Runner(model, Pool(model.config, sizes, *kind))
@@ -382,14 +386,6 @@ class Engine:
                     yield news.popleft()
         finally:
             self.abort(sequence.id)
-
-
-def _load(folder: Path, device: str | torch.device | None, dtype: torch.dtype | None) -> Decoder:
-    if not (folder / "config.json").exists():
-        raise UserError(f"{folder} is no checkpoint folder: it has no config.json")
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = dtype or (torch.bfloat16 if where.type == "cuda" else torch.float32)
-    return load(folder, device=where, dtype=dtype)
 
 
 def _one_each(field: str, value: Any, count: int) -> list[Any]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from cairn.base import UserError
 from cairn.engine.pages import PAGE
 from cairn.model import Cache, ModelConfig
+from cairn.model.cache import state_dtype
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Sizes:
     """Pages of each group of attention layers."""
     states: int
     """Recurrent states that are kept for later requests."""
+    state_dtype: torch.dtype = torch.float32
 
 
 class Pool:
@@ -44,7 +46,9 @@ class Pool:
         self, config: ModelConfig, sizes: Sizes, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.sizes = sizes
-        self.cache = Cache(config, sizes.slots, sizes.capacity, device, dtype, sizes.pages)
+        self.cache = Cache(
+            config, sizes.slots, sizes.capacity, device, dtype, sizes.pages, sizes.state_dtype
+        )
         self.recurrent = config.count("M") > 0
 
     @property
@@ -111,7 +115,8 @@ class Pool:
         return True
 
     def _states(self) -> tuple[Tensor, ...]:
-        return self.cache.window, self.cache.state
+        pools = self.cache.window, self.cache.state
+        return pools if self.cache.scales is None else (*pools, self.cache.scales)
 
     def _paged(self, group: int) -> tuple[Tensor, Tensor]:
         """Keys and values [layers, pages, PAGE, heads, width]."""
@@ -130,6 +135,7 @@ def fit(
     capacity: int | None,
     memory: int | None = None,
     budget: int = 512,
+    states: torch.dtype | None = None,
 ) -> Sizes:
     """What fits into `memory` bytes (None: a share of what is free), each pool by itself.
 
@@ -143,7 +149,8 @@ def fit(
             raise UserError(field, value, "is less than 1", "leave it out to have it chosen")
     if memory is None:
         memory = int(free_memory(device) * MEMORY_SHARE[device.type])
-    state = config.state_bytes_per_sequence(dtype.itemsize)
+    states = states or state_dtype(dtype)
+    state = state_bytes(config, dtype, states)
     kept = min(MOST_KEPT, int(memory * KEPT_SHARE) // max(1, state)) if state else 0
     room = memory - kept * state
     page = _page_bytes(config, dtype)
@@ -165,7 +172,15 @@ def fit(
         log.warning("slots=%d: %d fit into the memory and run at a time", slots, fitting)
     room -= fitting * state
     pages = _share(config, chosen, budget, page, fitting, room)
-    return Sizes(fitting, chosen, pages, kept)
+    return Sizes(fitting, chosen, pages, kept, states)
+
+
+def state_bytes(config: ModelConfig, dtype: torch.dtype, states: torch.dtype) -> int:
+    """Bytes that a sequence costs at any length, with recurrent states of a dtype."""
+    rows = config.mamba_heads * config.mamba_head_dim
+    state = rows * (config.state_size * states.itemsize + 4 * (states == torch.int8))
+    window = config.conv_channels * (config.conv_kernel - 1) * dtype.itemsize
+    return config.count("M") * (state + window)
 
 
 def _page_bytes(config: ModelConfig, dtype: torch.dtype) -> list[int]:

@@ -73,6 +73,8 @@ class Recurrence:
 
     window: Tensor
     state: Tensor
+    scales: Tensor | None = None
+    """fp32 [slots, H, P], what int8 states are multiplied with; None for other dtypes."""
 
 
 class Cache:
@@ -80,7 +82,8 @@ class Cache:
 
     `pages` is how many pages each group of attention layers has, apart from page 0, which is
     nobody's and holds zeros; then `tables` are the caller's to fill. Without it every slot has
-    pages of its own for all its capacity.
+    pages of its own for all its capacity. `states` is the dtype of recurrent states: fp32 (None),
+    or fp16 or int8, which are rounded at random.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class Cache:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         pages: Sequence[int] | None = None,
+        states: torch.dtype | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.capacity = capacity
@@ -121,8 +125,12 @@ class Cache:
         self.window = zeros(shape, dtype, self.device)
         """[layers, slots, W, C]."""
         shape = (layers, slots, config.mamba_heads, config.mamba_head_dim, config.state_size)
-        self.state = zeros(shape, state_dtype(dtype), self.device)
+        self.state = zeros(shape, states or state_dtype(dtype), self.device)
         """[layers, slots, H, P, N]."""
+        self.narrow = self.state.dtype in (torch.float16, torch.int8)
+        self.scales = None
+        if states == torch.int8:
+            self.scales = zeros(shape[:-1], torch.float32, self.device)
         use_huge_pages(self.state)
         self.layers = self._layers(config, windows)
 
@@ -131,7 +139,8 @@ class Cache:
     ) -> list[KeyValues | Recurrence | None]:
         """What each layer of the pattern gets: views of the pools."""
         found: list[KeyValues | Recurrence | None] = []
-        states = zip(self.window, self.state, strict=True)
+        scales = [None] * len(self.state) if self.scales is None else self.scales
+        states = zip(self.window, self.state, scales, strict=True)
         rest = [iter(zip(*pool, strict=True)) for pool in zip(self.keys, self.values, strict=True)]
         attention = iter(windows)
         for letter in config.pattern:
@@ -186,7 +195,10 @@ class Cache:
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of recurrent states: fp32 at least, for bf16 states spoil long generations."""
+    """The dtype of recurrent states where none is asked for: fp32 at least.
+
+    States accumulate: rounded to nearest in fewer bits, they stop moving.
+    """
     return torch.promote_types(dtype, torch.float32)
 
 

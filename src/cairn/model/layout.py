@@ -64,7 +64,7 @@ class Layout:
             },
             turns=tables(config, positions),
             slots=slots,
-            memory_slots=Slots.of(slots, device),
+            memory_slots=Slots.of(slots, device, past if cache and cache.narrow else None),
             pages=pages,
             token_positions=positions,
         )

@@ -18,7 +18,7 @@ from cairn.ops.norm import gated_rms_norm
 from cairn.ops.ragged import Chunks
 from cairn.ops.scan import ssd_scan
 from cairn.ops.slots import Slots
-from cairn.ops.state import FEW, Rows, Stored, state_update
+from cairn.ops.state import FEW, Rows, Stored, noise_of, quantised, state_update, widened
 from cairn.ops.triton.tables import MOST_TAPS, Tables, fitting, scan_problem
 
 
@@ -59,7 +59,12 @@ class Pool(Protocol):
     window: Tensor
     """[slots, W, C]: the last inputs of the convolution."""
     state: Tensor
-    """[slots, H, P, N], fp32 at least."""
+    """[slots, H, P, N]: fp32 at least, or fp16 or int8."""
+    scales: Tensor | None
+    """fp32 [slots, H, P], what int8 states are multiplied with; None for other dtypes."""
+
+
+ROUNDING_SEED = 0  # of narrow states: equal requests get equal answers, on any run
 
 
 def mamba_inner(
@@ -76,11 +81,19 @@ def mamba_inner(
 
     z [T, I] is the gate; xbc [T, C] holds x, B and C before the convolution; dt [T, H] comes
     before bias and softplus. With `pool`, every span continues its slot and updates it in place.
-    The scan is in fp32 at least. Returns [T, I] in z's dtype; differentiable once.
+    The scan is in fp32 at least. Narrow states are rounded at random once a call.
+    Returns [T, I] in z's dtype; differentiable once.
     """
+    narrow = pool is not None and pool.state.dtype in (torch.float16, torch.int8)
     if pool is not None and slots is not None and _few(z, chunks):
-        rows = Rows(chunks.bounds, slots.index, max(chunks.lengths))
-        return state_update(z, xbc, dt, weights, form, Stored(pool.window, pool.state), rows)
+        seed = ROUNDING_SEED if narrow else None
+        rows = Rows(chunks.bounds, slots.index, max(chunks.lengths), slots.positions, seed=seed)
+        stored = Stored(pool.window, pool.state, pool.scales)
+        return state_update(z, xbc, dt, weights, form, stored, rows)
+    if narrow:
+        assert pool is not None
+        assert slots is not None
+        return _widely(z, xbc, dt, weights, form, chunks, pool, slots)
     path = _path(z, xbc, dt, weights, form, pool)
     if path == "native":
         return native.mixer(z, xbc, dt, weights, form, chunks, pool, slots)
@@ -94,6 +107,36 @@ def mamba_inner(
         pool.window[slots.rows] = next_window(xbc, chunks, window)
         pool.state[slots.rows] = last.detach()
     return gated_rms_norm(y, z, weights.norm, form.norm_groups, form.eps)
+
+
+def _widely(
+    z: Tensor,
+    xbc: Tensor,
+    dt: Tensor,
+    weights: MixerWeights,
+    form: MixerForm,
+    chunks: Chunks,
+    pool: Pool,
+    slots: Slots,
+) -> Tensor:
+    """With a pool of narrow states: in fp32 on copies of the slots' rows, which go back rounded."""
+    assert slots.past is not None, "rounding at random asks for positions"
+    rows, scales = slots.rows, pool.scales
+    held = None if scales is None else scales[rows]
+    wide = Stored(pool.window[rows].clone(), widened(pool.state[rows], held))
+    own = Slots.of(range(len(slots.numbers)), slots.device)
+    y = mamba_inner(z, xbc, dt, weights, form, chunks, wide, own)
+    noise = torch.stack(
+        [
+            noise_of(ROUNDING_SEED, past + new, wide.state.shape[1:], slots.device)
+            for past, new in zip(slots.past, chunks.lengths, strict=True)
+        ]
+    )
+    values, found = quantised(wide.state, pool.state.dtype, noise)
+    pool.window[rows], pool.state[rows] = wide.window, values
+    if scales is not None and found is not None:
+        scales[rows] = found
+    return y
 
 
 def _path(

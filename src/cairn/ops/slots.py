@@ -16,11 +16,27 @@ class Slots:
     """One a span."""
     device: torch.device
     """Where the pool is."""
+    past: tuple[int, ...] | None = None
+    """Tokens that each sequence has before this call; for narrow states, which are rounded at
+    random: the draw is a function of the position."""
 
     @classmethod
-    def of(cls, numbers: Sequence[int], device: torch.device | str) -> "Slots":
+    def of(
+        cls,
+        numbers: Sequence[int],
+        device: torch.device | str,
+        past: Sequence[int] | None = None,
+    ) -> "Slots":
         """Slots of a pool on `device`."""
-        return cls(tuple(numbers), torch.device(device))
+        own = None if past is None else tuple(past)
+        return cls(tuple(numbers), torch.device(device), own)
+
+    @cached_property
+    def positions(self) -> Tensor | None:
+        """int32 [S]: `past` on the device."""
+        if self.past is None:
+            return None
+        return torch.tensor(self.past, dtype=torch.int32, device=self.device)
 
     @cached_property
     def index(self) -> Tensor:
