@@ -8,6 +8,7 @@ import pytest
 from cairn.base import UserError
 from cairn.engine import Engine, Grammar, SamplingParams, Thinking
 from cairn.engine.budget import CLOSING, ThinkingControl
+from cairn.engine.options import Speculation
 
 pytest.importorskip("llguidance", reason="the extra grammar is not installed")
 
@@ -217,6 +218,25 @@ def test_tool_calls_by_grammar(engine):
     several = Grammar.tool_calls(tools)
     (two,) = engine.generate(["x"], SamplingParams(seed=1, max_tokens=60, grammar=several))
     assert two.text.startswith('<TOOLCALL>[{"name": "')
+
+
+HELD = [
+    SamplingParams(max_tokens=40, temperature=0, grammar=Grammar.json(SCHEMA)),
+    SamplingParams(max_tokens=40, seed=1, grammar=Grammar("regex", "(ab|ba){8}")),
+    SamplingParams(max_tokens=40, seed=2, thinking=Thinking(budget=6, grace=4), ignore_eos=True),
+    SamplingParams(max_tokens=40, temperature=0, repetition_penalty=1.3, ignore_eos=True),
+    SamplingParams(max_tokens=40, seed=3, logit_bias={40: 3.0}, frequency_penalty=0.4, min_p=0.1),
+]
+
+
+def test_guesses_change_nothing_of_what_is_held(model, words):
+    plain = Engine(model, words, slots=8, capacity=256)
+    ahead = Engine(model, words, slots=8, capacity=256, speculation=Speculation(most=4))
+    prompts = ["ab ab ab ab"] * len(HELD)
+    expected = plain.generate(prompts, HELD)
+    assert ahead.generate(prompts, HELD) == expected
+    for prompt, params, one in zip(prompts, HELD, expected, strict=True):
+        assert ahead.generate([prompt], params)[0].tokens == one.tokens
 
 
 @pytest.mark.parametrize(

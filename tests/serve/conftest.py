@@ -1,22 +1,30 @@
 """A real server on a free port, over a small model."""
 
 import contextlib
+import hashlib
 import inspect
 import textwrap
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from cairn.base import Recipe, Ref, Work
+from cairn.base.make import make
 from cairn.engine import Engine
 from cairn.model import Decoder, ModelConfig, build
 from cairn.serve import Limits, create_app
 from cairn.serve.server import listen
+from cairn.tokens import IndexAttribution, LearnTokenizer, Tokenize
 from cairn.tokens.learning import learn
 from cairn.tokens.tokenizer import Tokenizer
 
@@ -115,3 +123,42 @@ def twin(model: Decoder, words: Tokenizer) -> Engine:
 def running_server():
     """`with running_server(app, engine) as server`, for a test that needs one of its own."""
     return running
+
+
+TEXT = inspect.getsource(textwrap)
+BLOB = hashlib.sha1(b"blob %d\0" % len(TEXT.encode()) + TEXT.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneFile(Recipe):
+    """A corpus of one file."""
+
+    def run(self, work: Work) -> dict[str, Any]:
+        row = {
+            "ledger_row": 7,
+            "content_id": BLOB,
+            "repo_name": "python/cpython",
+            "path": "Lib/textwrap.py",
+            "language": "Python",
+            "license_type": "permissive",
+            "detected_licenses": ["PSF-2.0"],
+            "length_bytes": len(TEXT.encode()),
+            "content": TEXT,
+        }
+        (work.out / "files").mkdir()
+        pq.write_table(pa.Table.from_pylist([row]), work.out / "files" / "part-00000.parquet")
+        return {}
+
+
+@pytest.fixture(scope="session")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An attribution index of one file."""
+    folder = tmp_path_factory.mktemp("runs")
+    plan = {
+        "corpus": OneFile(),
+        "words": LearnTokenizer(corpus=Ref("corpus"), vocab_size=400),
+        "shards": Tokenize(corpus=Ref("corpus"), tokenizer=Ref("words"), heldout=0.0),
+        "index": IndexAttribution(shards=Ref("shards")),
+    }
+    make(plan, folder)
+    return folder / "index"

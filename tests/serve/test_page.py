@@ -1,8 +1,11 @@
 """The page in headless Chromium: chat, fill-in-the-middle, origins, keys; by keyboard alone."""
 
 import importlib.util
+import inspect
+import json
 import os
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -113,6 +116,22 @@ def test_everything_that_asks_has_a_name(page, server):
         "!(e.labels && e.labels.length) && !e.ariaLabel && !e.textContent.trim()).map(e => e.id)"
     )
     assert nameless == []
+
+
+def test_an_answer_is_traced_to_its_files(page, model, words, index, running_server):
+    engine = Engine(model, words, slots=1, capacity=512)
+    passage = inspect.getsource(textwrap)[500:560]
+    with running_server(create_app(engine, "tiny", attribution=index), engine) as server:
+        page.show(f"{server.url}/#fill", 1200, 900)
+        page.wait("document.getElementById('state').textContent.startsWith('tiny')")
+        assert page.run("FACTS.traces") is True
+        # What the model draws is noise; the button is given a text that it might have drawn.
+        page.run(f"traceButton(document.getElementById('filled'), {json.dumps(passage)})")
+        page.run("document.querySelector('button.link').click()")
+        page.wait("document.querySelector('.origin') !== null")
+        told = page.run("document.querySelector('.origin').textContent")
+        for part in ("python/cpython", "Lib/textwrap.py", "PSF-2.0", "swh:1:cnt:"):
+            assert part in told
 
 
 def test_a_locked_server_asks_for_its_key(page, model, words, running_server):

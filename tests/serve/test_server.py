@@ -105,6 +105,39 @@ def test_a_signal_ends_the_server_after_the_running_requests(folder, kind):
         process.wait()
 
 
+def test_who_still_waits_at_the_end_is_told_so(folder):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = f"from cairn.serve import serve; serve({str(folder)!r}, port={port}, grace=2)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stderr is not None
+    try:
+        process.stderr.readline()
+        body = {"prompt": "a", "max_tokens": 8000, "stream": True, "ignore_eos": True}
+        url = f"http://127.0.0.1:{port}/v1/completions"
+        with httpx.stream("POST", url, json=body, timeout=30) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        error = json.loads(rest[-2].removeprefix("data: "))["error"]
+        assert "shutting down" in error["message"]
+        _, noise = process.communicate(timeout=30)
+        assert "Traceback" not in noise
+        (line,) = [json.loads(line) for line in noise.splitlines() if '"path"' in line]
+        assert (line["path"], line["status"], line["model"]) == ("/v1/completions", 200, "tiny")
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_failing_engine_answers_500_and_goes_on(model, words, monkeypatch, running_server):
     engine = Engine(model, words, slots=2, capacity=256)
     with running_server(create_app(engine, "tiny"), engine) as server:
