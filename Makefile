@@ -47,7 +47,7 @@ kernels: $(READY)
 	$(BIN)/python -m pytest -m kernels
 
 bench: $(READY)
-	for name in model serving; do $(BIN)/cairn bench $$name || exit 1; done
+	for name in model serving kernels; do $(BIN)/cairn bench $$name || exit 1; done
 
 packages:
 	$(PYTHON) bench/packages.py $(PACKAGES) --bytes 2GB

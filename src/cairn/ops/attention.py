@@ -206,7 +206,7 @@ def attention(
     library, triton = _fast_paths(q, k, v, plan, pages)
     path = paths.choose("attention", q.device, triton=triton, library=library)
     if path == "library":
-        return _varlen(q, k, v, plan)
+        return _library(q, k, v, plan)
     if path == "triton":
         from cairn.ops.triton.attention import attend
 
@@ -217,18 +217,35 @@ def attention(
 def _fast_paths(
     q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, pages: Pages | None
 ) -> tuple[str | None, str | None]:
-    """What `choose` takes as `library` (PyTorch's varlen attention) and as `triton`."""
+    """What `choose` takes as `library` (PyTorch's fused attention) and as `triton`.
+
+    On an H200 cuDNN's kernel is the fastest for spans of one length, ours for ragged ones and for
+    pages; only a library's has a gradient.
+    """
     trained = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     few = max(plan.lengths, default=0) * (q.shape[1] // k.shape[1]) <= 16
     fresh = plan.past is None or not any(plan.past)
-    if q.dtype in (torch.bfloat16, torch.float16) and fresh and not few:
-        return "", "PyTorch's varlen attention is faster"
+    narrow = q.dtype in (torch.bfloat16, torch.float16)
+    if narrow and fresh and not few and (trained or _even(plan)):
+        return "", "PyTorch's kernel serves it"
     if trained:  # padded batches, each in a fused kernel of PyTorch's
         return None, None
     return None, paths.for_kernel(q)
 
 
-def _varlen(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> Tensor:
+def _even(plan: AttentionPlan) -> bool:
+    return plan.window is None and len(set(plan.lengths)) == 1
+
+
+def _library(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> Tensor:
+    """cuDNN's attention for spans of one length, else FlashAttention over ragged ones."""
+    if _even(plan):
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        with sdpa_kernel(
+            [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION], set_priority=True
+        ):
+            return _padded(q, k, v, plan, None)
     from torch.nn.attention.varlen import varlen_attn
 
     bounds, longest = plan.bounds(q.device), max(plan.lengths)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cairn.ops.attention import AttentionPlan, Pages
 
 FEW_ROWS = 16  # rows (tokens times the heads that share keys) of a span that is split
-PIECE = 256  # keys of one piece
+PIECE = 512  # keys of one piece
 _LOG2E = 1.4426950408889634
 
 
@@ -73,7 +73,10 @@ def attend(
     T, heads, width = q.shape
     share = heads // pages.keys.shape[1]
     block_w = max(16, triton.next_power_of_2(width))
-    tile = {"BLOCK_M": 128 if block_w <= 64 else 64, "BLOCK_N": 64, "num_warps": 4} | (launch or {})
+    tile = {"BLOCK_M": 128, "BLOCK_N": 128, "num_warps": 8, "num_stages": 3}
+    if block_w > 128:
+        tile |= {"BLOCK_N": 64, "num_stages": 2}
+    tile |= launch or {}
     if q.dtype == torch.float32:
         tile |= {"BLOCK_M": 32, "BLOCK_N": 32}
     tile["BLOCK_M"] = max(tile["BLOCK_M"], triton.next_power_of_2(share))
