@@ -25,7 +25,7 @@ from cairn.ops.state import (
 pytestmark = pytest.mark.kernels
 
 FORM = MixerForm(groups=2, norm_groups=2, eps=1e-5)
-SHAPES = [(4, 6, 5, 3), (4, 16, 16, 3), (2, 80, 32, 1)]  # H, P, N, W
+SHAPES = [(4, 6, 5, 3), (2, 64, 16, 3), (2, 80, 32, 1)]  # H, P, N, W
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -254,6 +254,44 @@ def test_rounding_at_random_is_unbiased_and_repeats():
         nearest = widened(*quantised(state, dtype))
         step = (nearest - state).abs().amax(-1, keepdim=True) * 2
         assert ((total / 400 - state).abs() <= step * 0.2).all()  # 4 standard errors are 0.1
+
+
+def test_rounding_at_random_moves_where_rounding_to_nearest_stands_still():
+    steps = 1000
+    added = torch.tensor([0.0, 1e-4])  # a tenth of fp16's step at 1, a hundredth of int8's below 2
+    for dtype in (torch.float16, torch.int8):
+        random = nearest = torch.tensor([2.0, 1.0]).expand(1, 32, 2)
+        for position in range(steps):
+            noise = noise_of(3, position, random.shape, random.device)
+            random = widened(*quantised(random + added, dtype, noise))
+            nearest = widened(*quantised(nearest + added, dtype))
+        assert abs(float(nearest[..., 1].mean()) - 1) < 0.01
+        assert abs(float(random[..., 1].mean()) - 1.1) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("dtype", "most"), [(torch.float16, 2e-3), (torch.int8, 5e-2)], ids=["float16", "int8"]
+)
+def test_narrow_states_stay_near_over_a_long_run(dtype, most):
+    shape, steps = (2, 6, 5, 3), 600
+    inputs, weights = some_inputs(steps, *shape[:3]), some_weights(*shape)
+    weights = weights._replace(dt_bias=torch.tensor([-6.0, -3.0]))  # one head forgets slowly
+    out = []
+    for kind in (torch.float32, dtype):
+        stored = empty(1, shape, kind)
+        rows = [Rows.of([1], [0], positions=[t], seed=5) for t in range(steps)]
+        parts = zip(*(x.split(1) for x in inputs), strict=True)
+        out.append(
+            torch.cat(
+                [
+                    state_update(*p, weights, FORM, stored, r)
+                    for p, r in zip(parts, rows, strict=True)
+                ]
+            )
+        )
+    error = (out[1] - out[0]).norm(dim=-1) / out[0].norm(dim=-1)
+    assert error[-200:].mean() < most
+    assert error[-200:].mean() < 3 * error[200:400].mean()  # and do not drift
 
 
 def test_noise_depends_on_seed_position_and_place():

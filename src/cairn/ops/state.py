@@ -220,6 +220,8 @@ def _check_state(state: Tensor, scales: Tensor | None) -> None:
         raise UserError("state", state.dtype, "is no dtype of states", f"use one of {names}")
     if (scales is not None) != (state.dtype == torch.int8):
         raise UserError("scales", scales, f"do not fit {state.dtype}", "int8 states have them")
+    if not state.is_contiguous():
+        raise UserError("state", list(state.stride()), "has gaps", "give whole rows of slots")
 
 
 @dataclass
