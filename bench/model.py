@@ -75,7 +75,7 @@ SHAPES = {
 MEASURES = ("prefill", "train", "decode-1", "decode-16", "linear")
 PREFILL = 2048  # tokens of one sequence
 LONG = 32_768
-TRAIN = (2, 512)  # sequences, tokens each
+TRAIN = (1, 512)  # sequences, tokens each
 PROMPT, DECODED = 128, 32  # tokens before decoding, tokens that every sequence is continued by
 
 Prepared = tuple[Callable[[], Any], Callable[[Any], Any]]  # what is not timed, and what is

@@ -24,7 +24,8 @@ INLINE void dots(const int outputs, const int tokens, const void *weight, const 
 #pragma GCC unroll 8
         for (int o = 0; o < outputs; o++) {
             const char *from = (const char *)weight + (o * inner + k) * (kind == FLOAT32 ? 4 : 2);
-            if (first_pass) __builtin_prefetch(from + AHEAD);
+            if (first_pass) /* the same place in the next rows, to the second-level cache */
+                __builtin_prefetch(from + OUTPUTS * inner * (kind == FLOAT32 ? 4 : 2), 0, 2);
             w[o] = kind == FLOAT32 ? load((const float *)from) : widen((const uint16_t *)from);
         }
 #pragma GCC unroll 8
