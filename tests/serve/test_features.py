@@ -156,6 +156,8 @@ def test_metrics_are_counted(server):
     first = 'cairn_first_token_seconds_count{model="tiny"}'
     assert value(response.text, first) - value(before, first) == 1
     assert 'cairn_engine_slots{model="tiny"} 4' in response.text
+    route = 'cairn_requests_total{method="POST",path="/v1/completions",status="200"}'
+    assert value(response.text, route) >= 1
     assert "# TYPE cairn_between_tokens_seconds histogram" in response.text
 
 

@@ -13,7 +13,9 @@ import pytest
 from cairn.engine import Engine
 from cairn.serve import Keys, create_app
 
-_spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
+_spec = importlib.util.spec_from_file_location(
+    "browser", Path(__file__).parent / "fixtures" / "browser.py"
+)
 assert _spec is not None
 assert _spec.loader is not None
 browser = importlib.util.module_from_spec(_spec)

@@ -139,3 +139,19 @@ def test_a_long_call_takes_no_quadratic_time():
     parser = TurnParser(thinking=False, tools=True)
     found = parser.push(f"<TOOLCALL>[{arguments}]</TOOLCALL>", final=True)
     assert [piece.name for piece in found] == ["w"]
+
+
+@pytest.mark.parametrize("most", [None, 1])
+def test_a_turn_of_one_call_keeps_the_first(most):
+    from cairn.serve.chat import _message, _Turn
+
+    said = f"Look: <TOOLCALL>[{CALL}, {CALL}]</TOOLCALL>"
+    pieces = TurnParser(thinking=False, tools=True).push(said, final=True)
+    message = _message(pieces, most)
+    assert message["content"] == "Look:"
+    assert len(message["tool_calls"]) == (most or 2)
+    turn = _Turn(TurnParser(thinking=False, tools=True), most)
+    deltas = [delta for char in said for delta in turn.push(char, final=False)]
+    deltas += turn.push("", final=True)
+    calls = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
+    assert [one["index"] for one in calls] == list(range(most or 2))

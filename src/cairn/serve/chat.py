@@ -53,6 +53,7 @@ class _Answer:
     def __init__(self, service: Service, body: ChatRequest, thinks: bool) -> None:
         self._tokenizer, self._body, self._thinks = service.tokenizer, body, thinks
         self._tools = bool(body.offered())
+        self._most = 1 if body.parallel_tool_calls is False else None  # calls of a turn
         self._frame = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -78,13 +79,13 @@ class _Answer:
         parser = self._parser()
         pieces = parser.push(completion.text, final=True)
         reason = reason_of(completion, parser.called)
-        message = _message(pieces)
+        message = _message(pieces, self._most)
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
     async def chunks(self, ticket: Ticket) -> AsyncIterator[dict[str, Any]]:
         """The answer in pieces, as its choices come."""
         completions: dict[int, Completion] = {}
-        turns = [_Turn(self._parser()) for _ in range(ticket.count)]
+        turns = [_Turn(self._parser(), self._most) for _ in range(ticket.count)]
         for index in range(ticket.count):
             yield self._chunk(index, {"role": "assistant", "content": ""})
         async for index, delta in ticket.deltas():
@@ -131,8 +132,8 @@ class _Answer:
 class _Turn:
     """One choice of a stream: its text as deltas of the API."""
 
-    def __init__(self, parser: TurnParser) -> None:
-        self._parser, self._calls = parser, 0
+    def __init__(self, parser: TurnParser, most: int | None) -> None:
+        self._parser, self._most, self._calls = parser, most, 0
 
     @property
     def called(self) -> bool:
@@ -143,6 +144,8 @@ class _Turn:
         found: list[dict[str, Any]] = []
         for piece in self._parser.push(text, final=final):
             if piece.kind == "call":
+                if self._calls == self._most:
+                    continue
                 found.append({"tool_calls": [{"index": self._calls, **_call(piece)}]})
                 self._calls += 1
             else:
@@ -153,10 +156,10 @@ class _Turn:
 _FIELDS = {"reasoning": "reasoning_content", "content": "content"}
 
 
-def _message(pieces: list[Piece]) -> dict[str, Any]:
-    """A whole turn; `content` is null where there are calls and nothing is said."""
+def _message(pieces: list[Piece], most: int | None) -> dict[str, Any]:
+    """A whole turn, with `most` calls; `content` is null where there are calls and no words."""
     said = {kind: "".join(p.text for p in pieces if p.kind == kind) for kind in _FIELDS}
-    calls = [_call(piece) for piece in pieces if piece.kind == "call"]
+    calls = [_call(piece) for piece in pieces if piece.kind == "call"][:most]
     content = said["content"] or (None if calls else "")
     message: dict[str, Any] = {"role": "assistant", "content": content}
     if said["reasoning"]:
