@@ -12,15 +12,18 @@ if TYPE_CHECKING:
     from cairn.engine.code import CodePrompt, SourceText
     from cairn.engine.engine import Engine
     from cairn.engine.grammar import Grammar
+    from cairn.engine.options import Caching, Speculation
     from cairn.engine.sampling import SamplingParams
     from cairn.engine.scheduler import Scheduler, Slice
     from cairn.engine.sequence import Completion, Delta, Sequence
 
 _HOMES = {
+    "Caching": "options",
     "CodePrompt": "code",
     "Engine": "engine",
     "Grammar": "grammar",
     "SourceText": "code",
+    "Speculation": "options",
     "Thinking": "budget",
     "SamplingParams": "sampling",
     "Scheduler": "scheduler",
@@ -31,6 +34,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Caching",
     "CodePrompt",
     "Completion",
     "Delta",
@@ -41,6 +45,7 @@ __all__ = [
     "Sequence",
     "Slice",
     "SourceText",
+    "Speculation",
     "Thinking",
 ]
 
