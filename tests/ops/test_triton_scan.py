@@ -109,11 +109,11 @@ def distance(a: Tensor, b: Tensor) -> float:
         ([5, 0, 40, 1], 4, 16, 2, 16, True),  # ragged, empty, one token
         ([150, 3], 2, 64, 1, 16, True),  # two blocks a chunk, two chunks
         ([140], 2, 16, 1, 16, False),
-        ([33, 17], 6, 80, 2, 16, True),  # 80 = 64 + 16
+        ([33, 17], 6, 80, 2, 16, True),  # two tiles, one masked
         ([20, 9], 8, 16, 8, 32, True),  # as many groups as heads
-        ([9, 1], 4, 3, 2, 2, True),  # smaller than any tile
+        ([9, 1], 4, 3, 2, 2, True),  # padded
         ([1, 1, 1], 2, 16, 1, 16, True),  # a step of decoding
-        ([18], 2, 112, 1, 16, False),  # three powers of two: padded
+        ([18], 2, 112, 1, 16, False),  # two tiles, one masked
     ],
 )
 def test_the_scan_and_its_gradients_are_the_recurrence(lengths, H, P, G, N, carried, triton_device):
@@ -149,7 +149,7 @@ def test_the_same_call_gives_the_same_bits(triton_device):
 
 
 @pytest.mark.parametrize(
-    ("P", "N", "fits"), [(64, 128, (64, 128)), (80, 256, (80, 256)), (112, 100, (128, 128))]
+    ("P", "N", "fits"), [(64, 128, (64, 128)), (80, 256, (80, 256)), (100, 100, (112, 128))]
 )
 def test_released_sizes_are_not_padded(P, N, fits):
     assert fitting(P, N) == fits

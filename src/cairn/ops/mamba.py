@@ -150,7 +150,7 @@ def _path(
     """Who serves the mixer; "torch" lets its operations choose their own paths."""
     P, N = z.shape[1] // dt.shape[1], (xbc.shape[1] - z.shape[1]) // 2 // form.groups
     whole = fitting(P, N) == (P, N) and weights.conv.shape[2] <= MOST_TAPS
-    problem = paths.for_kernel(z, scan_problem(xbc.dtype, N)) if whole else None
+    problem = paths.for_kernel(z, scan_problem(xbc.dtype, P, N)) if whole else None
     unfit = native.mixer_unfit(z, xbc, dt, weights, pool)
     path = paths.choose("mamba_inner", z.device, native=unfit, triton=problem)
     return "torch" if path == "triton" and not whole else path

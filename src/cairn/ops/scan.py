@@ -34,7 +34,7 @@ def ssd_scan(
     None), all fp32 or all fp64; `chunks` tells where spans begin.
     Returns y [T, H, P] and the last states [S, H, P, N]; differentiable once in all.
     """
-    problem = paths.for_kernel(x, scan_problem(x.dtype, B.shape[2]))
+    problem = paths.for_kernel(x, scan_problem(x.dtype, x.shape[2], B.shape[2]))
     if paths.choose("ssd_scan", x.device, triton=problem) == "triton":
         from cairn.ops.triton import scan
 

@@ -23,6 +23,7 @@ from cairn.ops.triton.scan_forward import decay_kernel, output_kernel, state_ker
 from cairn.ops.triton.tables import Tables, fitting
 
 BLOCK = 64  # tokens: matrix units of Hopper take 64 rows at a time
+TILE = 64  # columns of a head that are computed together
 COLUMNS = 64  # of [H * P], whose states one program carries along a span
 
 
@@ -35,7 +36,7 @@ class Launch:
 
 
 class Launches(NamedTuple):
-    """Of the four large kernels: functions of state size and dtype alone, so that bits are too."""
+    """Of the four large kernels: functions of sizes and dtype alone, so that bits are too."""
 
     state: Launch
     output: Launch
@@ -43,10 +44,11 @@ class Launches(NamedTuple):
     far: Launch
 
     @classmethod
-    def of(cls, N: int, wide: bool) -> "Launches":
-        """As measured on an H200 for N = 128 in bf16; elsewhere what fits into shared memory."""
+    def of(cls, P: int, N: int, wide: bool) -> "Launches":
+        """Measured on an H200 for P = 64, N = 128 in bf16; elsewhere what fits shared memory."""
         if N <= 128 and not wide:
-            return cls(Launch(4, 3), Launch(4, 2), Launch(4, 1), Launch(4, 1))
+            output = Launch(4, 2 if P <= TILE else 1)
+            return cls(Launch(4, 3), output, Launch(4, 1), Launch(4, 1))
         many = 8 if N > 128 else 4
         return cls(Launch(many, 2), Launch(4, 1), Launch(4, 1), Launch(many, 1))
 
@@ -171,7 +173,7 @@ class _Form:
     @property
     def launches(self) -> Launches:
         """Of this state size and dtype."""
-        return Launches.of(self.N, self.wide)
+        return Launches.of(self.P, self.N, self.wide)
 
     @property
     def wide(self) -> bool:
@@ -199,10 +201,13 @@ class _Form:
         return self.H // self.G
 
     @property
-    def widths(self) -> tuple[int, int]:
-        """P as a sum of two powers of two, or of one and zero."""
-        first = 1 << (self.P.bit_length() - 1)
-        return first, self.P - first
+    def widths(self) -> tuple[int, int, int]:
+        """Columns of the tiles that a head is cut into, and P: what is over is masked.
+
+        Tiles of 16 and 32 columns would waste nothing for P = 80, and gave wrong gradients of x
+        on an H200 with Triton 3.6.0; so there are only tiles of 64.
+        """
+        return TILE, TILE if self.P > TILE else 0, self.P
 
     @property
     def columns(self) -> int:
@@ -317,7 +322,7 @@ def scan_backward(
     g_steps, g_decay = torch.empty_like(decays[0]), torch.empty_like(decays[1])
     g_skip = decays[0].new_empty(K * form.blocks, form.H)
     near = decays[0].new_empty(2, form.T, form.G, form.N)
-    widths, precision = (*form.widths, form.P), form.precision
+    widths, precision = form.widths, form.precision
     pair_kernel[K * form.blocks, form.G](
         x, B, C, D, *decays, gy, outs.x, near, g_steps, g_decay, g_skip, tables.by_chunk, K,
         form.T, form.H, form.share, x.stride(0), B.stride(0), C.stride(0), gy.stride(0),

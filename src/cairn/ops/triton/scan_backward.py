@@ -70,6 +70,8 @@ def pair_kernel(
     g_scores = tl.zeros((L, L), tl.float32)
     p1 = tl.arange(0, P1)
     p2 = P1 + tl.arange(0, P2 if P2 > 0 else 1)
+    WHOLE: tl.constexpr = P >= P1
+    ok1 = valid[:, None] if WHOLE else valid[:, None] & (p1 < P)[None, :]
     ok2 = valid[:, None] & (p2 < P)[None, :]
     for head in range(share):
         h = group * share + head
@@ -82,10 +84,10 @@ def pair_kernel(
         xh = x + t[:, None] * x_row + h * P
         yh = gy + t[:, None] * y_row + h * P
         to_x = gx + t[:, None] * gx_row + h * P
-        gys = tl.load(yh + p1[None, :], mask=valid[:, None], other=0.0)
-        xs = tl.load(xh + p1[None, :], mask=valid[:, None], other=0.0)
+        gys = tl.load(yh + p1[None, :], mask=ok1, other=0.0)
+        xs = tl.load(xh + p1[None, :], mask=ok1, other=0.0)
         given = tl.dot(m, gys, input_precision=PRECISION) * s[:, None] + skip * gys.to(tl.float32)
-        tl.store(to_x + p1[None, :], given.to(gx.dtype.element_ty), mask=valid[:, None])
+        tl.store(to_x + p1[None, :], given.to(gx.dtype.element_ty), mask=ok1)
         pairs = tl.dot(xs, tl.trans(gys), input_precision=PRECISION)
         if P2 > 0:
             gy2 = tl.load(yh + p2[None, :], mask=ok2, other=0.0)
@@ -110,7 +112,7 @@ def pair_kernel(
     g_bt = tl.dot(g_scores, ct, input_precision=PRECISION)
     tl.store(near + place, g_bt, mask=valid[:, None])
     g_ct = tl.dot(tl.trans(g_scores), bt, input_precision=PRECISION)
-    tl.store(near + T.to(tl.int64) * width + place, g_ct, mask=valid[:, None])
+    tl.store(near + (t + T)[:, None] * width + n[None, :], g_ct, mask=valid[:, None])
 
 
 @triton.jit
@@ -208,6 +210,8 @@ def _far(
         d = tl.load(decay + at + t, mask=valid, other=0.0)
         base = tl.load(decay + at + start - 1, mask=block > 0, other=0.0)
         total = tl.load(decay + at + start + length - 1)
+        taken = tl.load(g_decay + at + t, mask=valid, other=0.0)
+        near_step = tl.load(g_steps + at + t, mask=valid, other=0.0) if REVERSE else taken
         brought, left = d, 1.0
         if REVERSE:
             s = tl.load(steps + at + t, mask=valid, other=0.0)
@@ -239,11 +243,9 @@ def _far(
             met += met2
             ended += ended2
         met *= reach
-        taken = tl.load(g_decay + at + t, mask=valid, other=0.0)
         at_end = tl.exp2(tl.minimum(total - base, 0.0)) * ended if ENDS else 0.0
         if REVERSE:
-            g_step = tl.load(g_steps + at + t, mask=valid, other=0.0) + met
-            tl.store(g_steps + at + t, g_step, mask=valid)
+            tl.store(g_steps + at + t, near_step + met, mask=valid)
             at_end += tl.sum(met * s)
             taken -= met * s
         else:
@@ -268,26 +270,30 @@ def _far_columns(
     place = p[:, None] * N + tl.arange(0, N)[None, :]
     inside_rows = (p < P)[:, None]
     WHOLE: tl.constexpr = P >= FIRST + WIDTH
+    # All that is read is asked for before the first product is waited for.
     state = _tile(held + place, inside_rows, WHOLE)
+    ok = valid[:, None] & inside
+    us = tl.load(u + t[:, None] * u_row + column, mask=ok, other=0.0)
+    to_x = gx + t[:, None] * gx_row + column
+    given = tl.load(to_x, mask=ok, other=0.0) if REVERSE else us
+    met = _tile(other_held + place, inside_rows, WHOLE) if ENDS else state
     ended = 0.0
     if CARRY:
         places = other_u + to[:, None] * other_u_row + column
         uo = tl.load(places, mask=to_valid[:, None] & inside, other=0.0)
         scaled = (uo.to(tl.float32) * brought[:, None]).to(vo.dtype)
-        moved = tl.dot(tl.trans(scaled), vo, state.to(tl.float32) * left, input_precision=PRECISION)
+        moved = state.to(tl.float32) * left
+        moved = tl.dot(tl.trans(scaled), vo, moved, input_precision=PRECISION)
         if ENDS:
-            ended = tl.sum(moved * _tile(other_held + place, inside_rows, WHOLE).to(tl.float32))
+            ended = tl.sum(moved * met.to(tl.float32))
         state = moved.to(state.dtype)
     elif ENDS:
-        met = _tile(other_held + place, inside_rows, WHOLE).to(tl.float32)
-        ended = tl.sum(state.to(tl.float32) * met)
-    ok = valid[:, None] & inside
-    us = tl.load(u + t[:, None] * u_row + column, mask=ok, other=0.0).to(tl.float32)
+        ended = tl.sum(state.to(tl.float32) * met.to(tl.float32))
+    us = us.to(tl.float32)
     far = tl.dot(vt.to(state.dtype), tl.trans(state), input_precision=PRECISION)
     if REVERSE:
-        to_x = gx + t[:, None] * gx_row + column
-        given = tl.load(to_x, mask=ok, other=0.0).to(tl.float32) + far * (reach * s)[:, None]
-        tl.store(to_x, given.to(gx.dtype.element_ty), mask=ok)
+        found = given.to(tl.float32) + far * (reach * s)[:, None]
+        tl.store(to_x, found.to(gx.dtype.element_ty), mask=ok)
         scaled = (us * (reach * s)[:, None]).to(state.dtype)
     else:
         scaled = (us * reach[:, None]).to(state.dtype)

@@ -188,6 +188,7 @@ def output_kernel(
     y_row,
     P1: tl.constexpr,
     P2: tl.constexpr,
+    P: tl.constexpr,
     N: tl.constexpr,
     BLOCKS: tl.constexpr,
     L: tl.constexpr,
@@ -197,9 +198,8 @@ def output_kernel(
 ):
     """Outputs of a block of L tokens for HEADS heads of one group, which share C B^T.
 
-    A head's P columns are P1 + P2, each a power of two.
+    A head's P columns are in tiles of P1 and P2, of which the last may be masked in part.
     """
-    P: tl.constexpr = P1 + P2
     chunk = tl.program_id(0) // BLOCKS
     block = tl.program_id(0) % BLOCKS
     length = tl.load(by_chunk + K + chunk) - block * L
@@ -217,15 +217,14 @@ def output_kernel(
     near = tl.dot(ct, tl.trans(bt), input_precision=PRECISION)
     near = tl.where(r[:, None] >= r[None, :], near, 0.0)
     second = block > 0
+    earlier = second & (r < L)
     if BLOCKS == 2:
-        earlier = second & (r < L)
         bo = tl.load(
             B + (t - L)[:, None] * b_row + (group * N + n)[None, :],
             mask=earlier[:, None],
             other=0.0,
         )
         far = tl.dot(ct, tl.trans(bo), input_precision=PRECISION)
-    p1 = tl.arange(0, P1)
     for i in range(HEADS):
         h = first_head + i
         at = h.to(tl.int64) * T + start
@@ -242,28 +241,43 @@ def output_kernel(
             from_start = tl.exp2(base)
             from_block = tl.exp2(tl.minimum(d - base, 0.0))
         else:
-            from_start = 1.0
-            from_block = tl.exp2(d)
+            mo, from_start, from_block = m, 1.0, tl.exp2(d)
         held = states + (chunk.to(tl.int64) * H + h) * (N * P)
         xh = x + t[:, None] * x_row + h * P
+        xb = x + (t - L)[:, None] * x_row + h * P
         yh = y + t[:, None] * y_row + h * P
-        s1 = tl.load(held + p1[:, None] * N + n[None, :])
-        acc = tl.dot(ct.to(s1.dtype), tl.trans(s1), input_precision=PRECISION)
-        if BLOCKS == 2:
-            xo = tl.load(xh - L * x_row + p1[None, :], mask=earlier[:, None], other=0.0)
-            acc = tl.dot(mo, xo, acc * from_start, input_precision=PRECISION)
-        x1 = tl.load(xh + p1[None, :], mask=valid[:, None], other=0.0)
-        acc = tl.dot(m, x1, acc * from_block[:, None], input_precision=PRECISION)
-        acc += skip * x1.to(tl.float32)
-        tl.store(yh + p1[None, :], acc.to(y.dtype.element_ty), mask=valid[:, None])
+        _outputs(
+            ct, held, xh, yh, mo, m, from_start, from_block, skip, valid, earlier, xb,
+            0, P1, P, N, BLOCKS, PRECISION,
+        )  # fmt: skip
         if P2 > 0:
-            p2 = P1 + tl.arange(0, P2)
-            s2 = tl.load(held + p2[:, None] * N + n[None, :])
-            acc2 = tl.dot(ct.to(s2.dtype), tl.trans(s2), input_precision=PRECISION)
-            if BLOCKS == 2:
-                xo2 = tl.load(xh - L * x_row + p2[None, :], mask=earlier[:, None], other=0.0)
-                acc2 = tl.dot(mo, xo2, acc2 * from_start, input_precision=PRECISION)
-            x2 = tl.load(xh + p2[None, :], mask=valid[:, None], other=0.0)
-            acc2 = tl.dot(m, x2, acc2 * from_block[:, None], input_precision=PRECISION)
-            acc2 += skip * x2.to(tl.float32)
-            tl.store(yh + p2[None, :], acc2.to(y.dtype.element_ty), mask=valid[:, None])
+            _outputs(
+                ct, held, xh, yh, mo, m, from_start, from_block, skip, valid, earlier, xb,
+                P1, P2, P, N, BLOCKS, PRECISION,
+            )  # fmt: skip
+
+
+@triton.jit
+def _outputs(
+    ct, held, xh, yh, mo, m, from_start, from_block, skip, valid, earlier, xb,
+    FIRST: tl.constexpr, WIDTH: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+    BLOCKS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Some columns of a head."""
+    p = FIRST + tl.arange(0, WIDTH)
+    WHOLE: tl.constexpr = P >= FIRST + WIDTH
+    ok = valid[:, None] if WHOLE else valid[:, None] & (p < P)[None, :]
+    places = held + p[:, None] * N + tl.arange(0, N)[None, :]
+    if WHOLE:  # noqa: SIM108 - compiled, not chosen
+        state = tl.load(places)
+    else:
+        state = tl.load(places, mask=(p < P)[:, None], other=0.0)
+    acc = tl.dot(ct.to(state.dtype), tl.trans(state), input_precision=PRECISION)
+    if BLOCKS == 2:
+        earlier_ok = earlier[:, None] if WHOLE else earlier[:, None] & (p < P)[None, :]
+        xo = tl.load(xb + p[None, :], mask=earlier_ok, other=0.0)
+        acc = tl.dot(mo, xo, acc * from_start, input_precision=PRECISION)
+    xs = tl.load(xh + p[None, :], mask=ok, other=0.0)
+    acc = tl.dot(m, xs, acc * from_block[:, None], input_precision=PRECISION)
+    acc += skip * xs.to(tl.float32)
+    tl.store(yh + p[None, :], acc.to(yh.dtype.element_ty), mask=ok)

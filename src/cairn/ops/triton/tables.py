@@ -15,23 +15,21 @@ from torch import Tensor
 
 MOST_TAPS = 4  # of a convolution, the current token's among them
 CHUNK = 128  # tokens at most: a state is stored for every chunk
+MOST_WIDTH = 128  # of a head: two tiles of 64
 
 
 def fitting(P: int, N: int) -> tuple[int, int]:
-    """The least head width from P and state size from N that the scan's tiles can cut.
-
-    A width is one or two powers of two, a state size is one; each part is 16 at least.
-    """
-    parts = -(-P // 16)
-    while parts.bit_count() > 2:
-        parts += 1
-    return parts * 16, max(16, 1 << (N - 1).bit_length())
+    """The least head width from P and state size from N that the scan's kernels take."""
+    return -(-P // 16) * 16, max(64, 1 << (N - 1).bit_length())
 
 
-def scan_problem(dtype: torch.dtype, N: int) -> str:
+def scan_problem(dtype: torch.dtype, P: int, N: int) -> str:
     """Why the scan's kernels cannot serve tensors of this kind; empty where they can."""
     narrow = dtype == torch.bfloat16  # whose states before chunks are kept in bf16 too
-    return "" if (256 if narrow else 128) >= N else f"states of {N} for inputs in {dtype}"
+    if P > MOST_WIDTH:
+        return f"heads of {P}"
+    most = 256 if narrow else 128
+    return f"states of {N} for inputs in {dtype}" if most < N else ""
 
 
 @dataclass(frozen=True)
@@ -57,12 +55,10 @@ class Tables:
 
     @classmethod
     def of(
-        cls, lengths: Sequence[int], device: torch.device | str, chunk_size: int | None = None
+        cls, lengths: Sequence[int], device: torch.device | str, chunk_size: int = CHUNK
     ) -> "Tables":
-        """For spans of these lengths, 0 allowed; chunks as large as the longest has use for."""
-        longest = max(lengths, default=1)
-        size = chunk_size or min(CHUNK, max(16, 1 << (max(longest, 1) - 1).bit_length()))
-        return _tables(tuple(lengths), size, torch.device(device))
+        """For spans of these lengths, 0 allowed."""
+        return _tables(tuple(lengths), chunk_size, torch.device(device))
 
 
 @lru_cache(maxsize=8)
