@@ -6,6 +6,7 @@ Errors are relative norms against the same scan of the same bf16 inputs in fp64,
 `twin` is the plain PyTorch path with every product in bf16.
 
     python bench/scan.py [--mamba-ssm FOLDER] [--tokens 8192 65536] [--shapes 8b nano] [--check]
+    python bench/scan.py --prefill
 
 FOLDER holds the package `mamba_ssm` (its sources are enough: only Triton files are imported).
 """
@@ -24,6 +25,8 @@ import torch
 import triton
 from torch import Tensor
 
+from cairn.model import Spans, build
+from cairn.model.presets import preset
 from cairn.ops import paths
 from cairn.ops.ragged import Chunks
 from cairn.ops.scan import ssd_scan as plain_scan
@@ -53,7 +56,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[8192, 65536])
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--check", action="store_true", help="errors too")
+    parser.add_argument("--prefill", action="store_true", help="of an 8B hybrid, and only that")
     arguments = parser.parse_args()
+    if arguments.prefill:
+        return tell(what="prefill", **prefill(65_536))
     peer = peer_scan(arguments.mamba_ssm) if arguments.mamba_ssm else None
     rates = device_rates()
     tell(what="device", name=torch.cuda.get_device_name(), torch=torch.__version__, **rates)
@@ -64,6 +70,24 @@ def main() -> None:
         if arguments.check:
             for backward in (False, True):
                 tell(shape=name, what="error", **errors(SHAPES[name], backward))
+
+
+def prefill(tokens: int) -> dict[str, float]:
+    """One sequence through preset nemotron-h-8b with random bf16 weights, without a cache."""
+    config, rates = preset("nemotron-h-8b"), device_rates()
+    model = build(config, device="cuda", dtype=torch.bfloat16)
+    ids = torch.randint(config.vocab_size, (tokens,), device="cuda")
+    spans = Spans.of([tokens])
+
+    def run() -> Tensor:
+        return model.head(model.hidden(ids, spans)[-1:])
+
+    with torch.no_grad():
+        seconds = median(run)
+    per_token = config.matmul_flops_per_token() - 2 * config.hidden_size * config.vocab_size
+    per_token += config.attention_flops_per_token(tokens // 2) + config.scan_flops_per_token()
+    share = tokens * per_token / seconds / rates["product_flop_per_s"]
+    return {"tokens": tokens, "seconds": seconds, "of_product_rate": share, **rates}
 
 
 def tell(**line: Any) -> None:
