@@ -225,8 +225,9 @@ def _fast_paths(
     trained = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     few = max(plan.lengths, default=0) * (q.shape[1] // k.shape[1]) <= 16
     fresh = plan.past is None or not any(plan.past)
-    narrow = q.dtype in (torch.bfloat16, torch.float16)
-    if narrow and fresh and not few and (trained or _even(plan)):
+    width = q.shape[-1]
+    served = q.dtype in (torch.bfloat16, torch.float16) and width % 8 == 0 and width <= 256
+    if served and fresh and not few and (trained or _even(plan)):
         return "", "PyTorch's kernel serves it"
     if trained:  # padded batches, each in a fused kernel of PyTorch's
         return None, None
@@ -242,9 +243,13 @@ def _library(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> Tensor:
     if _even(plan):
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
-        with sdpa_kernel(
-            [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION], set_priority=True
-        ):
+        order = [
+            SDPBackend.CUDNN_ATTENTION,
+            SDPBackend.FLASH_ATTENTION,
+            SDPBackend.EFFICIENT_ATTENTION,
+            SDPBackend.MATH,
+        ]
+        with sdpa_kernel(order, set_priority=True):
             return _padded(q, k, v, plan, None)
     from torch.nn.attention.varlen import varlen_attn
 
