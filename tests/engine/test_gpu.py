@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from cairn.engine import Engine, SamplingParams
+from cairn.engine import Engine, Grammar, SamplingParams, Thinking
 
 pytestmark = [
     pytest.mark.gpu,
@@ -27,3 +27,17 @@ def test_seeded_draws_on_a_gpu_do_not_depend_on_company(model, words):
     alone = engine.generate(["def f("], params)[0].tokens
     others = engine.generate(["import ", "def f(", "while "], params)
     assert others[1].tokens == alone
+
+
+def test_what_holds_a_draw_holds_on_a_gpu(model, words):
+    pytest.importorskip("llguidance", reason="the extra grammar is not installed")
+    held = [
+        SamplingParams(max_tokens=24, temperature=0, grammar=Grammar("regex", "(ab|ba){6}")),
+        SamplingParams(max_tokens=24, temperature=0, repetition_penalty=1.3, ignore_eos=True),
+        SamplingParams(max_tokens=24, temperature=0, frequency_penalty=0.5, logit_bias={9: 1.0}),
+        SamplingParams(max_tokens=24, temperature=0, thinking=Thinking(budget=4, grace=3)),
+    ]
+    prompts = ["def "] * len(held)
+    host = Engine(model, words).generate(prompts, held)
+    there = Engine(copy.deepcopy(model).cuda(), words).generate(prompts, held)
+    assert [(one.tokens, one.forced) for one in there] == [(one.tokens, one.forced) for one in host]
