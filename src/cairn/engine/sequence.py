@@ -46,7 +46,7 @@ class Completion:
     forced: list[bool] = field(default_factory=list)
     reasoning_tokens: int = 0
     """How many of `tokens` are reasoning, its closing tag included; 0 without `thinking`."""
-    cached_tokens: int = 0
+    cached_tokens: int = field(default=0, compare=False)
     """How many of the prompt's tokens were not computed: an earlier request had been."""
 
 

@@ -54,7 +54,7 @@ def fused(block: Any, x: Tensor, layout: Layout, memory: Any) -> Tensor | None:
     if kept.layer is None:
         return None
     if isinstance(kept.layer, MixerLayer):
-        if memory is not None and memory.window.dtype != torch.float32:
+        if memory is not None and {memory.window.dtype, memory.state.dtype} != {torch.float32}:
             return None
         if paths.choose("mamba_layer", x.device, native="") != "native":
             return None
