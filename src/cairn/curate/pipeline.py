@@ -185,7 +185,8 @@ def _malware(recipe: "Curate") -> bool:
         return False
     found = Scanner.find() is not None
     if not found and recipe.malware == "require":
-        raise UserError("malware", "require", "finds no ClamAV", "install clamd or clamscan")
+        mend = "install clamd or clamscan, and run freshclam"
+        raise UserError("malware", "require", "finds no ClamAV with signatures", mend)
     if not found:
         note("not scanned for malware: ClamAV is not installed, or has no signatures")
     return found
