@@ -25,7 +25,7 @@ import httpx
 from cairn.model import ModelConfig, build, save
 from cairn.tokens.learning import learn
 
-PATIENCE = 60.0  # seconds for the server to come up, and for slots to be freed
+PATIENCE = 180.0  # seconds for the server to come up, and for slots to be freed
 
 
 def checkpoint(folder: Path) -> None:
