@@ -225,6 +225,7 @@ class Allocation:
                     self._settle_apart(sequence, group)
                 if begun and begun[group] != NULL:
                     own = self._take(group, _after(sequence.pages[group]))
+                    assert own != NULL, "what fits was found not to"
                     self.memory.copy(group, [begun[group]], [own])
                     sequence.pages[group].append(own)
         finally:
@@ -363,6 +364,7 @@ class Allocation:
             pages = [NULL] * (places[-1] + 1 if places else 0)
             for place in places:
                 pages[place] = self._take(group, pages[place - 1] + 1 if place else NULL)
+                assert pages[place] != NULL, "what fits was found not to"
             sequence.pages.append(pages)
             self.memory.assign(slot, group, 0, pages)
         held = [[own[i] for i in at] for own, at in zip(sequence.pages, out.places, strict=True)]

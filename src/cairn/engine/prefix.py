@@ -263,12 +263,27 @@ class PrefixTree:
         return False
 
     def _evict_inside(self) -> bool:
-        """Give back a page above nodes that are in use: with it, all below is forgotten."""
+        """Give back a page above nodes that are in use: with it, all below is forgotten.
+
+        Of a node that is in use itself, pages go that no sequence uses: those of layers with a
+        window that has passed.
+        """
         for node in self.walk():
-            if node.resident and not self._in_use(node):
+            idle = [
+                group
+                for group, allocator in enumerate(self._groups)
+                if node.pages[group] != NULL and not allocator.used(node.pages[group])
+            ]
+            if not idle:
+                continue
+            self.evicted += 1
+            if self._in_use(node):
+                for group in idle:
+                    self._groups[group].uncache(node.pages[group])
+                    node.pages[group] = NULL
+            else:
                 self._remove(node)
-                self.evicted += 1
-                return True
+            return True
         return False
 
     def _remove(self, node: Node) -> None:
