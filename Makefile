@@ -21,7 +21,9 @@ help:
 	@echo "make test-cluster  the cluster driver on a local Ray cluster"
 	@echo "make test-gpu  the tests that need an NVIDIA GPU"
 
-$(READY): pyproject.toml constraints.txt
+# C sources count: a library that other sources were compiled to is not used.
+$(READY): pyproject.toml constraints.txt hatch_build.py \
+  $(wildcard src/cairn/ops/native/*.[ch]) src/cairn/curate/near/minhash.c
 	@test -n "$(PYTHON)" || { echo "cairn needs Python 3.11 or newer: put one on the PATH or set PYTHON=" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
