@@ -16,13 +16,14 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from cairn.engine import Engine, SamplingParams
 from cairn.model import Decoder, ModelConfig, build, save
+from model import SHAPES as BENCH_SHAPES
 
 SHAPES = {
     "small": ModelConfig(
@@ -40,22 +41,7 @@ SHAPES = {
         chunk_size=64,
         max_positions=8192,
     ),
-    # A quarter of Nemotron-H 8B's widths and half of Nano 9B's pattern: 99 million parameters.
-    "hybrid": ModelConfig(
-        pattern="M-M-M-MM-M-M-M*-M-M-M*-M-M-M-",
-        vocab_size=32_768,
-        hidden_size=512,
-        intermediate_size=2048,
-        attention_heads=8,
-        key_value_heads=2,
-        head_dim=64,
-        mamba_heads=16,
-        mamba_head_dim=64,
-        state_size=128,
-        groups=8,
-        chunk_size=128,
-        max_positions=8192,
-    ),
+    "hybrid": replace(BENCH_SHAPES["hybrid"], max_positions=8192),
 }
 MEASURES = ("alone", "together", "prefix", "overhead")
 PREFIXES = (300, 4096)

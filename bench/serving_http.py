@@ -21,13 +21,14 @@ import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+from serving import SHAPES
 
-from cairn.model import ModelConfig, build, save
+from cairn.model import build, save
 from cairn.tokens.learning import learn
 
 MOST_SECONDS = 120.0  # of one measurement
@@ -46,21 +47,7 @@ class Times:
 def small(folder: Path) -> None:
     """A hybrid of about two million parameters, with a tokenizer."""
     words = learn([Path(textwrap.__file__).read_text(encoding="utf-8")], 600)
-    config = ModelConfig(
-        pattern="M-M*-M-",
-        vocab_size=words.vocab_size,
-        hidden_size=128,
-        intermediate_size=512,
-        attention_heads=4,
-        key_value_heads=2,
-        head_dim=32,
-        mamba_heads=8,
-        mamba_head_dim=32,
-        state_size=32,
-        groups=2,
-        chunk_size=64,
-        max_positions=4096,
-    )
+    config = replace(SHAPES["small"], vocab_size=words.vocab_size, max_positions=4096)
     save(build(config, seed=0), folder)
     words.save(folder)
 
