@@ -3,6 +3,7 @@
 Legend: T tokens, R rotated pairs of a head.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,10 +22,10 @@ def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tens
     Differentiable once, with respect to q and k.
     """
     if paths.choose("rotate", q.device, triton=paths.for_kernel(q)) == "triton":
-        from cairn.ops.triton import activation
-
-        return activation.rotate(q, k, cos, sin)
-    return run(_Rotary, q, cos, sin), run(_Rotary, k, cos, sin)
+        from cairn.ops.triton.activation import turn
+    else:
+        turn = _turn
+    return run(_Rotary, q, cos, sin, turn), run(_Rotary, k, cos, sin, turn)
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
@@ -41,13 +42,18 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
 
 
 class _Rotary(torch.autograd.Function):
+    """A turn, and its gradient, which is the turn back; `turn` is the path's."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, turn: Callable[..., Tensor]
+    ) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin, 1)
+        ctx.turn = turn
+        return turn(x, cos, sin, 1)
 
     @staticmethod
     @once
     def backward(ctx: Any, *grads: Tensor) -> Any:
         cos, sin = ctx.saved_tensors
-        return _turn(grads[0], cos, sin, -1), None, None
+        return ctx.turn(grads[0], cos, sin, -1), None, None, None

@@ -33,11 +33,6 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return run(_Activation, gate, up, SWIGLU)
 
 
-def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """`cairn.ops.rotary.rotate`."""
-    return run(_Rotation, q, cos, sin), run(_Rotation, k, cos, sin)
-
-
 class _Activation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, up: Tensor | None, kind: int) -> Tensor:
@@ -60,27 +55,15 @@ class _Activation(torch.autograd.Function):
         return ga.view(x.shape), None if gb is None else gb.view(x.shape), None
 
 
-class _Rotation(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin, 1.0)
-
-    @staticmethod
-    @once
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        cos, sin = ctx.saved_tensors
-        return _turn(grads[0], cos, sin, -1.0), None, None
-
-
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+def turn(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+    """x [T, heads, width] turned by `sign` times the angles: `cairn.ops.rotary`."""
     if x.stride(-1) != 1:
         x = x.contiguous()
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     T, heads, width = x.shape
     if x.numel():
         _rotate[(T,)](
-            x, cos.contiguous(), sin.contiguous(), y, x.stride(0), x.stride(1), sign,
+            x, cos.contiguous(), sin.contiguous(), y, x.stride(0), x.stride(1), float(sign),
             HEADS=heads, WIDTH=width, R=cos.shape[-1],
             BLOCK_H=triton.next_power_of_2(heads), BLOCK_W=triton.next_power_of_2(width),
             num_warps=4,
