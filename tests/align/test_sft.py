@@ -1,13 +1,11 @@
 """The stream of conversations: what is learned, what sees what, and that it can be resumed."""
 
-from dataclasses import asdict
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cairn.align.sft import Conversation, ConversationStream, SftState, first_fit
+from cairn.align.sft import Conversation, ConversationStream, first_fit
 from cairn.base import UserError
 from cairn.tokens import conversation
 from cairn.tokens.learning import learn
@@ -22,16 +20,15 @@ def talk(number: int, length: int) -> Conversation:
     return Conversation(ids, weights, ledger_row=50 + number)
 
 
-def stream(lengths, size=32, sequences=2, seed=0) -> ConversationStream:
+def stream(lengths, size=32, seed=0) -> ConversationStream:
     talks = [talk(number, length) for number, length in enumerate(lengths)]
-    return ConversationStream(talks, size, sequences, seed, PAD)
+    return ConversationStream(talks, size, seed, PAD)
 
 
 def epoch_of(made: ConversationStream, epoch: int):
     """The windows of one epoch as batches of one."""
-    single = ConversationStream(made.conversations, made.sequence_length, 1, made.seed, PAD)
-    for window in range(single.windows(epoch)):
-        yield single.batch(SftState(epoch, window))[0]
+    for sample in range(made.epochs.first(epoch), made.epochs.first(epoch + 1)):
+        yield made.batch([sample])
 
 
 def test_every_conversation_once_an_epoch_and_whole():
@@ -63,28 +60,21 @@ def test_loss_falls_on_what_the_assistant_says_and_never_across_a_border():
         assert not batch.weights[batch.bounds[1:] - 1].any()
 
 
-def test_a_batch_is_a_function_of_seed_and_state():
+def test_a_window_is_a_function_of_seed_and_number():
     one, two = stream([9, 14, 20, 3, 7] * 6), stream([9, 14, 20, 3, 7] * 6)
-    state, later = one.start(), None
-    batches = []
-    for step in range(20):
-        batch, state = one.batch(state)
-        batches.append(batch)
-        if step == 11:
-            later = SftState(**asdict(state))
-    assert later is not None
-    assert state.epoch >= 1
-    again, _ = two.batch(later)
+    batches = [one.batch(range(2 * step, 2 * step + 2)) for step in range(20)]
+    assert one.epochs.place(40)[0] >= 1
+    again = two.batch([24, 25])
     assert np.array_equal(again.tokens, batches[12].tokens)
     assert again.rows == batches[12].rows
-    other, _ = stream([9, 14, 20, 3, 7] * 6, seed=1).batch(SftState())
+    other = stream([9, 14, 20, 3, 7] * 6, seed=1).batch([0, 1])
     assert not np.array_equal(other.tokens, batches[0].tokens)
     assert one._plan(0) != one._plan(1)
 
 
 def test_what_is_too_long_or_teaches_nothing_is_left_out():
     talks = [talk(0, 33), talk(1, 8), Conversation([1, 2, 3], [0, 0, 0])]
-    made = ConversationStream(talks, 32, 1, 0, PAD)
+    made = ConversationStream(talks, 32, 0, PAD)
     assert made.left_out == 2
     assert [one.ledger_row for one in made.conversations] == [51]
 
@@ -92,12 +82,8 @@ def test_what_is_too_long_or_teaches_nothing_is_left_out():
 def test_mistakes_of_the_user():
     with pytest.raises(UserError, match="holds none of the 2 conversations"):
         stream([40, 50])
-    with pytest.raises(UserError, match="sequences"):
-        stream([4], sequences=0)
     with pytest.raises(UserError, match="seed"):
         stream([4], seed=-1)
-    with pytest.raises(UserError, match="no place in this stream"):
-        stream([4]).batch(SftState(0, 5))
 
 
 @settings(max_examples=100, deadline=None)
@@ -114,8 +100,8 @@ def test_through_the_chat_layout():
     words = learn(["def f(x):\n    return x\n"] * 3, 300)
     messages = [{"role": "user", "content": "Ask"}, {"role": "assistant", "content": "def f(x)"}]
     ids, weights = conversation(messages, words)
-    made = ConversationStream([Conversation(ids, weights, 3)], len(ids) + 4, 1, 0, PAD)
-    batch, _ = made.batch(made.start())
+    made = ConversationStream([Conversation(ids, weights, 3)], len(ids) + 4, 0, PAD)
+    batch = made.batch([0])
     learned = batch.targets[batch.weights > 0].tolist()
     assert words.decode(learned).startswith("def f(x)")
     assert words.id("<SPECIAL_12>") in learned

@@ -15,7 +15,6 @@ from cairn.curate.pieces import Piece, to_content
 from cairn.tokens import (
     Formats,
     PretrainingStream,
-    StreamState,
     Tokenizer,
     TokenShards,
     files_in_batch,
@@ -161,7 +160,7 @@ def ids_of(pieces: list[Piece], words: Tokenizer) -> list[int]:
 
 def spans_of(stream: PretrainingStream, epoch: int = 0) -> list[list[int]]:
     """The texts of one epoch in one window, each to its <|endoftext|>."""
-    batch, _ = stream.batch(StreamState(epoch))
+    batch = stream.batch([stream.epochs.first(epoch)])
     spans = itertools.pairwise(batch.bounds.tolist())
     return [batch.tokens[a:b].tolist() for a, b in spans if batch.weights[a:b].any()]
 
@@ -169,7 +168,7 @@ def spans_of(stream: PretrainingStream, epoch: int = 0) -> list[list[int]]:
 def stream_of(
     shards: TokenShards, words: Tokenizer, formats: Formats = PLAIN, length: int = 4_000, seed=0
 ) -> PretrainingStream:
-    return PretrainingStream(shards, words, length, 1, seed, formats)
+    return PretrainingStream(shards, words, length, seed, formats)
 
 
 def test_marks_become_sentinels_and_nothing_else_does(shards: TokenShards, words: Tokenizer):
@@ -283,17 +282,17 @@ def _ordered(stream: PretrainingStream, epoch: int) -> list[np.ndarray]:
 
 
 def test_resuming_and_seeds(shards, words):
-    states = [StreamState(epoch, window) for epoch in range(3) for window in (0, 2, 5)]
     streams = [stream_of(shards, words, EVERYTHING, 50) for _ in range(2)]
-    forward = [streams[0].batch(state)[0].tokens for state in states]
-    backward = [streams[1].batch(state)[0].tokens for state in states[::-1]][::-1]
+    samples = [streams[0].epochs.first(epoch) + at for epoch in range(3) for at in (0, 2, 5)]
+    forward = [streams[0].window(sample).tokens for sample in samples]
+    backward = [streams[1].window(sample).tokens for sample in samples[::-1]][::-1]
     assert all(map(np.array_equal, forward, backward))
     other = stream_of(shards, words, EVERYTHING, 50, seed=1)
-    assert not all(map(np.array_equal, forward, [other.batch(s)[0].tokens for s in states]))
+    assert not all(map(np.array_equal, forward, [other.window(s).tokens for s in samples]))
 
 
 def test_files_in_a_batch_name_documents_too(shards, words):
-    batch, _ = stream_of(shards, words).batch(StreamState())
+    batch = stream_of(shards, words).batch([0])
     files = files_in_batch(batch, shards)
     assert {file["path"] for file in files} >= {f"{kind}/{n}" for n, kind in enumerate(DOCUMENTS)}
     lengths = {row["path"]: row["length"] for row in shards.documents.to_pylist()}

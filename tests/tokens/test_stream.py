@@ -15,7 +15,6 @@ from cairn.tokens import (
     Batch,
     Formats,
     PretrainingStream,
-    StreamState,
     Tokenizer,
     TokenShards,
     files_in_batch,
@@ -29,8 +28,8 @@ NAMED = Formats(metadata_rate=1.0, infilling_rate=0.0)
 FILLED = Formats(metadata_rate=1.0, infilling_rate=1.0, file_infilling_rate=1.0)
 
 
-def _stream(shards, tokenizer, length=128, sequences=4, seed=0, formats=None) -> PretrainingStream:
-    return PretrainingStream(shards, tokenizer, length, sequences, seed, formats)
+def _stream(shards, tokenizer, length=128, seed=0, formats=None) -> PretrainingStream:
+    return PretrainingStream(shards, tokenizer, length, seed, formats)
 
 
 def _equal(one: Batch, two: Batch) -> bool:
@@ -52,7 +51,7 @@ def _spans(batch: Batch) -> list[tuple[int, int]]:
 
 
 def test_shapes_and_types(shards: TokenShards, tokenizer: Tokenizer):
-    batch, _ = _stream(shards, tokenizer).batch(StreamState())
+    batch = _stream(shards, tokenizer).batch(range(4))
     assert batch.tokens.shape == batch.targets.shape == batch.weights.shape == (512,)
     types = [getattr(batch, name).dtype for name in ("tokens", "targets", "weights", "bounds")]
     assert types == [np.int64, np.int64, np.float32, np.int32]
@@ -66,8 +65,9 @@ def test_shapes_and_types(shards: TokenShards, tokenizer: Tokenizer):
     epoch=st.integers(0, 3),
 )
 def test_spans_targets_and_rows(shards, tokenizer, length, sequences, seed, epoch):
-    stream = _stream(shards, tokenizer, length, sequences, seed)
-    batch, _ = stream.batch(StreamState(epoch, stream.windows(epoch) - 1))
+    stream = _stream(shards, tokenizer, length, seed)
+    last = stream.epochs.first(epoch + 1) - 1
+    batch = stream.batch(range(last, last + sequences))
     total = length * sequences
     assert batch.bounds[0] == 0
     assert batch.bounds[-1] == total
@@ -114,8 +114,8 @@ def test_an_epoch_tells_every_file_once(shards, tokenizer, texts, formats):
 
 def test_rows_say_where_tokens_come_from(shards, tokenizer, texts):
     files = {row["ledger_row"]: row for row in shards.documents.to_pylist()}
-    stream = _stream(shards, tokenizer, 200, 4, formats=NAMED)
-    batch, _ = stream.batch(stream.start())
+    stream = _stream(shards, tokenizer, 200, formats=NAMED)
+    batch = stream.batch(range(4))
     covered = np.zeros(len(batch.tokens), bool)
     for row, start, stop in batch.rows:
         covered[start:stop] = True
@@ -159,11 +159,12 @@ def test_files_of_a_repository_are_shuffled_anew_in_every_epoch(shards, tokenize
 
 
 def test_infilled_files_come_back(shards, tokenizer, texts):
-    stream = _stream(shards, tokenizer, 4096, 1, formats=FILLED)
+    stream = _stream(shards, tokenizer, 4096, formats=FILLED)
     opens, closes = tokenizer.id("<fim_prefix>"), tokenizer.id("<fim_middle>")
     files = {row["ledger_row"]: row for row in shards.documents.to_pylist()}
     seen = whole = cut = orders = 0
-    for batch, state in stream.batches():
+    for sample in range(stream.windows(0) + 1):
+        batch = stream.batch([sample])
         for row, start, stop in batch.rows:
             file = files[row]
             text = f"{file['path']}\n" + texts[file["repo_name"], file["path"]]
@@ -184,8 +185,6 @@ def test_infilled_files_come_back(shards, tokenizer, texts):
                 cut += 1
                 if stop < len(batch.tokens):  # a middle always ends
                     assert batch.tokens[stop] in (0, tokenizer.id("<file_sep>"))
-        if state.epoch:
-            break
     assert whole > 20
     assert cut > 20
     assert 0.3 < orders / seen < 0.7
@@ -193,8 +192,8 @@ def test_infilled_files_come_back(shards, tokenizer, texts):
 
 @pytest.mark.parametrize("length", [17, 40, 256])
 def test_a_middle_always_ends_in_its_window(shards, tokenizer, length):
-    stream = _stream(shards, tokenizer, length, 50, formats=FILLED)
-    batch, _ = stream.batch(stream.start())
+    stream = _stream(shards, tokenizer, length, formats=FILLED)
+    batch = stream.batch(range(50))
     found = 0
     for window in batch.tokens.reshape(50, length):
         for place in np.flatnonzero(window == tokenizer.id("<fim_middle>")):
@@ -218,9 +217,10 @@ def test_shares_are_as_asked(shards, tokenizer):
 
 
 def test_about_a_quarter_of_files_is_infilled(shards, tokenizer):
-    stream = _stream(shards, tokenizer, 512, 8, formats=Formats(context_tokens=1))
+    stream = _stream(shards, tokenizer, 512, formats=Formats(context_tokens=1))
     pieces = filled = 0
-    for _, (batch, _) in zip(range(400), stream.batches(), strict=False):
+    for sample in range(3_200):
+        batch = stream.batch([sample])
         for _, start, stop in batch.rows:
             pieces += 1
             filled += tokenizer.id("<fim_prefix>") in batch.tokens[start:stop]
@@ -234,44 +234,32 @@ def test_little_is_padding(shards, tokenizer):
 
 
 @settings(max_examples=30, deadline=None)
-@given(steps=st.integers(1, 12), stop=st.integers(0, 12), seed=st.integers(0, 99))
-def test_resuming_gives_the_same_batches(shards, tokenizer, steps, stop, seed):
-    stream = _stream(shards, tokenizer, 2_000, 9, seed)  # twelve batches run over an epoch
-    state, straight = stream.start(), []
-    for _ in range(steps):
-        batch, state = stream.batch(state)
-        straight.append(batch)
-    state, resumed = stream.start(), []
-    for step in range(steps):
-        if step == stop:  # another process: new objects, the state through JSON
-            stream = _stream(shards, tokenizer, 2_000, 9, seed)
-            state = StreamState(**json.loads(json.dumps(dataclasses.asdict(state))))
-        batch, state = stream.batch(state)
-        resumed.append(batch)
-    assert all(_equal(one, two) for one, two in zip(straight, resumed, strict=True))
+@given(samples=st.lists(st.integers(0, 120), min_size=1, max_size=12), seed=st.integers(0, 99))
+def test_a_window_depends_on_its_number_alone(shards, tokenizer, samples, seed):
+    """Any order of reading, by any number of readers, over several epochs."""
+    stream = _stream(shards, tokenizer, 2_000, seed)
+    together = stream.batch(samples).tokens.reshape(len(samples), -1)
+    for sample, expected in zip(samples[::-1], together[::-1], strict=True):
+        found = _stream(shards, tokenizer, 2_000, seed).batch([sample])
+        assert np.array_equal(found.tokens, expected)
 
 
-def test_a_batch_depends_on_nothing_read_before(shards, tokenizer):
-    one, two = _stream(shards, tokenizer), _stream(shards, tokenizer)
-    states = [StreamState(epoch, window) for epoch in range(4) for window in (0, 3)]
-    forward = [one.batch(state)[0] for state in states]
-    backward = [two.batch(state)[0] for state in states[::-1]][::-1]
-    assert all(_equal(a, b) for a, b in zip(forward, backward, strict=True))
-
-
-def test_readers_can_share_the_work(shards, tokenizer):
-    """Any split of the windows over workers gives the same windows in the same order."""
-    whole = _stream(shards, tokenizer, sequences=6).batch(StreamState())[0].tokens
-    single = _stream(shards, tokenizer, sequences=1)
-    parts = [single.batch(StreamState(0, window))[0].tokens for window in range(6)]
-    assert np.array_equal(whole, np.concatenate(parts))
+def test_samples_are_numbered_through_epochs(shards, tokenizer):
+    stream = _stream(shards, tokenizer, 2_000)
+    first, second = stream.windows(0), stream.windows(1)
+    assert stream.epochs.place(first + second) == (2, 0)
+    assert stream.epochs.place(first + second - 1) == (1, second - 1)
+    assert _stream(shards, tokenizer, 2_000).epochs.place(first) == (1, 0)
+    with pytest.raises(UserError, match="sample=-1"):
+        stream.window(-1)
 
 
 def test_seeds_and_epochs_differ(shards, tokenizer):
+    streams = [_stream(shards, tokenizer, seed=seed) for seed in (0, 1)]
     batches = [
-        _stream(shards, tokenizer, seed=seed).batch(StreamState(epoch))[0]
-        for seed in (0, 1)
-        for epoch in (0, 1)
+        stream.batch(range(first, first + 4))
+        for stream in streams
+        for first in (0, stream.epochs.first(1))
     ]
     assert len({batch.tokens.tobytes() for batch in batches}) == 4
 
@@ -279,10 +267,10 @@ def test_seeds_and_epochs_differ(shards, tokenizer):
 def test_both_backends_give_one_stream(shards, tokenizer, made, monkeypatch):
     import sys
 
-    fast = _stream(shards, tokenizer, 256, 8).batch(StreamState())[0]
+    fast = _stream(shards, tokenizer, 256).batch(range(8))
     monkeypatch.setitem(sys.modules, "gigatoken", None)
     slow = Tokenizer.load(made / "words")
-    assert _equal(fast, _stream(shards, slow, 256, 8).batch(StreamState())[0])
+    assert _equal(fast, _stream(shards, slow, 256).batch(range(8)))
     assert slow.backend == "tokenizers"
 
 
@@ -299,8 +287,8 @@ def test_golden_window(tmp_path: Path, monkeypatch):
     out.mkdir()
     tokenize(Work(out, {}), write_corpus(tmp_path / "corpus", rows, parts=1), words, 0.0)
     shards = TokenShards.open(out / "train")
-    stream = PretrainingStream(shards, words, 32, 1, 0, NAMED)
-    batch, state = stream.batch(stream.start())
+    stream = PretrainingStream(shards, words, 32, 0, NAMED)
+    batch = stream.batch([0])
     orders = ("<file_sep>a\nxyz<file_sep>b\né", "<file_sep>b\né<file_sep>a\nxyz")
     expected = [f"<repo_name>gamma{order}<|endoftext|>" for order in orders]
     start, stop = _spans(batch)[0]
@@ -309,22 +297,19 @@ def test_golden_window(tmp_path: Path, monkeypatch):
     assert batch.bounds.tolist() == [0, 18, 32]
     assert batch.weights.tolist() == [1.0] * 17 + [0.0] * 15
     assert sorted((stop - start, row) for row, start, stop in batch.rows) == [(5, 4), (6, 1)]
-    assert state == StreamState(1, 0)
+    assert stream.windows(0) == 1
 
 
 def test_the_stream_is_faster_than_training(shards, tokenizer):
-    stream = _stream(shards, tokenizer, 512, 16)
-    state = stream.start()
-    begin, told = time.process_time(), 0
+    stream = _stream(shards, tokenizer, 512)
+    begin, told, at = time.process_time(), 0, 0
     while time.process_time() - begin < 0.5:
-        batch, state = stream.batch(state)
-        told += len(batch.tokens)
+        told, at = told + len(stream.batch(range(at, at + 16)).tokens), at + 16
     assert told / (time.process_time() - begin) > 300_000
 
 
 def test_files_in_a_batch(shards, tokenizer):
-    stream = _stream(shards, tokenizer, 200, 8)
-    batch, _ = stream.batch(stream.start())
+    batch = _stream(shards, tokenizer, 200).batch(range(8))
     files = files_in_batch(batch, shards)
     by_row = {file["ledger_row"]: file for file in files}
     assert len(by_row) == len(files) == len({row for row, _, _ in batch.rows})
@@ -346,7 +331,6 @@ def test_files_in_a_batch(shards, tokenizer):
     ("arguments", "named"),
     [
         ({"length": 1}, "sequence_length=1"),
-        ({"sequences": 0}, "sequences=0"),
         ({"seed": -1}, "seed=-1"),
         ({"formats": Formats(spm_rate=1.5)}, r"spm_rate=1\.5"),
         ({"formats": Formats(context_tokens=0)}, "context_tokens=0"),
@@ -357,8 +341,6 @@ def test_mistakes_are_named(shards, tokenizer, arguments, named):
         _stream(shards, tokenizer, **arguments)
 
 
-def test_another_tokenizer_or_state_is_refused(shards, tokenizer):
+def test_another_tokenizer_is_refused(shards, tokenizer):
     with pytest.raises(UserError, match="did not write these shards"):
         _stream(shards, learn(["ab"], 300))
-    with pytest.raises(UserError, match="no place in this stream"):
-        _stream(shards, tokenizer).batch(StreamState(0, 10**9))

@@ -21,7 +21,7 @@ SETTINGS = TrainSettings(
 
 def losses(folder, training, tokenizer, shape, device, settings):
     model = build(replace(shape, vocab_size=tokenizer.vocab_size), seed=1, device=device)
-    stream = PretrainingStream(training, tokenizer, 64, 4, seed=5)
+    stream = PretrainingStream(training, tokenizer, 64, seed=5)
     train(model, NextToken(), stream, settings, folder)
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["loss"] for line in lines]

@@ -28,8 +28,8 @@ def fresh(small_model, tokenizer):
     return lambda: build(replace(small_model, vocab_size=tokenizer.vocab_size), seed=1)
 
 
-def stream_of(training: TokenShards, tokenizer: Tokenizer, sequences: int = 2) -> PretrainingStream:
-    return PretrainingStream(training, tokenizer, SETTINGS.sequence_length, sequences, seed=5)
+def stream_of(training: TokenShards, tokenizer: Tokenizer) -> PretrainingStream:
+    return PretrainingStream(training, tokenizer, SETTINGS.sequence_length, seed=5)
 
 
 def parameters(model: Decoder) -> dict[str, torch.Tensor]:
@@ -89,7 +89,7 @@ torch.set_num_threads(1)
 shards, out = map(Path, sys.argv[1:])
 tokenizer = Tokenizer.load(shards)
 settings = replace({settings!r}, steps=40, save_every=2)
-stream = PretrainingStream(TokenShards.open(shards / "train"), tokenizer, 48, 2, seed=5)
+stream = PretrainingStream(TokenShards.open(shards / "train"), tokenizer, 48, seed=5)
 model = build(replace({model!r}, vocab_size=tokenizer.vocab_size), seed=1)
 train(model, NextToken(), stream, settings, out)
 save(model, out)
@@ -140,8 +140,8 @@ def test_accumulated_micro_batches_equal_one_big_batch(tmp_path, training, token
     one, many = fresh(), fresh()
     big = replace(SETTINGS, sequences=4, steps=3)
     small = replace(SETTINGS, sequences=1, accumulate=4, steps=3)
-    train(one, NextToken(), stream_of(training, tokenizer, 4), big, tmp_path / "a")
-    train(many, NextToken(), stream_of(training, tokenizer, 1), small, tmp_path / "b")
+    train(one, NextToken(), stream_of(training, tokenizer), big, tmp_path / "a")
+    train(many, NextToken(), stream_of(training, tokenizer), small, tmp_path / "b")
     assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"), rel=1e-5)
     for name, value in parameters(one).items():
         assert torch.allclose(value, parameters(many)[name], atol=2e-5), name
@@ -151,24 +151,23 @@ class Half:
     """A stream whose second micro-batch counts a single token."""
 
     def __init__(self, stream: PretrainingStream) -> None:
-        self.stream, self.start = stream, stream.start
+        self.stream = stream
 
-    def batch(self, state):
-        batch, after = self.stream.batch(state)
-        if state.window % 2:
+    def batch(self, samples):
+        batch = self.stream.batch(samples)
+        if samples[0] % 2:
             weights = batch.weights * 0
             weights[3] = 1.0
             batch = Batch(batch.tokens, batch.targets, weights, batch.bounds, batch.rows)
-        return batch, after
+        return batch
 
 
 def test_the_loss_is_divided_once_by_all_that_counts(tmp_path, training, tokenizer, fresh):
     model = fresh()
-    stream = Half(stream_of(training, tokenizer, 1))
-    state, total, count = stream.start(), 0.0, 0.0
-    for _ in range(2):
-        batch, state = stream.batch(state)
-        given = Tokens.of(batch, model.device)
+    stream = Half(stream_of(training, tokenizer))
+    total, count = 0.0, 0.0
+    for sample in range(2):
+        given = Tokens.of(stream.batch([sample]), model.device)
         total += NextToken()(model, given).total.item()
         count += given.count
     settings = replace(SETTINGS, sequences=1, accumulate=2, steps=1)
@@ -180,13 +179,11 @@ class Nothing:
     """A stream in which nothing counts."""
 
     def __init__(self, stream: PretrainingStream) -> None:
-        self.stream, self.start = stream, stream.start
+        self.stream = stream
 
-    def batch(self, state):
-        batch, after = self.stream.batch(state)
-        return Batch(
-            batch.tokens, batch.targets, batch.weights * 0, batch.bounds, batch.rows
-        ), after
+    def batch(self, samples):
+        batch = self.stream.batch(samples)
+        return Batch(batch.tokens, batch.targets, batch.weights * 0, batch.bounds, batch.rows)
 
 
 def test_a_step_in_which_nothing_counts_is_no_nan(tmp_path, training, tokenizer, fresh):
@@ -214,6 +211,6 @@ def test_divergence_is_told_and_keeps_the_last_save(tmp_path, training, tokenize
 
 def test_training_learns(tmp_path, training, tokenizer, fresh):
     settings = replace(SETTINGS, steps=40, sequences=4, lr=1e-2)
-    train(fresh(), NextToken(), stream_of(training, tokenizer, 4), settings, tmp_path)
+    train(fresh(), NextToken(), stream_of(training, tokenizer), settings, tmp_path)
     found = losses(tmp_path)
     assert sum(found[-5:]) / 5 < found[0] - 1.0

@@ -10,13 +10,12 @@ from cairn.train import TrainSettings
 
 if TYPE_CHECKING:
     from cairn.align.pairs import Pair, Source, find_pairs
-    from cairn.align.sft import Conversation, ConversationStream, SftState
+    from cairn.align.sft import Conversation, ConversationStream
 
 _HOMES = {
     "Conversation": "sft",
     "ConversationStream": "sft",
     "Pair": "pairs",
-    "SftState": "sft",
     "Source": "pairs",
     "find_pairs": "pairs",
 }
@@ -27,7 +26,6 @@ __all__ = [
     "FineTune",
     "Pair",
     "PairLimits",
-    "SftState",
     "Source",
     "find_pairs",
 ]

@@ -41,8 +41,7 @@ def fine_tune(recipe: "FineTune", work: Work) -> dict[str, Any]:
             pq.write_table(pair_table(held), folder / "heldout.parquet")
     learned, held = (read_pairs(work.out / PAIRS / f"{n}.parquet") for n in ("train", "heldout"))
     settings = recipe.settings
-    size, number, seed = settings.sequence_length, settings.sequences, settings.seed
-    stream = stream_of(learned, tokenizer, size, number, seed)
+    stream = stream_of(learned, tokenizer, settings.sequence_length, settings.seed)
     asked = [as_conversation(pair, tokenizer) for pair in held]
     asked = [one for one in asked if len(one.ids) <= settings.sequence_length]
 
@@ -97,12 +96,12 @@ def read_pairs(path: Path) -> list[Pair]:
 
 
 def stream_of(
-    pairs: Sequence[Pair], tokenizer: Tokenizer, sequence_length: int, sequences: int, seed: int
+    pairs: Sequence[Pair], tokenizer: Tokenizer, sequence_length: int, seed: int
 ) -> ConversationStream:
-    """The batches that a fine-tuning on these pairs sees."""
+    """The windows that a fine-tuning on these pairs sees."""
     talks = [as_conversation(pair, tokenizer) for pair in pairs]
     end = tokenizer.id(END_OF_TEXT)
-    return ConversationStream(talks, sequence_length, sequences, seed, end)
+    return ConversationStream(talks, sequence_length, seed, end)
 
 
 def as_conversation(pair: Pair, tokenizer: Tokenizer) -> Conversation:

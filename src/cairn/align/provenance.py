@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from cairn.align.finetuning import PAIRS, read_pairs, stream_of
-from cairn.align.sft import SftState
 from cairn.base import Metrics, UserError, read_manifest
 from cairn.tokens import Tokenizer, TokenShards
 from cairn.tokens.provenance import files_in_batch
+from cairn.train import TrainSettings
+from cairn.train.batches import micro_batches
+from cairn.train.provenance import rebuilt
 
 
 def files_of_step(folder: Path, step: int) -> list[dict[str, Any]]:
@@ -22,17 +24,16 @@ def files_of_step(folder: Path, step: int) -> list[dict[str, Any]]:
     if step not in rows:
         mend = f"give one from 1 to {max(rows, default=0)}"
         raise UserError("step", step, f"was not trained in {folder}", mend)
-    settings = manifest.recipe["settings"]
+    settings = rebuilt(TrainSettings, manifest.recipe["settings"])
     stream = stream_of(
         read_pairs(folder / PAIRS / "train.parquet"),
         Tokenizer.load(folder),
-        settings["sequence_length"],
-        settings["sequences"],
-        settings["seed"],
+        settings.sequence_length,
+        settings.seed,
     )
     shards = TokenShards.open(folder.parent / manifest.recipe["shards"]["ref"] / "train")
-    state, found = SftState(**rows[step]["stream"]), []
-    for number in range(settings["accumulate"]):
-        batch, state = stream.batch(state)
+    found: list[dict[str, Any]] = []
+    for number, samples in enumerate(micro_batches(settings, step)):
+        batch = stream.batch(samples)
         found += [{"micro_batch": number, **file} for file in files_in_batch(batch, shards)]
     return found

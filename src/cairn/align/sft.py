@@ -1,12 +1,13 @@
 """A stream of packed conversations: what the one training loop eats in supervised fine-tuning."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cairn.base import UserError
 from cairn.tokens.batch import Batch, Window, assemble, pack
+from cairn.tokens.epochs import Epochs
 
 OPEN_WINDOWS = 32  # that a conversation may still be put into: more packs tighter, and slower
 
@@ -20,33 +21,23 @@ class Conversation:
     ledger_row: int | None = None
 
 
-@dataclass(frozen=True)
-class SftState:
-    """Where the next batch begins; in JSON by `dataclasses.asdict` and `SftState(**it)`."""
-
-    epoch: int = 0
-    window: int = 0
-
-
 class ConversationStream:
-    """Batches of `sequences` windows of `sequence_length` tokens, each of whole conversations.
+    """Windows of `sequence_length` tokens, each of whole conversations, numbered through epochs.
 
     Every conversation is a span of its own: none sees another. Loss falls on what the assistant
-    says alone. Each epoch shuffles and packs anew (first fit); a batch is a pure function of
-    (seed, state). Conversations that are longer than a window are left out: `left_out` of them.
+    says alone. Each epoch shuffles and packs anew (first fit); a window is a pure function of
+    (seed, number). Conversations that are longer than a window are left out: `left_out` of them.
     """
 
     def __init__(
         self,
         conversations: Sequence[Conversation],
         sequence_length: int,
-        sequences: int,
         seed: int,
         padding: int,
     ) -> None:
-        for name, value in (("sequence_length", sequence_length), ("sequences", sequences)):
-            if value < 1 + (name == "sequence_length"):
-                raise UserError(name, value, "is too small", "take more")
+        if sequence_length < 2:
+            raise UserError("sequence_length", sequence_length, "is too small", "take more")
         if seed < 0:
             raise UserError("seed", seed, "is negative", "take 0 or more")
         self.conversations = [
@@ -60,33 +51,25 @@ class ConversationStream:
                 f"holds none of the {len(conversations)} conversations whole",
                 "take a longer one, or more data",
             )
-        self.sequence_length, self.sequences = sequence_length, sequences
+        self.sequence_length = sequence_length
         self.seed, self.padding = seed, padding
         self._planned: dict[int, list[list[int]]] = {}
-
-    def start(self) -> SftState:
-        """The state before the first batch."""
-        return SftState()
+        self.epochs = Epochs(self.windows)
 
     def windows(self, epoch: int) -> int:
         """Windows in an epoch; epochs differ a little, for they are packed anew."""
         return len(self._plan(epoch))
 
-    def batch(self, state: SftState) -> tuple[Batch, SftState]:
-        """The batch at `state`, and the state after it."""
-        epoch, place = state.epoch, state.window
-        if epoch < 0 or not 0 <= place < self.windows(epoch):
-            raise UserError("state", state, "is no place in this stream: data or seed differ")
-        windows: list[Window] = []
-        while len(windows) < self.sequences:
-            plan = self._plan(epoch)
-            chosen = [self.conversations[number] for number in plan[place]]
-            texts = [(one.ids, one.weights, one.ledger_row) for one in chosen]
-            windows.append(pack(texts, self.sequence_length, self.padding))
-            place += 1
-            if place == len(plan):
-                epoch, place = epoch + 1, 0
-        return assemble(windows), SftState(epoch, place)
+    def window(self, sample: int) -> Window:
+        """The window of a number: 0, 1, 2, ... through epoch after epoch."""
+        epoch, place = self.epochs.place(sample)
+        chosen = [self.conversations[number] for number in self._plan(epoch)[place]]
+        texts = [(one.ids, one.weights, one.ledger_row) for one in chosen]
+        return pack(texts, self.sequence_length, self.padding)
+
+    def batch(self, samples: Iterable[int]) -> Batch:
+        """The windows of these numbers, end to end."""
+        return assemble([self.window(sample) for sample in samples])
 
     def _plan(self, epoch: int) -> list[list[int]]:
         """Conversations of each window of an epoch; the two used last are kept."""

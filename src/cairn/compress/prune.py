@@ -189,10 +189,8 @@ def prune_checkpoint(recipe: "Prune", work: Work) -> dict[str, Any]:
 def calibration(shards: Path, tokenizer: Tokenizer, recipe: "Prune") -> list[Tensor]:
     """Windows of training text, each int64 [T]."""
     training = TokenShards.open(shards / "train")
-    stream = PretrainingStream(
-        training, tokenizer, recipe.window_tokens, recipe.windows, recipe.seed, PLAIN
-    )
-    batch, _ = stream.batch(stream.start())
+    stream = PretrainingStream(training, tokenizer, recipe.window_tokens, recipe.seed, PLAIN)
+    batch = stream.batch(range(recipe.windows))
     return list(torch.from_numpy(batch.tokens).split(recipe.window_tokens))
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cairn.tokens.provenance import files_in_batch, origins_of_text
     from cairn.tokens.sentinels import SENTINELS
     from cairn.tokens.shards import TokenShards
-    from cairn.tokens.stream import PretrainingStream, StreamState
+    from cairn.tokens.stream import PretrainingStream
     from cairn.tokens.tokenizer import Tokenizer
     from cairn.tokens.withdrawal import WithdrawTokens
 
@@ -26,7 +26,6 @@ _HOMES = {
     "Occurrence": "attribution",
     "PretrainingStream": "stream",
     "SENTINELS": "sentinels",
-    "StreamState": "stream",
     "TokenShards": "shards",
     "Tokenizer": "tokenizer",
     "Window": "batch",
@@ -50,7 +49,6 @@ __all__ = [
     "Match",
     "Occurrence",
     "PretrainingStream",
-    "StreamState",
     "TokenShards",
     "Tokenize",
     "Tokenizer",

@@ -1,4 +1,4 @@
-"""The pre-training stream: any batch of it, from (seed, state) alone.
+"""The pre-training stream: any sample of it, from (seed, number) alone.
 
 An epoch's documents lie in one long run of tokens (`contexts.Layout`); the run is cut into windows
 and the windows are shuffled over the whole epoch, so that a batch mixes repositories and a large
@@ -7,7 +7,7 @@ file does not fill it. Fill-in-the-middle works inside a window on the part of a
 the middle ends; the few tokens that no longer fit are left out until the next epoch's windows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from cairn.base import UserError
 from cairn.tokens.batch import Batch, Window, assemble
 from cairn.tokens.contexts import Formats, Layout, kinds, lay_out, repositories
+from cairn.tokens.epochs import Epochs
 from cairn.tokens.infilling import infill
 from cairn.tokens.layouts import Orders
 from cairn.tokens.sentinels import (
@@ -31,14 +32,6 @@ from cairn.tokens.tokenizer import Tokenizer
 LAYOUT, ORDER, WINDOW, DOCUMENT = range(4)  # what a generator is for; part of its seed
 GROWTH = 4  # tokens that reordering adds, about: three marks, and pieces that no longer merge
 SHORTEST = 16  # tokens of a cut file that are worth reordering
-
-
-@dataclass(frozen=True)
-class StreamState:
-    """Where the next batch begins; in JSON by `dataclasses.asdict` and `StreamState(**it)`."""
-
-    epoch: int = 0
-    window: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,10 +79,10 @@ class _Writer:
 
 
 class PretrainingStream:
-    """Batches of `sequences` windows of `sequence_length` tokens over one split of shards.
+    """Windows of `sequence_length` tokens over one split of shards, numbered through all epochs.
 
-    A batch is a pure function of (seed, state), whatever was read before and by whom. Every epoch
-    shuffles anew. Spans end where contexts end and where windows end.
+    A window is a pure function of (seed, number), whatever was read before and by whom. Every
+    epoch shuffles anew. Spans end where contexts end and where windows end.
     """
 
     def __init__(
@@ -97,15 +90,13 @@ class PretrainingStream:
         shards: TokenShards,
         tokenizer: Tokenizer,
         sequence_length: int,
-        sequences: int,
         seed: int,
         formats: Formats | None = None,
     ) -> None:
         self.formats = formats or Formats()
         self.formats.check()
-        for name, value in (("sequence_length", sequence_length), ("sequences", sequences)):
-            if value < 1 + (name == "sequence_length"):
-                raise UserError(name, value, "is too small", "take more")
+        if sequence_length < 2:
+            raise UserError("sequence_length", sequence_length, "is too small", "take more")
         if seed < 0:
             raise UserError("seed", seed, "is negative", "take 0 or more")
         if not len(shards):
@@ -114,7 +105,7 @@ class PretrainingStream:
             mend = "use the tokenizer that stands in the shards' folder"
             raise UserError("tokenizer", tokenizer.digest[:12], "did not write these shards", mend)
         self.shards, self.tokenizer, self.seed = shards, tokenizer, seed
-        self.sequence_length, self.sequences = sequence_length, sequences
+        self.sequence_length = sequence_length
         self._repository, names = repositories(shards)
         opening = tokenizer.id(REPO_NAME)
         encoded = tokenizer.encode_arrays(names)
@@ -130,35 +121,21 @@ class PretrainingStream:
         self._kinds, self._kind_names = kinds(shards)
         self._orders = Orders(tokenizer)
         self._planned: dict[int, tuple[Layout, np.ndarray]] = {}
-
-    def start(self) -> StreamState:
-        """The state before the first batch."""
-        return StreamState()
+        self.epochs = Epochs(self.windows)
 
     def windows(self, epoch: int) -> int:
         """Windows in an epoch; epochs differ a little, for contexts are grouped anew."""
         return len(self._plan(epoch)[1])
 
-    def batch(self, state: StreamState) -> tuple[Batch, StreamState]:
-        """The batch at `state`, and the state after it."""
-        epoch, place = state.epoch, state.window
-        if epoch < 0 or not 0 <= place < self.windows(epoch):
-            raise UserError("state", state, "is no place in this stream: shards or seed differ")
-        windows = []
-        while len(windows) < self.sequences:
-            layout, order = self._plan(epoch)
-            windows.append(self._window(epoch, layout, int(order[place])))
-            place += 1
-            if place == len(order):
-                epoch, place = epoch + 1, 0
-        return assemble(windows), StreamState(epoch, place)
+    def window(self, sample: int) -> Window:
+        """The window of a number: 0, 1, 2, ... through epoch after epoch."""
+        epoch, place = self.epochs.place(sample)
+        layout, order = self._plan(epoch)
+        return self._window(epoch, layout, int(order[place]))
 
-    def batches(self, state: StreamState | None = None) -> Iterator[tuple[Batch, StreamState]]:
-        """Endless batches from `state` on."""
-        state = state or self.start()
-        while True:
-            batch, state = self.batch(state)
-            yield batch, state
+    def batch(self, samples: Iterable[int]) -> Batch:
+        """The windows of these numbers, end to end."""
+        return assemble([self.window(sample) for sample in samples])
 
     def _generator(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *key])

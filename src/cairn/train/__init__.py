@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from cairn.base import Recipe, Ref, UserError, Work
+from cairn.base.config import LATER
 from cairn.base.lazy import lazily
 from cairn.model.config import ModelConfig
 from cairn.tokens.contexts import Formats
@@ -24,22 +25,32 @@ __getattr__ = lazily(__name__, _HOMES)
 class TrainSettings:
     """How long, how fast and how much at a time: the same for every objective."""
 
-    steps: int
-    """Optimizer steps."""
+    steps: int = 0
+    """Optimizer steps; or give `tokens`."""
+    tokens: int = field(default=0, metadata={LATER: True})
+    """Instead of `steps`: tokens to train on; the last step is whole."""
     sequences: int = 16
     """Sequences in a micro-batch."""
     sequence_length: int = 256
     """Tokens in a sequence."""
     accumulate: int = 1
     """Micro-batches in a step; the loss is divided once, by all tokens that count in the step."""
+    ramp: tuple[int, ...] = field(default=(), metadata={LATER: True})
+    """While the batch grows: sequences of the first step, increment, tokens until it is whole."""
     lr: float = 1e-3
     """Peak learning rate of AdamW."""
     min_lr_ratio: float = 0.01
     """Learning rate of the last step, as a share of the peak."""
+    schedule: Literal["wsd", "cosine"] = field(default="wsd", metadata={LATER: True})
+    """Of the learning rate after the warmup: stable, then down; or down along a cosine."""
     warmup: int = 20
     """Steps over which the learning rate rises from 0."""
+    warmup_tokens: int = field(default=0, metadata={LATER: True})
+    """The same in tokens, instead of in steps."""
     decay: float = 0.2
-    """Share of the steps, at the end, over which it falls (warmup-stable-decay)."""
+    """Share of the steps, at the end, over which it falls (`wsd`)."""
+    decay_tokens: int = field(default=0, metadata={LATER: True})
+    """The same in tokens, instead of as a share."""
     betas: tuple[float, ...] = (0.9, 0.95)
     """Decay of AdamW's two moments."""
     eps: float = 1e-8
@@ -58,7 +69,10 @@ class TrainSettings:
     """Steps between saves from which a killed run continues."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "sequences", "accumulate", "save_every"):
+        if (self.steps > 0) == (self.tokens > 0) or min(self.steps, self.tokens) < 0:
+            given = f"steps={self.steps}, tokens={self.tokens}"
+            raise UserError(f"{given}: give one of them, 1 or more")
+        for name in ("sequences", "accumulate", "save_every"):
             if getattr(self, name) < 1:
                 raise UserError(name, getattr(self, name), "is less than one", "take 1 or more")
         if not self.lr > 0:
@@ -68,14 +82,25 @@ class TrainSettings:
         for name in ("clip", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise UserError(name, getattr(self, name), "is negative", "0 turns it off")
-        if self.warmup < 0:
-            raise UserError("warmup", self.warmup, "is negative", "take 0 or more")
+        for name in ("warmup", "warmup_tokens", "decay_tokens"):
+            if getattr(self, name) < 0:
+                raise UserError(name, getattr(self, name), "is negative", "take 0 or more")
+        self._check_ramp()
         for name in ("decay", "min_lr_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 value = getattr(self, name)
                 raise UserError(name, value, "is no share", "take a number from 0 to 1")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UserError("betas", self.betas, "are not two numbers below 1", "e.g. 0.9,0.95")
+
+    def _check_ramp(self) -> None:
+        if not self.ramp:
+            return
+        full = self.sequences * self.accumulate
+        whole = len(self.ramp) == 3 and min(self.ramp) > 0 and self.ramp[0] < full
+        if not whole or (full - self.ramp[0]) % self.ramp[1]:
+            problem = f"does not grow to the {full} sequences of a step in whole increments"
+            raise UserError("ramp", self.ramp, problem, "give first,increment,tokens")
 
 
 @dataclass(frozen=True, kw_only=True)

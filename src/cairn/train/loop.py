@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from cairn.base import Metrics, UserError, note, progress
 from cairn.model import Decoder
 from cairn.tokens.batch import Batch
 from cairn.train import TrainSettings, resume
+from cairn.train.batches import micro_batches, total_steps
 from cairn.train.objective import Objective, Tokens
 from cairn.train.optimizer import make_optimizer
 from cairn.train.precision import autocast, pick_precision
@@ -20,14 +21,10 @@ from cairn.train.schedule import learning_rate
 
 
 class Stream(Protocol):
-    """Batches by place: a pure function of the stream and the state."""
+    """Samples by number: a pure function of the stream and the number."""
 
-    def start(self) -> Any:
-        """The state before the first batch: a frozen dataclass of JSON values."""
-        ...
-
-    def batch(self, state: Any) -> tuple[Batch, Any]:
-        """The batch at a state, and the state after it."""
+    def batch(self, samples: Sequence[int]) -> Batch:
+        """The windows of these numbers, end to end."""
         ...
 
 
@@ -62,26 +59,26 @@ def train(
     metrics = Metrics(out / "metrics.jsonl")
     saved = resume.load(out / "resume", model, optimizer)
     if saved is None:
-        at, state = Progress(), stream.start()
+        at = Progress()
         before = {f"{k}_before": v for k, v in (evaluate(model) if evaluate else {}).items()}
     else:
         at = Progress(**saved["progress"])
-        state = type(stream.start())(**saved["stream"])
         before = saved["before"]
     metrics.truncate_after(at.step)
     precision = pick_precision(settings.precision, model.device)
-    note(f"{label}: {settings.steps - at.step} steps on {model.device} in {precision}")
-    with progress(label, total=settings.steps, unit="steps") as bar:
+    steps = total_steps(settings)
+    note(f"{label}: {steps - at.step} steps on {model.device} in {precision}")
+    with progress(label, total=steps, unit="steps") as bar:
         bar.advance(at.step)
-        while at.step < settings.steps:
+        while at.step < steps:
             begin = time.monotonic()
-            row, state = _step(model, objective, stream, state, settings, optimizer, precision, at)
+            row = _step(model, objective, stream, settings, optimizer, precision, at)
             row["seconds"] = round(time.monotonic() - begin, 4)
             metrics.write(**row)
             bar.advance(1, detail=f"loss {row['loss']:.3f}")
-            if at.step % settings.save_every == 0 and at.step < settings.steps:
-                _save(out, model, optimizer, at, state, before)
-    _save(out, model, optimizer, at, state, before)  # evaluation may be long: do not train twice
+            if at.step % settings.save_every == 0 and at.step < steps:
+                _save(out, model, optimizer, at, before)
+    _save(out, model, optimizer, at, before)  # evaluation may be long: do not train twice
     after = evaluate(model) if evaluate else {}
     facts = {"steps": at.step, "tokens": at.tokens, "loss": at.last_loss, "precision": precision}
     return facts | before | after
@@ -91,18 +88,17 @@ def _step(
     model: Decoder,
     objective: Objective,
     stream: Stream,
-    state: Any,
     settings: TrainSettings,
     optimizer: torch.optim.Optimizer,
     precision: str,
     at: Progress,
-) -> tuple[dict[str, Any], Any]:
-    """One optimizer step; advances `at`. Returns the metrics of the step and the next state."""
-    step, place = at.step + 1, dataclasses.asdict(state)
+) -> dict[str, Any]:
+    """One optimizer step; advances `at`. Returns the metrics of the step."""
+    step = at.step + 1
     total, count, tokens = 0.0, 0.0, 0
     facts: dict[str, float] = {}
-    for _ in range(settings.accumulate):
-        batch, state = stream.batch(state)
+    for samples in micro_batches(settings, step):
+        batch = stream.batch(samples)
         given = Tokens.of(batch, model.device)
         with autocast(precision, model.device):
             loss = objective(model, given)
@@ -128,8 +124,7 @@ def _step(
     at.step, at.tokens, at.counted = step, at.tokens + tokens, at.counted + count
     at.last_loss = mean
     row = {"step": step, "loss": mean, "lr": rate, "grad_norm": norm, "tokens": at.tokens}
-    row |= {key: value / divisor for key, value in facts.items()}
-    return row | {"stream": place}, state
+    return row | {key: value / divisor for key, value in facts.items()}
 
 
 def _scale_gradients(model: Decoder, scale: float, clip: float) -> float:
@@ -150,7 +145,6 @@ def _save(
     model: Decoder,
     optimizer: torch.optim.Optimizer,
     at: Progress,
-    state: Any,
     before: dict[str, float],
 ) -> None:
     resume.save(
@@ -160,7 +154,6 @@ def _save(
         {
             "step": at.step,
             "progress": dataclasses.asdict(at),
-            "stream": dataclasses.asdict(state),
             "before": before,
         },
     )

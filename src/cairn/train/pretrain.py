@@ -41,8 +41,7 @@ def open_stream(
 ) -> PretrainingStream:
     """The stream of a shards artifact's training part, as the settings cut it."""
     training = TokenShards.open(shards / "train")
-    length, sequences = settings.sequence_length, settings.sequences
-    return PretrainingStream(training, tokenizer, length, sequences, settings.seed, formats)
+    return PretrainingStream(training, tokenizer, settings.sequence_length, settings.seed, formats)
 
 
 def shape_of(recipe: "Pretrain", work: Work, tokenizer: Tokenizer) -> ModelConfig:

@@ -1,4 +1,4 @@
-"""Which files a training step saw: the batch rebuilt from the stream's state in metrics.jsonl."""
+"""Which files a training step saw: its samples follow from the recipe."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -7,9 +7,9 @@ from cairn.base import Metrics, UserError, read_manifest
 from cairn.base.artifact import lineage
 from cairn.tokens.contexts import Formats
 from cairn.tokens.provenance import files_in_batch
-from cairn.tokens.stream import StreamState
 from cairn.tokens.tokenizer import Tokenizer
 from cairn.train import TrainSettings
+from cairn.train.batches import micro_batches
 from cairn.train.pretrain import open_stream
 
 Fields = TypeVar("Fields", TrainSettings, Formats)
@@ -34,17 +34,17 @@ def files_of_step(folder: Path, step: int) -> list[dict[str, Any]]:
         mend = f"give one from 1 to {max(rows, default=0)}"
         raise UserError("step", step, f"was not trained in {folder}", mend)
     shards = folder.resolve().parent / manifest.recipe["shards"]["ref"]
-    settings = _rebuilt(TrainSettings, manifest.recipe["settings"])
-    formats = _rebuilt(Formats, manifest.recipe["formats"])
+    settings = rebuilt(TrainSettings, manifest.recipe["settings"])
+    formats = rebuilt(Formats, manifest.recipe["formats"])
     stream = open_stream(shards, Tokenizer.load(shards), settings, formats)
-    state, found = StreamState(**rows[step]["stream"]), []
-    for number in range(settings.accumulate):
-        batch, state = stream.batch(state)
+    found: list[dict[str, Any]] = []
+    for number, samples in enumerate(micro_batches(settings, step)):
+        batch = stream.batch(samples)
         found += [{"micro_batch": number, **file} for file in files_in_batch(batch, stream.shards)]
     return found
 
 
-def _rebuilt(kind: type[Fields], plain: dict[str, Any]) -> Fields:
+def rebuilt(kind: type[Fields], plain: dict[str, Any]) -> Fields:
     """A group of fields from its form in a manifest."""
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
