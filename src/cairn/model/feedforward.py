@@ -42,7 +42,7 @@ class MLP(nn.Module):
         """x [T, D] to [T, D]."""
         up = self.up_proj(x)
         if self.gate_proj is None:
-            return self.down_proj(self.activation(up))
+            return self.down_proj.after(self.activation, up)
         gate = self.gate_proj(x)
         if self.config.activation == "silu":
             return self.down_proj(swiglu(gate, up))

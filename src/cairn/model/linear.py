@@ -1,13 +1,53 @@
 """Linear layers as modules, with the parameter names of released checkpoints."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor, nn
 
+from cairn.ops.fp8 import Recipe, Statistics
+from cairn.ops.fp8_linear import fp8_linear
 from cairn.ops.linear import linear
+from cairn.ops.norm import squared_relu
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """How a layer multiplies in FP8, and where it counts what casts met."""
+
+    recipe: Recipe
+    statistics: Statistics
 
 
 class Linear(nn.Linear):
-    """nn.Linear through `ops.linear`."""
+    """nn.Linear through `ops.linear`; with `scaled`, in FP8 inside an autocast region.
+
+    The region decides, so that layers computed again in a backward pass come out the same, and
+    evaluation outside of it is as exact as ever.
+    """
+
+    scaled: Scaled | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
+        if self._scales(input):
+            return self._product(input, False)
         return linear(input, self.weight, self.bias)
+
+    def after(self, activation: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
+        """self(activation(input)): [..., in] to [..., out], without writing what FP8 can cast."""
+        if activation is squared_relu and self._scales(input):
+            return self._product(input, True)
+        return self(activation(input))
+
+    def _scales(self, input: Tensor) -> bool:
+        return self.scaled is not None and torch.is_autocast_enabled(input.device.type)
+
+    def _product(self, input: Tensor, squared: bool) -> Tensor:
+        assert self.scaled is not None
+        dtype = torch.get_autocast_dtype(input.device.type)
+        recipe, statistics = self.scaled.recipe, self.scaled.statistics
+        return fp8_linear(
+            input, self.weight, self.bias, recipe, statistics, dtype, squared_relu=squared
+        )

@@ -61,8 +61,9 @@ class TrainSettings:
     """Largest norm of the gradient of a step; 0 turns clipping off."""
     seed: int = 0
     """Of initialisation and data order."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the matrix products: auto takes bf16 where it is faster; parameters stay fp32."""
+    precision: Literal["auto", "fp32", "bf16", "current", "block"] = "auto"
+    """Of the matrix products: auto takes bf16 where it is faster; parameters stay fp32. `current`
+    and `block` are FP8 by one scale a tensor, or by blocks of 128, inside linear layers."""
     device: str = "auto"
     """Where to compute: auto takes a GPU when there is one."""
     save_every: int = 50

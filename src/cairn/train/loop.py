@@ -16,7 +16,7 @@ from cairn.train import TrainSettings, resume
 from cairn.train.batches import micro_batches, total_steps
 from cairn.train.objective import Objective, Tokens
 from cairn.train.optimizer import make_optimizer
-from cairn.train.precision import autocast, pick_precision
+from cairn.train.precision import autocast, pick_precision, scaled
 from cairn.train.schedule import learning_rate
 
 
@@ -68,11 +68,15 @@ def train(
     precision = pick_precision(settings.precision, model.device)
     steps = total_steps(settings)
     note(f"{label}: {steps - at.step} steps on {model.device} in {precision}")
-    with progress(label, total=steps, unit="steps") as bar:
+    with (
+        progress(label, total=steps, unit="steps") as bar,
+        scaled(model, precision) as statistics,
+    ):
         bar.advance(at.step)
         while at.step < steps:
             begin = time.monotonic()
             row = _step(model, objective, stream, settings, optimizer, precision, at)
+            row |= statistics.take() if statistics else {}
             row["seconds"] = round(time.monotonic() - begin, 4)
             metrics.write(**row)
             bar.advance(1, detail=f"loss {row['loss']:.3f}")

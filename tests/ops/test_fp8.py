@@ -1,0 +1,171 @@
+"""FP8 products: the definition against real float8 casts, and kernels against the definition."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from cairn.ops import fp8, paths
+from cairn.ops.fp8 import Statistics, cast, product
+from cairn.ops.fp8_linear import fp8_linear
+
+pytestmark = pytest.mark.kernels
+
+RECIPES = ("current", "block")
+
+
+def draw(*shape: int, seed: int = 0, spread: float = 3.0) -> Tensor:
+    """Of many magnitudes, so that some become subnormal or 0 in FP8."""
+    random = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=random) * torch.exp2(
+        spread * torch.randn(shape, generator=random)
+    )
+
+
+def widened(operand: fp8.Operand) -> Tensor:
+    wide = fp8._widened(operand)
+    return wide * operand.inverse if operand.kind == "tensor" else wide
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return ((a - b).norm() / b.norm()).item()
+
+
+@pytest.mark.parametrize("role", fp8.ROLES)
+def test_current_scales_the_largest_magnitude_to_the_formats_largest(role):
+    x = draw(48, 64)
+    first, second = cast(x, role, "current", Statistics())
+    limit = 57344 if role == "gradients" else 448
+    assert first.values.dtype == (torch.float8_e5m2 if role == "gradients" else fp8.E4M3)
+    assert first.values.float().abs().max() == limit
+    scale = torch.tensor(float(limit)) / x.abs().max()
+    expected = (x * scale).clamp(-limit, limit).to(first.values.dtype)
+    assert torch.equal(first.values.float(), expected.float())
+    assert torch.equal(second.values.float(), expected.float().t())
+    assert first.inverse == 1 / scale
+
+
+def test_blocks_have_scales_of_their_own_that_are_powers_of_two():
+    x = torch.ones(128, 256)
+    x[:, 128:] = 1e-6
+    x[3, :128] = 1e4
+    rows, columns = cast(x, "activations", "block", Statistics())
+    mantissa, _ = torch.frexp(rows.inverse)
+    assert torch.equal(mantissa, torch.full_like(mantissa, 0.5))
+    torch.testing.assert_close(widened(rows), x, rtol=2**-4, atol=0)
+    assert torch.equal(widened(columns).t()[:, 128:], widened(rows)[:, 128:])
+    tiles, _ = cast(x, "weights", "block", Statistics())
+    assert tiles.inverse.shape == (1, 4)
+    assert widened(tiles)[0, 0] == 1  # 1 of 1e4 is still a normal number
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("role", fp8.ROLES)
+def test_a_cast_is_as_fine_as_its_format(recipe, role):
+    x = draw(64, 256, spread=0.5)
+    step = 2**-3 if fp8.format_of(recipe, role) == fp8.E5M2 else 2**-4
+    for operand, wanted in zip(cast(x, role, recipe, Statistics()), (x, x.t()), strict=True):
+        got = widened(operand)[: wanted.shape[0], : wanted.shape[1]]
+        normal = wanted.abs() > wanted.abs().max() * 2**-10
+        assert ((got - wanted).abs() <= step * wanted.abs())[normal].all()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_is_not_finite_becomes_nan_and_is_counted(recipe):
+    x = draw(16, 128, spread=0)
+    x[1, 2], x[3, 4], x[5, 6], x[7, 8] = torch.nan, torch.inf, -torch.inf, 1e-9
+    statistics = Statistics()
+    rows, columns = cast(x, "activations", recipe, statistics)
+    assert rows.values.float().isnan().sum() == 3
+    assert columns.values.float().isnan().sum() == 3
+    found = statistics.take()
+    assert (found["fp8_nan"], found["fp8_overflow"]) == (1, 2)
+    assert found["fp8_underflow_activations"] >= 1 / x.numel()
+    assert statistics.take()["fp8_nan"] == 0
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("shape", [(5, 48), (70, 128), (130, 272)])
+def test_forward_and_backward_are_near_the_exact_ones(recipe, squared, shape):
+    T, width = shape
+    x, weight, bias = draw(T, width, spread=0), draw(80, width, spread=0), draw(80)
+    leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
+    exact = [t.double().requires_grad_() for t in (x, weight, bias)]
+    y = fp8_linear(*leaves, recipe, Statistics(), torch.float32, squared_relu=squared)
+    before = exact[0].relu().square() if squared else exact[0]
+    wanted = before @ exact[1].t() + exact[2]
+    grad = draw(T, 80, seed=2, spread=0)
+    got = torch.autograd.grad(y, leaves, grad)
+    true = torch.autograd.grad(wanted, exact, grad.double())
+    for a, b in zip((y, *got), (wanted, *true), strict=True):
+        assert a.dtype == torch.float32
+        assert relative(a.double(), b) < 0.08
+
+
+def test_a_product_sums_in_fp32():
+    a, b = draw(16, 4096, spread=0), draw(32, 4096, spread=0)
+    for recipe in RECIPES:
+        left, _ = cast(a, "activations", recipe, Statistics(), columns=False)
+        right, _ = cast(b, "weights", recipe, Statistics(), columns=False)
+        wanted = widened(left).double() @ widened(right).double().t()
+        assert relative(product(left, right, torch.float32).double(), wanted) < 1e-6
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("role", fp8.ROLES)
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("shape", [(1, 16), (37, 144), (256, 128), (130, 400)])
+@pytest.mark.parametrize("order", ["both", "rows", "columns"])
+def test_kernels_cast_as_the_definition_does(triton_device, recipe, role, squared, shape, order):
+    x = draw(*shape, spread=4)
+    x[0, :5] = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0, 1e-30])
+    dtype = torch.bfloat16 if role == "gradients" else torch.float32
+    x = x.to(triton_device, dtype)
+    kinds = {"rows": order != "columns", "columns": order != "rows", "squared_relu": squared}
+    ours, theirs = Statistics(triton_device), Statistics(triton_device)
+    with fp8.emulation(), paths.only("torch"):
+        wanted = cast(x, role, recipe, theirs, **kinds)
+    with paths.only("triton"):
+        got = cast(x, role, recipe, ours, **kinds)
+    for a, b in zip(got, wanted, strict=True):
+        assert (a is None) == (b is None)
+        if a is None or b is None:
+            continue
+        assert a.kind == b.kind
+        assert torch.equal(a.inverse, b.inverse)
+        assert torch.equal(a.values.float().nan_to_num(999), b.values.float().nan_to_num(999))
+        assert a.values.is_contiguous()
+    assert torch.equal(ours.counts, theirs.counts)
+    assert ours.take() == theirs.take() if order == "both" else True
+
+
+def test_kernels_read_parts_of_a_wider_matrix(triton_device):
+    x = draw(40, 96).to(triton_device)[:, 32:80]
+    with paths.only("triton"):
+        got, _ = cast(x, "activations", "current", Statistics(triton_device))
+    wanted, _ = cast(x.cpu().contiguous(), "activations", "current", Statistics())
+    assert torch.equal(got.values.float().cpu(), wanted.values.float())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("shape", [(512, 1024, 768), (100, 400, 144), (1000, 2320, 1024)])
+def test_a_gpu_computes_what_the_definition_says(recipe, shape):
+    if fp8.problem(recipe, torch.device("cuda")):
+        pytest.skip(fp8.problem(recipe, torch.device("cuda")))
+    T, width, outputs = shape
+    x, weight = draw(T, width, spread=1), draw(outputs, width, spread=1)
+    grad = draw(T, outputs, seed=2, spread=1).cuda().to(torch.bfloat16)
+
+    def both(emulate: bool) -> list[Tensor]:
+        leaves = [t.cuda().requires_grad_() for t in (x, weight)]
+        with fp8.emulation(emulate):
+            y = fp8_linear(*leaves, None, recipe, Statistics("cuda"), squared_relu=True)
+        return [y.detach(), *torch.autograd.grad(y, leaves, grad)]
+
+    with paths.recorded() as taken:
+        got = both(False)
+    assert {choice.path for choice in taken if choice.op == "fp8_product"} == {"library"}
+    for a, b in zip(got, both(True), strict=True):
+        assert relative(a.double(), b.double()) < 4e-3
