@@ -6,7 +6,16 @@ from typing import Literal
 import pytest
 
 from cairn.base import Ref, UserError
-from cairn.base.config import digest_of, field_help, nearest, override, parse, refs_in, to_plain
+from cairn.base.config import (
+    digest_of,
+    field_help,
+    from_plain,
+    nearest,
+    override,
+    parse,
+    refs_in,
+    to_plain,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,3 +108,32 @@ def test_json_lists_are_read_and_broken_ones_refused():
     assert parse('["a,b", "c"]', tuple[str, ...], "sources") == ("a,b", "c")
     with pytest.raises(UserError, match="is not a JSON list"):
         parse("[1, 2", tuple[int, ...], "x")
+
+
+@dataclass(frozen=True)
+class Item:
+    weights: tuple[float, ...] = (1.0,)
+    of: Ref = Ref("a")
+
+
+@dataclass(frozen=True)
+class Items:
+    items: tuple[Item, ...] = (Item(), Item(of=Ref("b")))
+    best: Item | None = None
+
+
+def test_an_item_of_a_tuple_is_set_by_its_number():
+    changed = override(Items(), "items.1.weights", "0.2,0.3")
+    assert changed.items == (Item(), Item((0.2, 0.3), Ref("b")))
+    with pytest.raises(UserError, match="unknown name '2'"):
+        override(Items(), "items.2.weights", "1")
+    with pytest.raises(UserError, match="did you mean 'weights'"):
+        override(Items(), "items.0.weight", "1")
+
+
+def test_plain_forms_come_back():
+    for value in (Items(), Items(best=Item((0.5,), Ref("c"))), Items(items=())):
+        assert from_plain(Items, to_plain(value)) == value
+    assert from_plain(Items, {"kind": "Items"}) == Items()
+    with pytest.raises(UserError, match="has no 'itemz'"):
+        from_plain(Items, {"itemz": []})

@@ -261,17 +261,17 @@ def test_every_window_sees_the_same_order(shards, words, length, epoch):
     """A window may begin inside a document: all windows together are the whole run once."""
     whole = np.concatenate([np.asarray(s) for s in _ordered(stream_of(shards, words), epoch)])
     stream = stream_of(shards, words, length=length)
-    layout, _ = stream._plan(epoch)
+    layout, edges, _ = stream._plan(epoch)
     count = -(-int(layout.starts[-1]) // length)
     numbers = np.random.default_rng(3).permutation(count)  # whoever reads them, in any order
-    windows = {int(n): stream._window(epoch, layout, int(n)) for n in numbers}
+    windows = {int(n): stream._window(epoch, layout, edges, int(n)) for n in numbers}
     parts = [windows[n].tokens[: windows[n].used] for n in range(count)]
     assert np.array_equal(np.concatenate(parts), whole)
 
 
 def _ordered(stream: PretrainingStream, epoch: int) -> list[np.ndarray]:
     """Every stretch of the epoch's run, from the layout and the documents alone."""
-    layout, _ = stream._plan(epoch)
+    layout = stream._plan(epoch)[0]
     found = []
     for place, document in enumerate(layout.documents.tolist()):
         separator = [] if layout.bare[place] else [stream.tokenizer.id("<file_sep>")]

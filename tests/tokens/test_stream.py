@@ -41,8 +41,8 @@ def _equal(one: Batch, two: Batch) -> bool:
 
 def _epoch(stream: PretrainingStream) -> list[np.ndarray]:
     """All windows of epoch 0 in the order of the run, padding left off."""
-    layout, order = stream._plan(0)
-    windows = [stream._window(0, layout, number) for number in range(len(order))]
+    layout, edges, order = stream._plan(0)
+    windows = [stream._window(0, layout, edges, number) for number in range(len(order))]
     return [window.tokens[: window.used] for window in windows]
 
 

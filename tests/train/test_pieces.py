@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,14 @@ import torch
 from cairn.base import Ref, UserError, read_manifest
 from cairn.base.make import make
 from cairn.model import Spans, build
-from cairn.tokens import PretrainingStream, Tokenize, TokenShards
+from cairn.tokens import (
+    Blend,
+    Component,
+    LearnTokenizer,
+    PretrainingStream,
+    Tokenize,
+    TokenShards,
+)
 from cairn.tokens.batch import Batch
 from cairn.train import NextToken, Pretrain, TrainSettings
 from cairn.train.heldout import bits_per_byte
@@ -154,3 +162,41 @@ def test_a_vocabulary_that_is_not_the_tokenizers_is_refused(run, tmp_path, small
         recipe.run(Work(tmp_path, {"shards": (run / "shards", manifest)}))
     with pytest.raises(UserError, match="give one of model= and like="):
         Pretrain(shards=Ref("shards"), settings=SETTINGS)
+
+
+def test_a_blend_trains_tells_losses_by_source_and_is_traced(run, tmp_path, small_model, few_files):
+    """Two shards in two phases, one of them capped; metrics, facts and `trace --step`."""
+    shutil.copytree(run, tmp_path / "runs")
+    other = Tokenize(corpus=Ref("corpus"), tokenizer=Ref("words"), heldout=0.5)
+    words = json.loads((run / "words" / "manifest.json").read_text())["recipe"]
+    blend = Blend(
+        components=(
+            Component(shards=Ref("shards"), weights=(0.75, 0.25)),
+            Component(shards=Ref("other"), weights=(0.25, 0.75)),
+        ),
+        switches=(0.5,),
+    )
+    settings = dataclasses.replace(SETTINGS, steps=8, precision="fp32")
+    plan = {
+        "corpus": few_files,
+        "words": LearnTokenizer(corpus=Ref("corpus"), vocab_size=words["vocab_size"]),
+        "shards": Tokenize(corpus=Ref("corpus"), tokenizer=Ref("words"), heldout=0.3),
+        "other": other,
+        "base": Pretrain(model=small_model, blend=blend, settings=settings, heldout_files=2),
+    }
+    facts = make(plan, tmp_path / "runs")[-1].manifest.facts
+    assert {"bits_per_byte/shards", "bits_per_byte/other"} <= set(facts)
+    assert sum(one["samples"] for one in facts["data"]) == 16
+    assert facts["data"][1]["phases"][1] == {"wanted": 0.75, "planned": 0.75}
+    lines = (tmp_path / "runs" / "base" / "metrics.jsonl").read_text().splitlines()
+    for row in map(json.loads, lines):
+        files = files_of_step(tmp_path / "runs" / "base", row["step"])
+        met = {file["shards"] for file in files}
+        assert met == {key[5:] for key in row if key.startswith("loss/")}
+        losses = [row[f"loss/{name}"] for name in met]
+        assert min(losses) - 1e-6 <= row["loss"] <= max(losses) + 1e-6
+        assert row["tokens_per_second"] > 0
+        assert row["mfu"] > 0
+        assert row["memory_bytes"] > 1e6
+    with pytest.raises(UserError, match="give one of shards= and blend="):
+        Pretrain(model=small_model, settings=SETTINGS)

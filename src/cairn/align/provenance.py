@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from cairn.align.finetuning import PAIRS, read_pairs, stream_of
-from cairn.base import Metrics, UserError, read_manifest
+from cairn.base import UserError, read_manifest
+from cairn.base.config import from_plain
 from cairn.tokens import Tokenizer, TokenShards
 from cairn.tokens.provenance import files_in_batch
 from cairn.train import TrainSettings
 from cairn.train.batches import micro_batches
-from cairn.train.provenance import rebuilt
+from cairn.train.provenance import check_step
 
 
 def files_of_step(folder: Path, step: int) -> list[dict[str, Any]]:
@@ -20,11 +21,8 @@ def files_of_step(folder: Path, step: int) -> list[dict[str, Any]]:
     manifest = read_manifest(folder)
     if manifest.kind != "FineTune":
         raise UserError(f"{folder} is made by {manifest.kind}: give a checkpoint of FineTune")
-    rows = {row["step"]: row for row in Metrics(folder / "metrics.jsonl").read() if "step" in row}
-    if step not in rows:
-        mend = f"give one from 1 to {max(rows, default=0)}"
-        raise UserError("step", step, f"was not trained in {folder}", mend)
-    settings = rebuilt(TrainSettings, manifest.recipe["settings"])
+    check_step(folder, step)
+    settings = from_plain(TrainSettings, manifest.recipe["settings"])
     stream = stream_of(
         read_pairs(folder / PAIRS / "train.parquet"),
         Tokenizer.load(folder),

@@ -14,7 +14,8 @@ from cairn.base.errors import UserError
 from cairn.base.files import sha256_of, write_json
 
 MANIFEST = "manifest.json"
-VOLATILE = frozenset({MANIFEST, "metrics.jsonl", "resume"})  # hold timings, or vanish at the end
+# Hold timings, or vanish at the end.
+VOLATILE = frozenset({MANIFEST, "metrics.jsonl", "resume", "tensorboard", "training.html"})
 
 
 @dataclass(frozen=True, kw_only=True)

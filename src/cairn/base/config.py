@@ -96,11 +96,23 @@ def override(value: T, dotted: str, text: str, whole: str = "") -> T:
         raise UserError(f"unknown name {prefix + name!r} in {whole}={text}: {nearest(name, known)}")
     hint = typing.get_type_hints(type(value))[name]
     current = getattr(value, name)
+    if rest and isinstance(current, tuple):
+        return dataclasses.replace(value, **{name: _override_item(current, rest, text, whole)})
     if rest:
         if not dataclasses.is_dataclass(current) or isinstance(current, type | Ref):
             raise UserError(f"{whole}={text}: {name!r} has no fields, set it whole")
         return dataclasses.replace(value, **{name: override(current, rest, text, whole)})
     return dataclasses.replace(value, **{name: parse(text, hint, whole)})
+
+
+def _override_item(items: tuple[Any, ...], dotted: str, text: str, whole: str) -> tuple[Any, ...]:
+    """The items with one changed that is named by its number, e.g. `components.0.weights`."""
+    number, _, rest = dotted.partition(".")
+    known = [str(at) for at, item in enumerate(items) if dataclasses.is_dataclass(item)]
+    if number not in known or not rest:
+        raise UserError(f"unknown name {number!r} in {whole}={text}: {nearest(number, known)}")
+    at = int(number)
+    return (*items[:at], override(items[at], rest, text, whole), *items[at + 1 :])
 
 
 def check(value: Any, prefix: str = "") -> None:
@@ -122,6 +134,9 @@ def check(value: Any, prefix: str = "") -> None:
             raise UserError(name, current, problem, mend)
         if dataclasses.is_dataclass(current) and not isinstance(current, type | Ref):
             check(current, f"{name}.")
+        for at, item in enumerate(current if isinstance(current, tuple) else ()):
+            if dataclasses.is_dataclass(item) and not isinstance(item, type | Ref):
+                check(item, f"{name}.{at}.")
 
 
 def _misfit(value: Any, hint: Any) -> tuple[str, str] | None:
@@ -146,6 +161,29 @@ def _misfit(value: Any, hint: Any) -> tuple[str, str] | None:
     if hint is type(None) and value is not None:
         return "is not None", "leave it None"
     return None
+
+
+def from_plain(hint: Any, plain: Any) -> Any:
+    """The value of type `hint` whose `to_plain` is `plain`, fields that are absent at defaults.
+
+    UserError for a field that this version does not know.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        kinds = [choice for choice in arguments if choice is not type(None)]
+        return None if plain is None else from_plain(kinds[0], plain)
+    if origin is tuple:
+        return tuple(from_plain(arguments[0], item) for item in plain)
+    if hint is Ref:
+        return Ref(plain["ref"])
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        hints = typing.get_type_hints(hint)
+        given = {key: value for key, value in plain.items() if key != "kind"}
+        unknown = sorted(set(given) - set(hints))
+        if unknown:
+            raise UserError(f"{hint.__name__} has no {unknown[0]!r}: {nearest(unknown[0], hints)}")
+        return hint(**{key: from_plain(hints[key], value) for key, value in given.items()})
+    return plain
 
 
 def parse(text: str, hint: Any, field: str) -> Any:

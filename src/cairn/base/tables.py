@@ -65,6 +65,10 @@ def _add_fields(shown: Table, value: Any, prefix: str) -> None:
         if dataclasses.is_dataclass(inside) and "ref" not in to_plain(inside):
             _add_fields(shown, inside, f"{prefix}{field.name}.")
             continue
+        if isinstance(inside, tuple) and inside and dataclasses.is_dataclass(inside[0]):
+            for at, item in enumerate(inside):
+                _add_fields(shown, item, f"{prefix}{field.name}.{at}.")
+            continue
         plain = to_plain(inside)
         text = f"-> {plain['ref']}" if isinstance(plain, dict) and "ref" in plain else str(plain)
         shown.add_row(prefix + field.name, escape(text), escape(meanings.get(field.name, "")))

@@ -9,11 +9,11 @@ from cairn.model import Decoder, load
 from cairn.ops import linear_cross_entropy, linear_kl
 from cairn.tokens.tokenizer import Tokenizer
 from cairn.train.checkpoint import write_checkpoint
+from cairn.train.data import blend_of, open_blend
 from cairn.train.heldout import evaluator
 from cairn.train.loop import train
 from cairn.train.objective import Loss, Tokens
 from cairn.train.precision import pick_device
-from cairn.train.pretrain import open_stream
 
 if TYPE_CHECKING:
     from cairn.compress import Distill
@@ -55,8 +55,10 @@ def distill(recipe: "Distill", work: Work) -> dict[str, Any]:
         raise UserError("teacher", recipe.teacher.name, f"has {sizes}", mend)
     shards = work.input(recipe.shards)
     tokenizer = Tokenizer.load(shards)
-    stream = open_stream(shards, tokenizer, settings, recipe.formats)
-    evaluate = evaluator(shards, recipe.heldout_files)
+    folders = {recipe.shards.name: shards}
+    blend = blend_of(recipe.shards, None, recipe.formats)
+    stream = open_blend(blend, folders, tokenizer, settings)
+    evaluate = evaluator(folders, recipe.heldout_files)
     objective = Distillation(teacher, recipe.temperature, recipe.cross_entropy)
     name = work.out.name
     facts = train(student, objective, stream, settings, work.out, evaluate=evaluate, label=name)

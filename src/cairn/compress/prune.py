@@ -175,7 +175,7 @@ def prune_checkpoint(recipe: "Prune", work: Work) -> dict[str, Any]:
     child = prune(parent, child_config, cut)
     write_checkpoint(child, tokenizer, work.out)
     write_json(work.out / "ranking.json", _ranking(dropped, cut))
-    evaluate = evaluator(shards, recipe.heldout_files)
+    evaluate = evaluator({recipe.shards.name: shards}, recipe.heldout_files)
     return {
         "parameters": child_config.parameters,
         "parameters_of_parent": config.parameters,

@@ -91,6 +91,16 @@ def step_flops(config: "ModelConfig") -> int:
     return config.count("M") * 6 * config.state_size * config.mamba_width
 
 
+def training_flops(config: "ModelConfig", length: int) -> int:
+    """FLOPs of one token of training on sequences of `length`: forward, and twice it backward.
+
+    Model FLOPs: what is computed again in the backward pass does not count, and attention is that
+    of a sequence which is one text.
+    """
+    attention = prefill_attention_flops(config, length)
+    return 3 * (matmul_flops(config) + attention + scan_flops(config))
+
+
 def activation_bytes(config: "ModelConfig", tokens: int, element_bytes: int) -> int:
     """Bytes that one forward over `tokens` tokens holds at its widest layer.
 

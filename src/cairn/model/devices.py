@@ -84,11 +84,22 @@ def measured_cpu() -> Device:
 
     source, target = (torch.zeros(COPIED_BYTES // 4) for _ in range(2))
     moved = 2 * COPIED_BYTES / _best(lambda: target.copy_(source))
-    rates = {}
-    for name in ("float32", "bfloat16"):
-        a = torch.ones(SIDE, SIDE, dtype=getattr(torch, name))
-        rates[name] = 2 * SIDE**3 / _best(lambda a=a: a @ a)
+    rates = {name: measured_rate(name) for name in ("float32", "bfloat16")}
     return Device(THIS_CPU, _host_memory(), moved, rates, measured=True)
+
+
+def measured_rate(dtype: str, device: str = "cpu") -> float:
+    """FLOP/s of the best of a few square matrix products here."""
+    import torch
+
+    a = torch.ones(SIDE, SIDE, dtype=getattr(torch, dtype), device=device)
+
+    def multiply() -> None:
+        torch.mm(a, a)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return 2 * SIDE**3 / _best(multiply)
 
 
 def _best(run: object, rounds: int = 5) -> float:

@@ -24,15 +24,17 @@ def linear_cross_entropy(
     targets: Tensor,
     weights: Tensor,
     slice_size: int | None = None,
+    each: Tensor | None = None,
 ) -> Tensor:
     """Sum over tokens of weights * cross-entropy(hidden @ weight.T, targets), in nats.
 
     hidden [T, D]; weight [V, D]; targets int64 [T]; weights [T], 0 for tokens that do not count.
     Returns a scalar in fp32 (fp64 for fp64 inputs). Differentiable in hidden and weight, once.
+    `each` [T], where given, is filled with the summands, for metrics: no gradient goes through it.
     """
     size = slice_size or _slice_size(hidden, weight)
     path = paths.choose("linear_cross_entropy", hidden.device, triton=paths.for_kernel(hidden))
-    return run(_CrossEntropy, hidden, weight, targets, weights, size, path)
+    return run(_CrossEntropy, hidden, weight, targets, weights, size, path, each)
 
 
 def linear_kl(
@@ -130,6 +132,7 @@ class _CrossEntropy(torch.autograd.Function):
         weights: Tensor,
         size: int,
         path: paths.Path,
+        each: Tensor | None,
     ) -> Tensor:
         slices = _Slices(ctx, hidden, weight)
         total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
@@ -141,6 +144,8 @@ class _CrossEntropy(torch.autograd.Function):
                 narrow = slices.narrow(part)
                 losses = cross_entropy(narrow, targets[part], weights[part], slices.wanted)
                 total += losses.sum()
+                if each is not None:
+                    each[part] = losses
                 if slices.wanted:
                     slices.add(part, narrow)
                 continue
@@ -150,7 +155,10 @@ class _CrossEntropy(torch.autograd.Function):
             chosen = logits.gather(1, picked)[:, 0]
             odds = logits.exp_()  # softmax, but for its sum
             summed = odds.sum(1)
-            total += torch.dot(summed.log() - chosen, scale)
+            losses = summed.log() - chosen
+            total += torch.dot(losses, scale)
+            if each is not None:
+                each[part] = losses * scale
             if slices.wanted:
                 to_logits = odds.mul_((scale / summed)[:, None])
                 to_logits.scatter_add_(1, picked, -scale[:, None])
@@ -161,7 +169,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     @once
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return *_scaled(ctx, grads[0]), None, None, None, None
+        return *_scaled(ctx, grads[0]), None, None, None, None, None
 
 
 class _Kl(torch.autograd.Function):

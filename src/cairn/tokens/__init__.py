@@ -9,8 +9,10 @@ from cairn.base.lazy import lazily
 if TYPE_CHECKING:
     from cairn.tokens.attribution import Attribution, Match, Occurrence
     from cairn.tokens.batch import Batch, Window, assemble, pack
+    from cairn.tokens.blend import Blend, Component
     from cairn.tokens.chat import conversation, prompt_ids, render
     from cairn.tokens.contexts import Formats
+    from cairn.tokens.mixing import BlendStream
     from cairn.tokens.provenance import files_in_batch, origins_of_text
     from cairn.tokens.sentinels import SENTINELS
     from cairn.tokens.shards import TokenShards
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "Attribution": "attribution",
     "Batch": "batch",
+    "Blend": "blend",
+    "BlendStream": "mixing",
+    "Component": "blend",
     "Formats": "contexts",
     "Match": "attribution",
     "Occurrence": "attribution",
@@ -43,6 +48,9 @@ __all__ = [
     "SENTINELS",
     "Attribution",
     "Batch",
+    "Blend",
+    "BlendStream",
+    "Component",
     "Formats",
     "IndexAttribution",
     "LearnTokenizer",

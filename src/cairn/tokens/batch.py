@@ -15,6 +15,8 @@ class Batch:
     weights float32 [T]: how much each prediction counts; 0 at a span's last token
     bounds  int32 [S + 1]: span s is tokens[bounds[s]:bounds[s + 1]]; from 0 to T, increasing
     rows    (ledger_row, start, stop): tokens[start:stop] were made from that row's file
+    sources: of a blend, the component of each window of T / len(sources) tokens; empty elsewhere
+    names: of the components
     """
 
     tokens: np.ndarray
@@ -22,6 +24,8 @@ class Batch:
     weights: np.ndarray
     bounds: np.ndarray
     rows: list[tuple[int, int, int]]
+    sources: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,13 @@ as fill-in-the-middle:
     others            tokens <|endoftext|>
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from cairn.base import UserError
+from cairn.base.config import LATER
 from cairn.sources.record import SOURCE
 from cairn.tokens.shards import TokenShards
 
@@ -35,6 +37,8 @@ class Formats:
     """Files of such contexts that are."""
     spm_rate: float = 0.5
     """Of those, told suffix first (SPM) instead of prefix first (PSM)."""
+    packing: Literal["cut", "whole"] = field(default="cut", metadata={LATER: True})
+    """Windows cut contexts anywhere, or hold them whole where they fit (long-context training)."""
 
     def check(self) -> None:
         """UserError for a rate outside 0 to 1 or a context without tokens."""

@@ -18,6 +18,7 @@ from cairn.tokens.contexts import Formats, Layout, kinds, lay_out, repositories
 from cairn.tokens.epochs import Epochs
 from cairn.tokens.infilling import infill
 from cairn.tokens.layouts import Orders
+from cairn.tokens.packing import cut_anywhere, pack_whole
 from cairn.tokens.sentinels import (
     END_OF_TEXT,
     FILE_SEP,
@@ -120,18 +121,18 @@ class PretrainingStream:
         self._paths = shards.documents["path"].combine_chunks()
         self._kinds, self._kind_names = kinds(shards)
         self._orders = Orders(tokenizer)
-        self._planned: dict[int, tuple[Layout, np.ndarray]] = {}
+        self._planned: dict[int, tuple[Layout, np.ndarray, np.ndarray]] = {}
         self.epochs = Epochs(self.windows)
 
     def windows(self, epoch: int) -> int:
         """Windows in an epoch; epochs differ a little, for contexts are grouped anew."""
-        return len(self._plan(epoch)[1])
+        return len(self._plan(epoch)[2])
 
     def window(self, sample: int) -> Window:
         """The window of a number: 0, 1, 2, ... through epoch after epoch."""
         epoch, place = self.epochs.place(sample)
-        layout, order = self._plan(epoch)
-        return self._window(epoch, layout, int(order[place]))
+        layout, edges, order = self._plan(epoch)
+        return self._window(epoch, layout, edges, int(order[place]))
 
     def batch(self, samples: Iterable[int]) -> Batch:
         """The windows of these numbers, end to end."""
@@ -140,8 +141,8 @@ class PretrainingStream:
     def _generator(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *key])
 
-    def _plan(self, epoch: int) -> tuple[Layout, np.ndarray]:
-        """Layout and window order of an epoch; the two used last are kept."""
+    def _plan(self, epoch: int) -> tuple[Layout, np.ndarray, np.ndarray]:
+        """Layout, windows' edges and their order in an epoch; the two used last are kept."""
         if epoch not in self._planned:
             layout = lay_out(
                 self.shards,
@@ -150,17 +151,19 @@ class PretrainingStream:
                 self.formats,
                 self._generator(epoch, LAYOUT),
             )
-            count = -(-int(layout.starts[-1]) // self.sequence_length)
-            order = self._generator(epoch, ORDER).permutation(count)
+            if self.formats.packing == "whole":
+                layout, edges = pack_whole(layout, self.sequence_length)
+            else:
+                edges = cut_anywhere(layout, self.sequence_length)
+            order = self._generator(epoch, ORDER).permutation(len(edges) - 1)
             while len(self._planned) > 1:
                 self._planned.pop(next(iter(self._planned)))
-            self._planned[epoch] = (layout, order)
+            self._planned[epoch] = (layout, edges, order)
         return self._planned[epoch]
 
-    def _window(self, epoch: int, layout: Layout, number: int) -> Window:
-        """Render tokens [number * length, (number + 1) * length) of the epoch's run."""
-        begin = number * self.sequence_length
-        end = min(begin + self.sequence_length, int(layout.starts[-1]))
+    def _window(self, epoch: int, layout: Layout, edges: np.ndarray, number: int) -> Window:
+        """Render tokens [edges[number], edges[number + 1]) of the epoch's run."""
+        begin, end = edges[number : number + 2].tolist()
         first = int(np.searchsorted(layout.starts, begin, side="right")) - 1
         stop = int(np.searchsorted(layout.starts, end, side="left"))
         infilling = layout.infilling[layout.contexts[first:stop]].any()

@@ -7,6 +7,7 @@ from cairn.base import Recipe, Ref, UserError, Work
 from cairn.base.config import LATER
 from cairn.base.lazy import lazily
 from cairn.model.config import ModelConfig
+from cairn.tokens.blend import Blend
 from cairn.tokens.contexts import Formats
 
 if TYPE_CHECKING:
@@ -108,8 +109,10 @@ class TrainSettings:
 class Pretrain(Recipe):
     """Train a model from nothing on token shards, to predict the next token."""
 
-    shards: Ref
+    shards: Ref | None = None
     """The shards to learn from; their held-out part measures bits per byte."""
+    blend: Blend | None = field(default=None, metadata={LATER: True})
+    """Instead of `shards`: several of them with weights, in phases."""
     model: ModelConfig | None = None
     """The model's shape; vocab_size=0 takes the tokenizer's."""
     like: Ref | None = None
@@ -117,13 +120,14 @@ class Pretrain(Recipe):
     settings: TrainSettings
     """Length, speed and size of training."""
     formats: Formats = field(default_factory=Formats)
-    """How files are told: repository context and fill-in-the-middle."""
+    """How files of `shards` are told: repository context and fill-in-the-middle."""
     heldout_files: int = 100
-    """Held-out files that are measured, before and after."""
+    """Held-out files that are measured, of each shards, before and after."""
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.like is None):
             raise UserError("give one of model= and like=: the shape, or a checkpoint that has it")
+        check_data(self.shards, self.blend)
         check_heldout(self.heldout_files)
 
     def run(self, work: Work) -> dict[str, Any]:
@@ -133,6 +137,12 @@ class Pretrain(Recipe):
 
     def headline(self, facts: dict[str, Any]) -> str:
         return training_headline(facts)
+
+
+def check_data(shards: Ref | None, blend: Blend | None) -> None:
+    """UserError where not exactly one of them is given."""
+    if (shards is None) == (blend is None):
+        raise UserError("give one of shards= and blend=: what to learn from")
 
 
 def check_heldout(files: int) -> None:

@@ -9,14 +9,15 @@ from typing import Any, Protocol
 
 import torch
 
-from cairn.base import Metrics, UserError, note, progress
+from cairn.base import UserError, note, progress
 from cairn.model import Decoder
 from cairn.tokens.batch import Batch
 from cairn.train import TrainSettings, resume
 from cairn.train.batches import micro_batches, total_steps
-from cairn.train.objective import Objective, Tokens
+from cairn.train.objective import Objective, Tokens, told
 from cairn.train.optimizer import make_optimizer
 from cairn.train.precision import autocast, pick_precision, scaled
+from cairn.train.recorder import Recorder
 from cairn.train.schedule import learning_rate
 
 
@@ -56,7 +57,6 @@ def train(
     """
     out.mkdir(parents=True, exist_ok=True)
     optimizer = make_optimizer(model, settings)
-    metrics = Metrics(out / "metrics.jsonl")
     saved = resume.load(out / "resume", model, optimizer)
     if saved is None:
         at = Progress()
@@ -64,8 +64,9 @@ def train(
     else:
         at = Progress(**saved["progress"])
         before = saved["before"]
-    metrics.truncate_after(at.step)
     precision = pick_precision(settings.precision, model.device)
+    recorder = Recorder(out, model.config, settings.sequence_length, model.device, precision)
+    recorder.begin(at.step)
     steps = total_steps(settings)
     note(f"{label}: {steps - at.step} steps on {model.device} in {precision}")
     with (
@@ -74,14 +75,14 @@ def train(
     ):
         bar.advance(at.step)
         while at.step < steps:
-            begin = time.monotonic()
+            begin, before_step = time.monotonic(), at.tokens
             row = _step(model, objective, stream, settings, optimizer, precision, at)
             row |= statistics.take() if statistics else {}
-            row["seconds"] = round(time.monotonic() - begin, 4)
-            metrics.write(**row)
+            recorder.write(row, at.tokens - before_step, time.monotonic() - begin)
             bar.advance(1, detail=f"loss {row['loss']:.3f}")
             if at.step % settings.save_every == 0 and at.step < steps:
                 _save(out, model, optimizer, at, before)
+    recorder.close()
     _save(out, model, optimizer, at, before)  # evaluation may be long: do not train twice
     after = evaluate(model) if evaluate else {}
     facts = {"steps": at.step, "tokens": at.tokens, "loss": at.last_loss, "precision": precision}
@@ -128,7 +129,7 @@ def _step(
     at.step, at.tokens, at.counted = step, at.tokens + tokens, at.counted + count
     at.last_loss = mean
     row = {"step": step, "loss": mean, "lr": rate, "grad_norm": norm, "tokens": at.tokens}
-    return row | {key: value / divisor for key, value in facts.items()}
+    return row | told({key: value / divisor for key, value in facts.items()})
 
 
 def _scale_gradients(model: Decoder, scale: float, clip: float) -> float:

@@ -1,47 +1,37 @@
 """Pre-training: shards in, checkpoint out."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cairn.base import UserError, Work
 from cairn.model import ModelConfig, build
-from cairn.tokens.contexts import Formats
 from cairn.tokens.sentinels import END_OF_TEXT
-from cairn.tokens.shards import TokenShards
-from cairn.tokens.stream import PretrainingStream
 from cairn.tokens.tokenizer import Tokenizer
 from cairn.train.checkpoint import write_checkpoint
+from cairn.train.data import blend_of, folders_of, open_blend, told
 from cairn.train.heldout import evaluator
 from cairn.train.loop import train
 from cairn.train.objective import NextToken
 from cairn.train.precision import pick_device
 
 if TYPE_CHECKING:
-    from cairn.train import Pretrain, TrainSettings
+    from cairn.train import Pretrain
 
 
 def pretrain(recipe: "Pretrain", work: Work) -> dict[str, Any]:
     """Fill `work.out`; returns facts."""
-    folder = work.input(recipe.shards)
-    tokenizer = Tokenizer.load(folder)
+    blend = blend_of(recipe.shards, recipe.blend, recipe.formats)
+    folders = folders_of(blend, work)
+    tokenizer = Tokenizer.load(next(iter(folders.values())))
     settings = recipe.settings
     config = shape_of(recipe, work, tokenizer)
+    stream = open_blend(blend, folders, tokenizer, settings)
     model = build(config, settings.seed, pick_device(settings.device))
-    stream = open_stream(folder, tokenizer, settings, recipe.formats)
-    evaluate = evaluator(folder, recipe.heldout_files)
+    evaluate = evaluator(folders, recipe.heldout_files)
     name = work.out.name
     facts = train(model, NextToken(), stream, settings, work.out, evaluate=evaluate, label=name)
     write_checkpoint(model, tokenizer, work.out)
-    return {"parameters": config.parameters} | facts
-
-
-def open_stream(
-    shards: Path, tokenizer: Tokenizer, settings: "TrainSettings", formats: Formats
-) -> PretrainingStream:
-    """The stream of a shards artifact's training part, as the settings cut it."""
-    training = TokenShards.open(shards / "train")
-    return PretrainingStream(training, tokenizer, settings.sequence_length, settings.seed, formats)
+    return {"parameters": config.parameters} | facts | {"data": told(stream)}
 
 
 def shape_of(recipe: "Pretrain", work: Work, tokenizer: Tokenizer) -> ModelConfig:
