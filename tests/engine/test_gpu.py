@@ -41,3 +41,34 @@ def test_what_holds_a_draw_holds_on_a_gpu(model, words):
     host = Engine(model, words).generate(prompts, held)
     there = Engine(copy.deepcopy(model).cuda(), words).generate(prompts, held)
     assert [(one.tokens, one.forced) for one in there] == [(one.tokens, one.forced) for one in host]
+
+
+@pytest.mark.parametrize("state", [None, "int8"])
+def test_graphs_and_late_reading_change_no_token(model, words, state):
+    prompts = ["def f(a):", "x", "import json\nimport ", "class A:\n    def f(self):\n"] * 3
+    params = [
+        SamplingParams(max_tokens=5 + 7 * n, temperature=n % 2, seed=n, logprobs=n % 3 or None)
+        for n in range(len(prompts))
+    ]
+    there = copy.deepcopy(model).cuda()
+    found = []
+    for graphs, overlap in ((False, False), (False, True), (True, False), (True, True)):
+        engine = Engine(there, words, slots=5, state_dtype=state, graphs=graphs, overlap=overlap)
+        for _ in range(2):  # the second time all graphs are there, and prefixes are cached
+            done = engine.generate(prompts, params)
+            found.append([(one.tokens, one.finish_reason) for one in done])
+        assert not graphs or len(engine._runner.graphs) > 1
+    assert all(one == found[0] for one in found)
+
+
+def test_graphs_follow_weights_that_change_in_place_and_that_move(model, words):
+    there = copy.deepcopy(model).cuda()
+    engine = Engine(there, words, slots=2)
+    params = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
+    engine.generate(["def "], params)
+    with torch.no_grad():
+        there.lm_head.weight.neg_()
+        there.backbone.layers[0].mixer.in_proj.weight.mul_(1.5)
+    there.backbone.norm_f.weight = torch.nn.Parameter(there.backbone.norm_f.weight.flip(0).clone())
+    fresh = Engine(there, words, slots=2, graphs=False).generate(["def "], params)
+    assert engine.generate(["def "], params)[0].tokens == fresh[0].tokens

@@ -13,6 +13,7 @@ from cairn.engine.options import Caching, Speculation
 from cairn.engine.pool import Pool, Sizes
 from cairn.engine.runner import Runner
 from cairn.engine.scheduler import Scheduler
+from cairn.engine.stepper import Stepper
 from cairn.model import Decoder, ModelConfig, build
 
 VOCAB = 40
@@ -91,6 +92,8 @@ def squeeze(engine: Engine, pages: int, states: int, caching: Caching, swap: boo
     engine._allocation = allocate(engine._runner.pool, caching)
     budget = engine._scheduler.token_budget
     engine._scheduler = Scheduler(slots, budget, engine._allocation, swap)
+    overlap = engine._stepper.overlap
+    engine._stepper = Stepper(engine._runner, engine._scheduler, overlap)
 
 
 CAPACITY = 176
@@ -108,10 +111,11 @@ CAPACITY = 176
     host=st.sampled_from([0, 2**16]),
     swap=st.sampled_from([None, True, False]),
     guesses=st.sampled_from([0, 1, 4]),
+    overlap=st.booleans(),
     order=st.randoms(use_true_random=False),
 )
 def test_tokens_equal_plain_generation_in_every_mix(
-    models, kind, seed, slots, budget, pages, states, every, host, swap, guesses, order
+    models, kind, seed, slots, budget, pages, states, every, host, swap, guesses, overlap, order
 ):
     model = models[kind]
     prompts = prompts_of(random.Random(seed))
@@ -125,6 +129,7 @@ def test_tokens_equal_plain_generation_in_every_mix(
         token_budget=max(budget, slots),
         caching=caching,
         speculation=guessing,
+        overlap=overlap,
     )
     squeeze(engine, pages, states, caching, swap)
     params = SamplingParams(max_tokens=COUNT, temperature=0, ignore_eos=True)
@@ -151,6 +156,28 @@ def known(model: Decoder, kind: str, prompt: list[int]) -> list[int]:
     if key not in _known:
         _known[key] = plain(model, prompt, COUNT)
     return _known[key]
+
+
+@pytest.mark.parametrize("kind", sorted(PATTERNS))
+def test_what_is_read_late_ends_when_it_should(models, kind):
+    prompts = prompts_of(random.Random(9))
+    some = [
+        SamplingParams(max_tokens=1 + number, temperature=number % 2, seed=number, stop_tokens=stop)
+        for number, stop in enumerate([(), (3, 4, 5, 6, 7), (), tuple(range(20)), (), (9,), ()])
+    ]
+    some[4] = SamplingParams(
+        max_tokens=9, temperature=1, seed=1, repetition_penalty=1.2, logprobs=2
+    )
+    some[6] = SamplingParams(max_tokens=0, prompt_logprobs=1)
+    prompts[2] = prompts[0]
+    first = Engine(models[kind], slots=3, capacity=CAPACITY).generate(prompts, some)
+    expected = [(one.tokens, one.finish_reason, one.text) for one in first]
+    late = Engine(models[kind], slots=3, capacity=CAPACITY, overlap=True)
+    for _ in range(2):  # the second time with cached prefixes
+        found = late.generate(prompts, some)
+        assert [(one.tokens, one.finish_reason, one.text) for one in found] == expected
+    assert not late.busy
+    assert all(group.busy == 0 for group in late._allocation.groups)
 
 
 @pytest.mark.parametrize("kind", sorted(PATTERNS))

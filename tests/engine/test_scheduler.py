@@ -91,18 +91,34 @@ class CountingModel:
     memory: CountingMemory
     windows: list[int | None]
     recurrent: bool
-    accepted: list[int] = field(default_factory=list)
+    late: bool = False
+    """Whether what is drawn is told after the next step, as with `Stepper.overlap`."""
+    drawn: dict[int, tuple[Sequence, int]] = field(default_factory=dict)
+    """By slot, what is on the device alone."""
 
     def run(self, slices: list[Slice], scheduler: Scheduler) -> None:
         assert len({part.slot for part in slices}) == len(slices), "one slice per slot"
+        before, self.drawn = self.drawn, {}
         for part in slices:
-            self._run(part, scheduler)
+            self._run(part, scheduler, before)
+        for one, token in before.values():
+            one.ahead -= 1
+            if one.id in scheduler and one.finish_reason is None:
+                one.append(TokenLogprob(token, 0.0))
+                self._booked(one, scheduler)
 
-    def _run(self, part: Slice, scheduler: Scheduler) -> None:
+    def _run(
+        self, part: Slice, scheduler: Scheduler, before: dict[int, tuple[Sequence, int]]
+    ) -> None:
         one = part.sequence
         known = one.tokens(0, part.stop)
+        if len(known) < part.stop:
+            owner, token = before[part.slot]
+            assert owner is one
+            known.append(token)
+        assert len(known) == part.stop
         self._check(part, known)
-        before = self.memory.save(part.slot)
+        state = self.memory.save(part.slot)
         for place in range(part.start, part.stop + len(part.drafts)):
             token = [*known, *part.drafts][place]
             for group in range(len(self.windows)):
@@ -113,6 +129,12 @@ class CountingModel:
         if not part.reaches_end:
             scheduler.advance(part)
             return
+        if self.late:
+            assert not part.drafts
+            scheduler.advance(part)
+            one.ahead += 1
+            self.drawn[part.slot] = (one, next_token(known))
+            return
         good = 0
         for draft in (*part.drafts, None):
             drawn = next_token(one.tokens(0, one.length))
@@ -121,11 +143,14 @@ class CountingModel:
                 break
             good += 1
         if good < len(part.drafts) and self.recurrent:
-            self.memory.restore(part.slot, before)
+            self.memory.restore(part.slot, state)
             scheduler.advance(part, part.start)
         else:
             scheduler.advance(part, part.stop + good)
         one.drafts = []
+        self._booked(one, scheduler)
+
+    def _booked(self, one: Sequence, scheduler: Scheduler) -> None:
         if one.finish_reason:
             assert scheduler.remove(one.id, finished=True) is one
         elif not one.sound:
@@ -171,10 +196,11 @@ class World:
     swap_pages: int = 0
     blocks: int = 0
     consecutive: bool = False
+    late: bool = False
 
     def __post_init__(self) -> None:
         self.memory = CountingMemory(self.slots, self.pages)
-        self.model = CountingModel(self.memory, self.windows, self.recurrent)
+        self.model = CountingModel(self.memory, self.windows, self.recurrent, self.late)
         self.groups = [Pages(count, self.slots if self.consecutive else 0) for count in self.pages]
         states = self.states if self.recurrent else None
         self.tree = PrefixTree(self.groups, self.windows, states, self._demote, self.blocks)
@@ -237,6 +263,7 @@ def random_world(dice: random.Random, longest: int) -> World:
         swap_pages=dice.choice([0, 3, 100]),
         blocks=dice.choice([0, 0, 3, 100]),
         consecutive=dice.random() < 0.5,
+        late=dice.random() < 0.5,
     )
 
 
@@ -273,7 +300,7 @@ def histories(start: int, count: int) -> None:
                 assert world.scheduler.remove(victim.id) is None
             if dice.random() < 0.01:
                 world.tree.clear()
-            for one in world.scheduler.drawing():
+            for one in [] if world.late else world.scheduler.drawing():
                 if dice.random() < 0.3:
                     one.drafts = random_drafts(dice, one)
             if world.blocks and dice.random() < 0.02 and world.swap is False:

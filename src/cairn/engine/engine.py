@@ -18,19 +18,18 @@ from cairn.engine.load import Load
 from cairn.engine.options import Caching, Speculation
 from cairn.engine.pool import Pool, fit
 from cairn.engine.prompts import Prompts, end_tokens
-from cairn.engine.runner import Held, Rows, Runner
-from cairn.engine.sampler import score
+from cairn.engine.runner import Runner
 from cairn.engine.sampling import SamplingParams
-from cairn.engine.scheduler import Scheduler, Slice
+from cairn.engine.scheduler import Scheduler
 from cairn.engine.self_check import SelfCheck
 from cairn.engine.sequence import Completion, Delta, Sequence
-from cairn.engine.verification import Drawing, verify
+from cairn.engine.stepper import Stepper
+from cairn.engine.verification import Drawing
 from cairn.engine.weights import replace_weights
 from cairn.model import Decoder
 from cairn.tokens.tokenizer import Tokenizer
 
 TOKEN_BUDGET = {"cpu": 512, "cuda": 4096}  # tokens a step: long prompts are cut to this
-SCORED_AT_ONCE = 256  # prompt rows whose logits exist at the same time
 
 
 class Engine:
@@ -43,7 +42,10 @@ class Engine:
     and where memory is short sequences wait or are preempted: nothing is refused.
     One step carries at most `token_budget` tokens. Recurrent states are in `state_dtype`: float32,
     or float16 or int8, rounded at random. `caching` says what is kept of prefixes, `speculation`
-    how tokens are guessed ahead (None: they are not); neither changes what is drawn.
+    how tokens are guessed ahead (None: they are not); neither changes what is drawn. `memory` is
+    how many bytes keys, values and states may take (None: a share of what is free). `graphs`
+    captures decoding, and `overlap` launches a step before what the last one drew is known; both
+    are for GPUs and on there (None).
     """
 
     def __init__(
@@ -59,6 +61,9 @@ class Engine:
         state_dtype: str | torch.dtype | None = None,
         caching: Caching | None = None,
         speculation: Speculation | None = None,
+        memory: int | None = None,
+        graphs: bool | None = None,
+        overlap: bool | None = None,
     ) -> None:
         ends: frozenset[int] = frozenset()
         if isinstance(model, str | Path):
@@ -70,28 +75,29 @@ class Engine:
         elif device is not None or dtype is not None:
             raise UserError("device and dtype are for folders: a live model stays as it is")
         kind = (model.device, model.dtype)
+        self._caching = caching or Caching()
         self.model, self.tokenizer = model, tokenizer
         wanted = token_budget or TOKEN_BUDGET[model.device.type]
         sizes = fit(
-            model.config, *kind, slots, capacity, budget=wanted, states=states_in(state_dtype)
-        )
+            model.config, *kind, slots, capacity, memory, wanted, states_in(state_dtype),
+            keeps=self._caching.prefixes,
+        )  # fmt: skip
         self.slots, self.capacity = sizes.slots, sizes.capacity
         self._prompts = Prompts(tokenizer, model.config, ends)
-        self._runner = Runner(model, Pool(model.config, sizes, *kind))
-        self._caching = caching or Caching()
+        self._runner = Runner(model, Pool(model.config, sizes, *kind), graphs)
         self._archive = archive_of(model, self._caching)
         self._allocation = allocate(self._runner.pool, self._caching, self._archive)
         self._check = SelfCheck(self._caching.check)
         budget = wanted if token_budget else max(wanted, self.slots)
         self._scheduler = Scheduler(self.slots, budget, self._allocation)
+        ahead = model.device.type == "cuda" if overlap is None else overlap
+        self._stepper = Stepper(self._runner, self._scheduler, ahead and speculation is None)
         self._drafter = drafter_of(speculation, model, sizes)
         self._most_drafts = speculation.most if speculation else 0
         self._weights = signature(model)
         self._sequences: dict[int, Sequence] = {}
         self._watched: dict[int, deque[Delta]] = {}
         self._ids = itertools.count()
-        self._steps = self._tokens_read = self._tokens_drawn = 0
-        self._tokens_guessed = self._tokens_accepted = 0
 
     @property
     def busy(self) -> bool:
@@ -105,11 +111,11 @@ class Engine:
             slots=self.slots,
             running=self._scheduler.running,
             waiting=self._scheduler.waiting,
-            steps=self._steps,
-            tokens_read=self._tokens_read,
-            tokens_drawn=self._tokens_drawn,
-            tokens_guessed=self._tokens_guessed,
-            tokens_accepted=self._tokens_accepted,
+            steps=self._stepper.steps,
+            tokens_read=self._stepper.tokens_read,
+            tokens_drawn=self._stepper.tokens_drawn,
+            tokens_guessed=self._stepper.tokens_guessed,
+            tokens_accepted=self._stepper.tokens_accepted,
             reuse=dataclasses.replace(self._allocation.counts),
             pages=sum(group.count for group in self._allocation.groups),
             pages_busy=sum(group.busy for group in self._allocation.groups),
@@ -214,6 +220,7 @@ class Engine:
         found = signature(self.model)
         if found != self._weights:
             self._weights = found
+            self._runner.check()
             self.forget()
         self._scheduler.add(sequence)
         self._sequences[sequence.id] = sequence
@@ -260,25 +267,29 @@ class Engine:
             raise UserError("weights are changed between requests: wait for those that run")
         count = replace_weights(self.model, Path(folder))
         self._weights = signature(self.model)
+        self._runner.check()
         self.forget()
         return count
 
     def step(self) -> list[Delta]:
         """Take every running request one step further; what is new, request by request.
 
-        If the model raises, the requests of this step are aborted before it is raised on.
+        With `overlap`, that is what the step before this one drew. If the model raises, the
+        requests of this step are aborted before it is raised on.
         """
         if self._drafter is not None:
             self._drafter.propose(self._scheduler.drawing())
         slices = self._scheduler.schedule()
-        if not slices:
+        if not slices and not self._stepper.waits:
             assert not self._sequences, "requests are left and none of them can go on"
             return []
         try:
-            deltas = self._advance(slices)
+            known = self._stepper.step(slices)
+            deltas = [self._delta(one) for drawing in known for one in drawing]
         except BaseException:
-            for part in slices:
-                self.abort(part.sequence.id)
+            lost = [] if self._stepper.waits else [s for s in self._sequences.values() if s.ahead]
+            for sequence in (*lost, *(part.sequence for part in slices)):
+                self.abort(sequence.id)
             raise
         if self._check.pending:
             shown = [d for d in deltas if not self._check.hides(d.id, d.completion is not None)]
@@ -287,43 +298,6 @@ class Engine:
             if delta.id in self._watched:
                 self._watched[delta.id].append(delta)
         return deltas
-
-    @torch.inference_mode()
-    def _advance(self, slices: list[Slice]) -> list[Delta]:
-        held = self._runner.hold(slices)
-        rows = self._runner.run(slices)
-        self._steps += 1
-        self._tokens_read += rows.hidden.shape[0]
-        drawing: list[Drawing] = []
-        for part, start in zip(slices, rows.starts, strict=True):
-            if part.sequence.params.prompt_logprobs is not None:
-                self._score_prompt(part, start, rows)
-            if part.reaches_end:
-                drawing.append(Drawing(part, start + part.stop - part.start - 1))
-            else:
-                self._scheduler.advance(part)
-        if not drawing:
-            return []
-        logits = self._runner.logits(rows, [row for one in drawing for row in one.rows])
-        verify(logits, drawing)
-        self._settle(drawing, held)
-        return [self._delta(one) for one in drawing]
-
-    def _settle(self, drawing: list[Drawing], held: Held | None) -> None:
-        """Book what was computed; the state that saw a wrong guess is that of before again."""
-        spoilt: list[int] = []
-        for one in drawing:
-            part = one.part
-            self._tokens_guessed += len(part.drafts)
-            self._tokens_accepted += one.right
-            self._tokens_drawn += len(one.drawn)
-            if one.right == len(part.drafts) or held is None:
-                self._scheduler.advance(part, part.stop + one.right)
-            else:
-                spoilt.append(part.slot)
-                self._scheduler.advance(part, part.start)
-        if spoilt and held is not None:
-            self._runner.put_back(held, spoilt)
 
     def _delta(self, one: Drawing) -> Delta:
         """What is new in a sequence; it leaves if that was its last."""
@@ -362,18 +336,6 @@ class Engine:
             again.steering = self._prompts.steering(sequence.params)
             self._check.expect(again.id, sequence)
             self.enter(again)
-
-    def _score_prompt(self, part: Slice, row: int, rows: Rows) -> None:
-        """Log-probabilities of the prompt tokens that the slice's rows predict."""
-        sequence = part.sequence
-        top = sequence.params.prompt_logprobs or 0
-        last = min(part.stop, len(sequence.prompt) - 1)  # the last token predicts the output
-        for start in range(part.start, last, SCORED_AT_ONCE):
-            stop = min(start + SCORED_AT_ONCE, last)
-            places = [row + place - part.start for place in range(start, stop)]
-            targets = sequence.prompt[start + 1 : stop + 1]
-            found = score(self._runner.logits(rows, places), targets, top)
-            sequence.prompt_logprobs.extend(found)
 
     def _follow(self, sequence: Sequence) -> Iterator[Delta]:
         self.enter(sequence)

@@ -11,6 +11,7 @@ from cairn.base import UserError
 from cairn.engine.pages import PAGE
 from cairn.model import Cache, ModelConfig
 from cairn.model.cache import state_dtype
+from cairn.ops.transfer import on_device, sent
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +21,8 @@ MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.9}  # of what is free when the engine star
 KEPT_SHARE = 0.25  # of that, for states that are kept for later requests
 MOST_KEPT = 4096  # states; more would make every look into the cache longer for little
 SPARE = 2  # times the pages that full slots need: what lies fallow holds cached prefixes
+
+HOST = torch.device("cpu")
 
 Block = list[tuple[Tensor, Tensor]]
 
@@ -50,6 +53,9 @@ class Pool:
             config, sizes.slots, sizes.capacity, device, dtype, sizes.pages, sizes.state_dtype
         )
         self.recurrent = config.count("M") > 0
+        self.tables: tuple[Tensor, ...] = ()
+        """int32 [slots, n] for each group, on the device: `cache.tables` when last sent."""
+        self._changed: list[dict[int, int]] = [{} for _ in self.cache.tables]
 
     @property
     def page_bytes(self) -> int:
@@ -59,7 +65,25 @@ class Pool:
 
     def assign(self, slot: int, group: int, first: int, pages: list[int]) -> None:
         """The slot's pages `first` on are now `pages`."""
-        self.cache.tables[group][slot, first : first + len(pages)] = pages
+        table = self.cache.tables[group]
+        table[slot, first : first + len(pages)] = pages
+        if self.tables:
+            at = slot * table.shape[1] + first
+            self._changed[group].update(zip(range(at, at + len(pages)), pages, strict=True))
+
+    def send_tables(self) -> None:
+        """Bring `tables` up to date: all of them once, and then what was assigned since."""
+        device = self.cache.device
+        if not self.tables:
+            own = [torch.from_numpy(table.astype("int32")) for table in self.cache.tables]
+            self.tables = tuple(sent(table, device) for table in own)
+            return
+        for table, changed in zip(self.tables, self._changed, strict=True):
+            if changed:
+                where = on_device(list(changed), torch.int64, device)
+                pages = on_device(list(changed.values()), torch.int32, device)
+                table.view(-1).index_copy_(0, where, pages)
+                changed.clear()
 
     def copy(self, group: int, sources: list[int], targets: list[int]) -> None:
         """Copy keys and values page by page."""
@@ -124,7 +148,7 @@ class Pool:
         return keys.unflatten(1, (-1, PAGE)), values.unflatten(1, (-1, PAGE))
 
     def _index(self, numbers: list[int]) -> Tensor:
-        return torch.tensor(numbers, dtype=torch.int64, device=self.cache.device)
+        return on_device(numbers, torch.int64, self.cache.device)
 
 
 def fit(
@@ -136,13 +160,15 @@ def fit(
     memory: int | None = None,
     budget: int = 512,
     states: torch.dtype | None = None,
+    keeps: bool = True,
 ) -> Sizes:
     """What fits into `memory` bytes (None: a share of what is free), each pool by itself.
 
     A capacity that is None is the model's longest context, or less where not even one sequence of
     that fits; one that was asked for and does not fit is refused with the largest that does. Slots
     are as many as are asked for or useful and fit: fewer run at a time, and the rest waits, but
-    nothing is refused. A forward adds at most `budget` tokens to a sequence.
+    nothing is refused. A forward adds at most `budget` tokens to a sequence. States that are kept
+    for later requests (with `keeps`) lie in the host's memory, which is the device's on a CPU.
     """
     for field, value in (("slots", slots), ("capacity", capacity)):
         if value is not None and (isinstance(value, bool) or value < 1):
@@ -151,8 +177,11 @@ def fit(
         memory = int(free_memory(device) * MEMORY_SHARE[device.type])
     states = states or state_dtype(dtype)
     state = state_bytes(config, dtype, states)
-    kept = min(MOST_KEPT, int(memory * KEPT_SHARE) // max(1, state)) if state else 0
-    room = memory - kept * state
+    kept, room = 0, memory
+    if state and keeps:
+        host = memory if device.type == "cpu" else int(free_memory(HOST) * MEMORY_SHARE["cpu"])
+        kept = min(MOST_KEPT, int(host * KEPT_SHARE) // state)
+        room -= kept * state if device.type == "cpu" else 0
     page = _page_bytes(config, dtype)
     chosen = capacity or config.max_positions
     while state + sum(_least(config, chosen, budget, page)) > room:

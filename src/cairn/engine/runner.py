@@ -5,9 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cairn.base import UserError
+from cairn.engine.graphs import Graphs
 from cairn.engine.pool import Pool
 from cairn.engine.scheduler import Slice
 from cairn.model import Decoder, Spans
+from cairn.ops.transfer import on_device
 
 FEW = 8  # tokens: spans up to this long go together, apart from the prompts
 
@@ -29,19 +32,31 @@ class Held:
 
 
 class Runner:
-    """One model and the pool that its sequences live in."""
+    """One model and the pool that its sequences live in.
 
-    def __init__(self, model: Decoder, pool: Pool) -> None:
+    A token that was drawn and is not known on the host yet is read where it was drawn: `remember`
+    keeps the last one of every slot. `graphs` says whether decoding is captured; None does so
+    where it can be.
+    """
+
+    def __init__(self, model: Decoder, pool: Pool, graphs: bool | None = None) -> None:
         self.model, self.pool = model, pool
+        if graphs and not Graphs.serve(model):
+            raise UserError("graphs", graphs, "cannot be had here", "they are for GPUs: leave out")
+        captured = Graphs.serve(model) if graphs is None else graphs
+        self.graphs = Graphs(model, pool) if captured else None
+        slots = pool.cache.slots
+        self._last = torch.zeros(slots, dtype=torch.int64, device=model.device)
 
     def run(self, slices: list[Slice]) -> Rows:
         """Compute the slices, in their order; the pool remembers their tokens afterwards.
 
         Where sequences that draw run beside prompts, each kind has a forward of its own: a scan
-        pads every span to a chunk, and a chunk for one token is wasted.
+        pads every span to a chunk, and a chunk for one token is wasted; and graphs are for those
+        of one token. The rows stay as they are until the next call.
         """
         few = [part for part in slices if part.size <= FEW]
-        if not few or len(few) == len(slices) or not self.pool.recurrent:
+        if not few or len(few) == len(slices) or not (self.pool.recurrent or self.graphs):
             hidden = self._forward(slices)
         else:
             many = [part for part in slices if part.size > FEW]
@@ -60,7 +75,16 @@ class Runner:
         """Logits [R, V] of the rows at `places`, and of no others."""
         if len(places) == len(rows.hidden):
             return self.model.head(rows.hidden)
-        return self.model.head(rows.hidden[torch.tensor(places, device=rows.hidden.device)])
+        return self.model.head(rows.hidden[on_device(places, torch.int64, rows.hidden.device)])
+
+    def remember(self, slots: list[int], tokens: Tensor) -> None:
+        """`tokens` int64 [R] were drawn in these slots, all different."""
+        self._last.index_copy_(0, on_device(slots, torch.int64, self._last.device), tokens)
+
+    def check(self) -> None:
+        """The weights may lie elsewhere now."""
+        if self.graphs is not None:
+            self.graphs.check()
 
     def hold(self, slices: list[Slice]) -> Held | None:
         """The states that a rejected draft would spoil; None if there are none."""
@@ -74,11 +98,25 @@ class Runner:
         self.pool.put_back(held.states, [held.slots.index(slot) for slot in slots], slots)
 
     def _forward(self, slices: list[Slice]) -> Tensor:
+        slots, past = [part.slot for part in slices], [part.start for part in slices]
+        tokens = self._tokens(slices)
+        if self.graphs is not None and all(part.size == 1 for part in slices):
+            return self.graphs.run(tokens, slots, past)
+        self.pool.cache.lengths[slots] = torch.tensor(past)
+        return self.model.hidden(tokens, Spans.of([p.size for p in slices], slots), self.pool.cache)
+
+    def _tokens(self, slices: list[Slice]) -> Tensor:
+        """int64 [T] on the device: what is known here, and the rest from where it was drawn."""
         tokens: list[int] = []
+        unknown = False
         for part in slices:
-            tokens += part.sequence.tokens(part.start, part.stop)
+            known = part.sequence.tokens(part.start, part.stop)
+            tokens += known
+            if len(known) < part.stop - part.start:
+                tokens.append(-1 - part.slot)
+                unknown = True
             tokens += part.drafts
-        slots = [part.slot for part in slices]
-        self.pool.cache.lengths[slots] = torch.tensor([part.start for part in slices])
-        spans = Spans.of([part.size for part in slices], slots)
-        return self.model.hidden(torch.tensor(tokens), spans, self.pool.cache)
+        found = on_device(tokens, torch.int64, self.model.device)
+        if not unknown:
+            return found
+        return torch.where(found < 0, self._last[(-1 - found).clamp(min=0)], found)

@@ -87,13 +87,19 @@ class Scheduler:
         """Slots without a sequence."""
         return len(self._free)
 
+    def __contains__(self, sequence_id: int) -> bool:
+        """Whether a sequence waits or runs here."""
+        return sequence_id in self._waiting or sequence_id in self._running
+
     def drawing(self) -> list[Sequence]:
         """Running sequences whose next slice reaches their end, in order."""
-        return [one for one in self._sorted() if one.output and one.pending <= CATCH_UP]
+        return [
+            one for one in self._sorted() if one.drawn and one.pending <= CATCH_UP and not one.spent
+        ]
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence behind those that came before, or before those of less priority."""
-        if sequence.id in self._waiting or sequence.id in self._running:
+        if sequence.id in self:
             raise ValueError(f"sequence {sequence.id} was added before")
         sequence.key = (self._steps - AGING * sequence.priority, self._arrivals)
         self._arrivals += 1
@@ -109,7 +115,7 @@ class Scheduler:
         slices: dict[int, Slice] = {}
         decodes = self.drawing()
         decoding = {one.id for one in decodes}
-        prefills = [one for one in self._sorted() if one.id not in decoding]
+        prefills = [one for one in self._sorted() if one.id not in decoding and not one.spent]
         left = self.token_budget
         for number, sequence in enumerate((*decodes, *prefills)):
             others = len(decodes) + len(prefills) - number - 1
@@ -124,8 +130,12 @@ class Scheduler:
         self.allocation.advance(part.sequence, part.stop if computed is None else computed)
 
     def confirm(self, sequence: Sequence) -> None:
-        """Its first token was drawn from sound logits: what it computed can be shared."""
-        self.allocation.publish(sequence)
+        """Its first token was drawn from sound logits: what it computed can be shared.
+
+        One that was preempted before that was known has no pages now: its next token says it.
+        """
+        if sequence.slot is not None:
+            self.allocation.publish(sequence)
 
     def remove(self, sequence_id: int, finished: bool = False) -> Sequence | None:
         """Take a sequence out and free what it has; None if it is not here.
@@ -230,7 +240,9 @@ class Scheduler:
                 self._preempt(last)
 
     def _admit(self, sequence: Sequence) -> bool:
-        """Give a waiting sequence a slot and pages, if there are pages."""
+        """Give a waiting sequence a slot and pages, if there are pages and its tokens are known."""
+        if sequence.ahead:
+            return False
         sequence.slot = self._free[0]
         if not self.allocation.begin(sequence):
             sequence.slot = None

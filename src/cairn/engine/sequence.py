@@ -80,6 +80,8 @@ class Sequence:
     """Most tokens to draw: max_tokens, or fewer where the slot is full before."""
     detokenizer: Detokenizer
     output: list[int] = field(default_factory=list)
+    ahead: int = 0
+    """Tokens that are drawn and not known here yet: they are on the device, and count as length."""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
@@ -118,16 +120,31 @@ class Sequence:
 
     @property
     def length(self) -> int:
-        """Tokens known: the prompt and what was drawn."""
-        return len(self.prompt) + len(self.output)
+        """The prompt and what was drawn, in tokens."""
+        return len(self.prompt) + self.drawn
+
+    @property
+    def drawn(self) -> int:
+        """Tokens that were drawn, whether or not they are known here."""
+        return len(self.output) + self.ahead
+
+    @property
+    def spent(self) -> bool:
+        """Whether the last token that it may draw is drawn, and only not known here yet."""
+        return self.ahead > 0 and self.drawn >= self.limit
+
+    @property
+    def waits(self) -> bool:
+        """Whether each token has to be known before the next can be drawn."""
+        return self.steering is not None or self.params.penalised
 
     @property
     def pending(self) -> int:
-        """Tokens known that the slot does not remember yet."""
+        """Tokens that the slot does not remember yet."""
         return self.length - self.computed
 
     def tokens(self, start: int, stop: int) -> list[int]:
-        """Tokens `start` to `stop` of the prompt followed by the output."""
+        """Tokens `start` to `stop` of the prompt followed by the output, as far as known here."""
         split = len(self.prompt)
         if start >= split:
             return self.output[start - split : stop - split]

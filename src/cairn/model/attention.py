@@ -11,6 +11,7 @@ from cairn.model.initial import fill_bias, normal, residual_std
 from cairn.model.layout import Layout
 from cairn.model.linear import Linear
 from cairn.model.norms import RMSNorm
+from cairn.model.paging import PagePlan
 from cairn.ops.attention import attention
 from cairn.ops.rotary import rotate
 
@@ -60,6 +61,7 @@ class Attention(nn.Module):
         memory.append(where, k, v)
 
         def read(spans: tuple[int, ...], start: int, stop: int) -> tuple[Tensor, Tensor]:
+            assert isinstance(where, PagePlan)  # those on the device alone are for kernels
             keys, values = memory.read(where, spans, start, stop)
             return keys.to(q.dtype), values.to(q.dtype)
 

@@ -7,6 +7,7 @@ the tokens of every slot, and one recurrent state a slot. Nothing is padded to t
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,8 +15,12 @@ from torch import Tensor
 
 from cairn.model.config import ModelConfig
 from cairn.model.paging import PAGE, PagePlan, Run
+from cairn.ops.append import append
 from cairn.ops.attention import Pages
 from cairn.ops.memory import use_huge_pages
+
+if TYPE_CHECKING:
+    from cairn.model.steps import StepPages
 
 
 @dataclass(eq=False)
@@ -27,11 +32,9 @@ class KeyValues:
     group: int
     """Which of the cache's tables says where tokens are."""
 
-    def append(self, plan: PagePlan, keys: Tensor, values: Tensor) -> None:
+    def append(self, plan: "PagePlan | StepPages", keys: Tensor, values: Tensor) -> None:
         """Put the keys and values [T, heads, width] of the new tokens into their places."""
-        places = plan.places(self.group)
-        self.keys.index_copy_(0, places, keys.detach().to(self.keys.dtype))
-        self.values.index_copy_(0, places, values.detach().to(self.values.dtype))
+        append((self.keys, self.values), (keys, values), plan.places(self.group))
 
     def read(
         self, plan: PagePlan, spans: tuple[int, ...], start: int, stop: int
@@ -52,7 +55,7 @@ class KeyValues:
         ]
         return found[0], found[1]
 
-    def paged(self, plan: PagePlan) -> Pages:
+    def paged(self, plan: "PagePlan | StepPages") -> Pages:
         """The same for kernels that read pages in place."""
         keys, values = (
             x.view(-1, PAGE, *x.shape[1:]).transpose(1, 2) for x in (self.keys, self.values)

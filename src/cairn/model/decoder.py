@@ -20,6 +20,7 @@ from cairn.model.mixers import MIXERS
 from cairn.model.norms import LayerNorm, RMSNorm, norm_of
 from cairn.model.spans import Spans
 from cairn.ops.memory import use_huge_pages
+from cairn.ops.transfer import sent
 
 if TYPE_CHECKING:
     from cairn.model.served import Served
@@ -103,15 +104,20 @@ class Decoder(nn.Module):
         if tokens.ndim != 1 or len(tokens) != spans.tokens:
             shape = list(tokens.shape)
             raise ValueError(f"tokens {shape} for spans over {spans.tokens}: give a flat list")
-        tokens = tokens.to(self.device)
+        tokens = sent(tokens, self.device)
         layout = Layout.of(self.config, spans, cache, self.device)
+        x = self.run(tokens, layout, cache)
+        if cache:
+            cache.end(spans.slot_numbers, spans.lengths)
+        return x
+
+    def run(self, tokens: Tensor, layout: Layout, cache: Cache | None = None) -> Tensor:
+        """`hidden` of tokens that are laid out already: device work alone, for graphs too."""
         x = self.backbone.embeddings(tokens)
         if self.config.residual_fp32:
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         for i, block in enumerate(self.backbone.layers):
             x = block(x, layout, cache.layers[i] if cache else None)
-        if cache:
-            cache.end(spans.slot_numbers, spans.lengths)
         x = self.backbone.norm_f(x)
         return x.to(self.dtype) if self.config.residual_fp32 else x
 

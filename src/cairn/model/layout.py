@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,10 @@ from cairn.model.spans import Spans
 from cairn.ops.attention import AttentionPlan
 from cairn.ops.ragged import Chunks
 from cairn.ops.slots import Slots
+from cairn.ops.transfer import sent
+
+if TYPE_CHECKING:
+    from cairn.model.steps import StepPages
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Layout:
     """The cache slot of every span."""
     memory_slots: Slots
     """The same, as rows of a layer's memory."""
-    pages: PagePlan | None
+    pages: "PagePlan | StepPages | None"
     """Where keys and values are; None without a cache."""
     token_positions: Tensor
     """int64 [T]: how many tokens come before it in its sequence."""
@@ -47,7 +52,7 @@ class Layout:
         before = np.zeros_like(length) if past is None else np.asarray(past, np.int64)
         start = np.cumsum(length) - length
         positions = torch.from_numpy(np.arange(spans.tokens) - np.repeat(start - before, length))
-        positions = positions.to(device)
+        positions = sent(positions, device)
         pages = None
         if past is not None and cache is not None:
             pages = cache.plan(slots, past, lengths)

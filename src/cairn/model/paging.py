@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cairn.ops.transfer import sent
+
 PAGE = 16  # tokens
 
 
@@ -71,7 +73,7 @@ class PagePlan:
             start = np.cumsum(self._lengths) - self._lengths
             place = np.arange(len(slots)) - np.repeat(start - self._past, self._lengths)
             pages = self._tables[group][slots, place // PAGE]
-            found = torch.from_numpy(pages * PAGE + place % PAGE).to(self._device)
+            found = sent(torch.from_numpy(pages * PAGE + place % PAGE), self._device)
             self._places[group] = found
         return found
 
@@ -81,7 +83,7 @@ class PagePlan:
         if found is None:
             longest = int((self._past + self._lengths).max(initial=1))
             rows = self._tables[group][self._slots, : -(-longest // PAGE)]
-            found = torch.from_numpy(rows.astype(np.int32)).to(self._device, non_blocking=True)
+            found = sent(torch.from_numpy(rows.astype(np.int32)), self._device)
             self._rows[group] = found
         return found
 

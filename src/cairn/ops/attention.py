@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -72,16 +73,23 @@ class Pages:
 
 @dataclass(frozen=True)
 class AttentionPlan:
-    """How T queries in spans, each after a past in memory, are grouped and padded."""
+    """How T queries in spans, each after a past in memory, are grouped and padded.
 
-    places: Places
-    batches: tuple[Attends, ...]
-    window: int | None
-    """Keys that a query sees at most, its own included; None is all before it."""
+    What only the padded path needs is laid out when it first asks: masks are as large as queries
+    times keys.
+    """
+
     lengths: tuple[int, ...]
     """New tokens of each span."""
     past: tuple[int, ...] | None
     """Tokens of each span that are in memory already; None where there is no memory."""
+    window: int | None
+    """Keys that a query sees at most, its own included; None is all before it."""
+    device: torch.device
+    """Where the tensors below are."""
+    split: Split | None = None
+    laid: "Tables | None" = None
+    """What kernels read, where it is on the device alone; `lengths` and `past` then only count."""
     _tables: dict[tuple[int, int], "Tables"] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -97,27 +105,42 @@ class AttentionPlan:
 
         `split` may part what would be computed together, where memory is better read so.
         """
-        device = torch.device(device)
-        length = np.asarray(lengths, np.int64)
-        before = np.zeros_like(length) if past is None else np.asarray(past, np.int64)
+        before = None if past is None else tuple(past)
+        return cls(tuple(lengths), before, window, torch.device(device), split)
+
+    @classmethod
+    def of_tables(
+        cls, tables: "Tables", spans: int, device: torch.device, window: int | None
+    ) -> "AttentionPlan":
+        """For one new token in each of so many spans, all with a past, as `tables` say."""
+        return cls((1,) * spans, (1,) * spans, window, device, laid=tables)
+
+    @property
+    def batches(self) -> tuple[Attends, ...]:
+        """What is computed together."""
+        return self._padded[0]
+
+    @property
+    def places(self) -> Places:
+        """Tokens to the padded queries of all batches, and back."""
+        return self._padded[1]
+
+    @cached_property
+    def _padded(self) -> tuple[tuple[Attends, ...], Places]:
+        length = np.asarray(self.lengths, np.int64)
+        before = np.zeros_like(length) if self.past is None else np.asarray(self.past, np.int64)
         start = np.concatenate([[0], np.cumsum(length)[:-1]])
         batches, index, valid = [], [], []
-        for spans in _batches(length, before, split):
-            batch = _batch(spans, length, before, window, device)
+        for spans in _batches(length, before, self.split):
+            batch = _batch(spans, length, before, self.window, self.device)
             position = np.arange(batch.queries)
             here = length[spans][:, None]
             index.append((start[spans][:, None] + np.minimum(position, here - 1)).ravel())
             valid.append((position < here).ravel())
             batches.append(batch)
-        return cls(
-            places=Places.of(
-                np.concatenate(index), np.concatenate(valid), int(length.sum()), device
-            ),
-            batches=tuple(batches),
-            window=window,
-            lengths=tuple(lengths),
-            past=None if past is None else tuple(past),
-        )
+        tokens = int(length.sum())
+        places = Places.of(np.concatenate(index), np.concatenate(valid), tokens, self.device)
+        return tuple(batches), places
 
     def bounds(self, device: torch.device) -> Tensor:
         """int32 [S + 1]: where spans begin, on a device."""
@@ -125,6 +148,8 @@ class AttentionPlan:
 
     def tables(self, share: int, tokens: int, device: torch.device) -> "Tables":
         """The plan on a device, as kernels read it; made once for every tile's size."""
+        if self.laid is not None:
+            return self.laid
         if (share, tokens) not in self._tables:
             from cairn.ops.triton.attention import Tables
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cairn.ops.gradient import once, run
+from cairn.ops.transfer import sent
 
 
 @dataclass(frozen=True)
@@ -257,5 +258,4 @@ class Halo:
 
 
 def _to(array: np.ndarray, device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(array, np.int64))
-    return tensor if device.type == "cpu" else tensor.to(device, non_blocking=True)
+    return sent(torch.from_numpy(np.ascontiguousarray(array, np.int64)), device)

@@ -7,6 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from cairn.ops.transfer import on_device
+
 
 @dataclass(frozen=True)
 class Slots:
@@ -31,17 +33,24 @@ class Slots:
         own = None if past is None else tuple(past)
         return cls(tuple(numbers), torch.device(device), own)
 
+    @classmethod
+    def on_device(cls, index: Tensor, positions: Tensor | None) -> "Slots":
+        """Slots that are known on the device alone: for operations that take `index`."""
+        found = cls((), index.device)
+        found.__dict__.update(index=index, positions=positions)  # where cached_property keeps them
+        return found
+
     @cached_property
     def positions(self) -> Tensor | None:
         """int32 [S]: `past` on the device."""
         if self.past is None:
             return None
-        return torch.tensor(self.past, dtype=torch.int32, device=self.device)
+        return on_device(self.past, torch.int32, self.device)
 
     @cached_property
     def index(self) -> Tensor:
         """int64 [S]."""
-        return torch.tensor(self.numbers, dtype=torch.int64, device=self.device)
+        return on_device(self.numbers, torch.int64, self.device)
 
     @cached_property
     def rows(self) -> Tensor | slice:

@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cairn.ops.transfer import on_device
+
 if TYPE_CHECKING:
     from cairn.ops.attention import AttentionPlan, Pages
 
@@ -57,7 +59,7 @@ class Tables:
         ends = [a + b for a, b in zip(plan.lengths, past, strict=True)]
 
         def put(rows: Any) -> Tensor:
-            return torch.tensor(rows, dtype=torch.int32).to(device, non_blocking=True)
+            return on_device(rows, torch.int32, device)
 
         tiles = [(s, at) for _, s, at in many]
         return cls(put(bounds), put(ends), put(few), put(tiles), -(-longest // PIECE))

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cairn.ops.transfer import sent
+
 MOST_TAPS = 4  # of a convolution, the current token's among them
 CHUNK = 128  # tokens at most: a state is stored for every chunk
 MOST_WIDTH = 128  # of a head: two tiles of 64
@@ -78,7 +80,7 @@ def _tables(lengths: tuple[int, ...], Q: int, device: torch.device) -> Tables:
     bounds = np.concatenate([start, [tokens]])
     parts = [by_chunk, by_span, bounds, by_token]
     flat = torch.from_numpy(np.concatenate([part.ravel() for part in parts]).astype(np.int32))
-    found = flat.to(device).split([part.size for part in parts])
+    found = sent(flat, device).split([part.size for part in parts])
     chunk_rows, span_rows, bounds_row, token_rows = (
         row.view(part.shape) for row, part in zip(found, parts, strict=True)
     )

@@ -1,0 +1,94 @@
+"""Decoding as captured CUDA graphs, one for each number of rows and length of the keys.
+
+A step of hundreds of small kernels takes the host longer to launch than a GPU to run; a graph is
+launched at once. Rows are filled up to the next size with rows that are nobody's: they read and
+write no slot and no page.
+"""
+
+from bisect import bisect_left
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cairn.engine.pool import Pool
+from cairn.model import Decoder
+from cairn.model.steps import Step
+from cairn.ops.transfer import on_device
+
+SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256)  # rows
+
+
+class Graphs:
+    """Steps of one token for each of some slots; graphs are captured when they are first needed."""
+
+    def __init__(self, model: Decoder, pool: Pool) -> None:
+        self._model, self._pool = model, pool
+        self._steps: dict[int, Step] = {}
+        self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._memory: Any = None
+        self._weights = _addresses(model)
+
+    def __len__(self) -> int:
+        """How many were captured."""
+        return len(self._graphs)
+
+    def check(self) -> None:
+        """Forget graphs whose weights lie elsewhere now: a graph knows them by address."""
+        if self._weights != (now := _addresses(self._model)):
+            self._graphs.clear()
+            self._weights = now
+
+    @staticmethod
+    def serve(model: Decoder) -> bool:
+        """Whether a model can be run so: on a GPU, by kernels alone."""
+        scaling = model.config.rope_scaling
+        checked = scaling is not None and scaling.kind == "dynamic"  # looks at positions
+        return model.device.type == "cuda" and model.dtype != torch.float64 and not checked
+
+    def run(self, tokens: Tensor, slots: list[int], past: list[int]) -> Tensor:
+        """Hidden states [S, D] after one of `tokens` int64 [S] in each slot, which holds `past`.
+
+        They stay as they are until the next call.
+        """
+        count = len(slots)
+        rows = SIZES[bisect_left(SIZES, count)] if count <= SIZES[-1] else count
+        pieces = _pieces(max(past) + 1)
+        step = self._steps.get(rows)
+        if step is None:
+            step = self._steps[rows] = Step(rows, self._model.device)
+        empty = [0] * (rows - count)
+        given = [slots + [-1] * (rows - count), past + empty]
+        step.given.copy_(on_device(given, torch.int64, self._model.device), non_blocking=True)
+        step.tokens[:count].copy_(tokens)
+        self._pool.send_tables()
+        captured = self._graphs.get((rows, pieces))
+        if captured is None:
+            hidden = self._forward(step, pieces)  # compiles kernels, and is this step
+            self._graphs[rows, pieces] = self._capture(step, pieces)
+            return hidden[:count]
+        captured[0].replay()
+        return captured[1][:count]
+
+    def _forward(self, step: Step, pieces: int) -> Tensor:
+        cache = self._pool.cache
+        layout = step.layout(self._model.config, cache, self._pool.tables, pieces)
+        return self._model.run(step.tokens, layout, cache)
+
+    def _capture(self, step: Step, pieces: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+            hidden = self._forward(step, pieces)
+        self._memory = graph.pool()
+        return graph, hidden
+
+
+def _addresses(model: Decoder) -> int:
+    return hash(tuple(weight.data_ptr() for weight in model.parameters()))
+
+
+def _pieces(keys: int) -> int:
+    """Pieces that hold so many keys: a power of two, so that few graphs serve all lengths."""
+    from cairn.ops.triton.attention import PIECE
+
+    return 1 << max(0, (-(-keys // PIECE) - 1).bit_length())
