@@ -6,6 +6,7 @@ write no slot and no page.
 """
 
 from bisect import bisect_left
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,10 +14,20 @@ from torch import Tensor
 
 from cairn.engine.pool import Pool
 from cairn.model import Decoder
+from cairn.model.layout import Layout
 from cairn.model.steps import Step
 from cairn.ops.transfer import on_device
 
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256)  # rows
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A graph, what it leaves, and what it reads that would go otherwise."""
+
+    graph: torch.cuda.CUDAGraph
+    hidden: Tensor
+    layout: Layout
 
 
 class Graphs:
@@ -25,7 +36,7 @@ class Graphs:
     def __init__(self, model: Decoder, pool: Pool) -> None:
         self._model, self._pool = model, pool
         self._steps: dict[int, Step] = {}
-        self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._graphs: dict[tuple[int, int], Captured] = {}
         self._memory: Any = None
         self._weights = _addresses(model)
 
@@ -64,23 +75,23 @@ class Graphs:
         self._pool.send_tables()
         captured = self._graphs.get((rows, pieces))
         if captured is None:
-            hidden = self._forward(step, pieces)  # compiles kernels, and is this step
+            hidden, _ = self._forward(step, pieces)  # compiles kernels, and is this step
             self._graphs[rows, pieces] = self._capture(step, pieces)
             return hidden[:count]
-        captured[0].replay()
-        return captured[1][:count]
+        captured.graph.replay()
+        return captured.hidden[:count]
 
-    def _forward(self, step: Step, pieces: int) -> Tensor:
+    def _forward(self, step: Step, pieces: int) -> tuple[Tensor, Layout]:
         cache = self._pool.cache
         layout = step.layout(self._model.config, cache, self._pool.tables, pieces)
-        return self._model.run(step.tokens, layout, cache)
+        return self._model.run(step.tokens, layout, cache), layout
 
-    def _capture(self, step: Step, pieces: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    def _capture(self, step: Step, pieces: int) -> "Captured":
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
-            hidden = self._forward(step, pieces)
+            hidden, layout = self._forward(step, pieces)
         self._memory = graph.pool()
-        return graph, hidden
+        return Captured(graph, hidden, layout)
 
 
 def _addresses(model: Decoder) -> int:

@@ -144,7 +144,8 @@ def _counters(device: torch.device, count: int) -> Tensor:
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
     held = _arrivals.get((device, stream))
     if held is None or len(held) < count:
-        held = torch.zeros(max(count, 4096), dtype=torch.int32, device=device)
+        # Never grown in practice: captured graphs hold it by address.
+        held = torch.zeros(max(count, 65_536), dtype=torch.int32, device=device)
         _arrivals[device, stream] = held
     return held
 
