@@ -8,7 +8,7 @@
   is measured on one prompt, a step at five lengths, and the time of all between is summed.
 - `whole`: the same, really run from the first token to the last.
 - `limit`: one sequence of --context tokens and 64 drawn ones, within --cap.
-- `kernels`: what takes the time of a decode step.
+- `kernels`: what takes the time of a decode step; with --batch 0, of a prompt.
 
 A step is timed on prompts that are booked as read over pools filled with random numbers: what keys
 hold does not change how long they take to read. `--cap` limits everything that PyTorch allocates
@@ -31,6 +31,7 @@ import torch
 
 from cairn.engine import Caching, Engine, SamplingParams
 from cairn.engine.pool import state_bytes
+from cairn.engine.weights import narrow_weights
 from cairn.model import Decoder
 from cairn.model.cache import state_dtype
 from cairn.model.decoder import empty
@@ -78,8 +79,13 @@ class Bench:
     def __init__(self, name: str) -> None:
         self.name, self.model = name, random_model(name)
         self.copy = copy_rate()
-        self.weights = sum(p.nbytes for p in self.model.parameters())
+        self.weights, self.kind = weight_bytes(self.model), "bfloat16"
         torch.cuda.empty_cache()
+
+    def narrow(self) -> None:
+        """Weights in 8 bits."""
+        narrow_weights(self.model)
+        self.weights, self.kind = weight_bytes(self.model), "float8"
 
     def engine(self, slots: int, capacity: int, told: argparse.Namespace) -> Engine:
         """Of the size that is asked for, within the cap."""
@@ -89,9 +95,9 @@ class Bench:
         share = told.cap * GIB / total if told.cap else 1.0
         torch.cuda.set_per_process_memory_fraction(min(1.0, share))
         torch.cuda.reset_peak_memory_stats()
-        memory = None
-        if told.cap:
-            memory = int(told.cap * GIB - torch.cuda.memory_allocated() - WORKSPACE * GIB)
+        room = told.cap * GIB if told.cap else 0.97 * total
+        spare = (WORKSPACE if told.cap else 4.0) * GIB
+        memory = int(room - torch.cuda.memory_allocated() - spare)
         return Engine(
             self.model,
             slots=slots,
@@ -122,6 +128,11 @@ class Bench:
         return int(room // (keys + state_bytes(config, torch.bfloat16, narrow)))
 
 
+def weight_bytes(model: Decoder) -> int:
+    """Of all parameters and scales."""
+    return sum(p.nbytes for p in (*model.parameters(), *model.buffers()))
+
+
 def greedy(count: int) -> SamplingParams:
     """`count` tokens, whatever they are."""
     return SamplingParams(max_tokens=count, temperature=0, ignore_eos=True)
@@ -145,7 +156,9 @@ def fill(engine: Engine, batch: int, context: int, drawn: int) -> None:
         engine.add(prompt, greedy(drawn))
     scheduler, read = engine._scheduler, 0
     while read < batch:
-        for part in scheduler.schedule():
+        slices = scheduler.schedule()
+        assert slices, f"{batch} sequences of {context} tokens do not fit"
+        for part in slices:
             last = part.stop == context
             read += last
             scheduler.advance(part, part.stop - 1 if last else part.stop)
@@ -277,18 +290,28 @@ def kernels(bench: Bench, told: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from torch.profiler import ProfilerActivity, profile
 
     for batch in told.batch:
-        engine = bench.engine(batch, told.context + 128, told)
-        fill(engine, batch, told.context, 100)
-        for _ in range(12):
+        engine = bench.engine(max(1, batch), told.context + 128, told)
+        prompt = tokens_of(engine, told.context, 3)
+        if batch:
+            fill(engine, batch, told.context, 100)
+        for _ in range(12 if batch else 0):
             engine.step()
+        if not batch:
+            engine.generate([prompt], greedy(1))
         torch.cuda.synchronize()
+        times = 4 if batch else 1
         with profile(activities=[ProfilerActivity.CUDA]) as seen:
-            for _ in range(4):
+            for _ in range(times if batch else 0):
                 engine.step()
+            if not batch:
+                engine.generate([prompt], greedy(1))
             torch.cuda.synchronize()
         found = sorted(seen.key_averages(), key=lambda e: -e.self_device_time_total)
-        parts = {e.key[:60]: [round(e.self_device_time_total / 4, 1), e.count // 4] for e in found}
-        total = sum(e.self_device_time_total for e in found) / 4
+        parts = {
+            e.key[:60]: [round(e.self_device_time_total / times, 1), e.count // times]
+            for e in found
+        }
+        total = sum(e.self_device_time_total for e in found) / times
         yield {
             "batch": batch,
             "microseconds": round(total, 1),
@@ -323,6 +346,7 @@ def main() -> None:
     parser.add_argument("--cap", type=float)
     parser.add_argument("--budget", type=int)
     parser.add_argument("--state", choices=("float16", "int8"))
+    parser.add_argument("--float8", action="store_true", help="weights in 8 bits, from here on")
     parser.add_argument("--no-graphs", dest="graphs", action="store_false")
     parser.add_argument("--no-overlap", dest="overlap", action="store_false")
     runs, own = [], []
@@ -337,9 +361,11 @@ def main() -> None:
     print(json.dumps({"bench": "serving_gpu", "what": "copy", "tb_s": bench.copy / 1e12} | about))
     for told in runs:
         began = time.perf_counter()
+        if told.float8:
+            bench.narrow()
         for line in MEASURES[told.measure](bench, told):
             same = {"bench": "serving_gpu", "shape": name, "what": told.measure}
-            state = {"state": told.state or "float32", "cap_gib": told.cap}
+            state = {"weights": bench.kind, "state": told.state or "float32", "cap_gib": told.cap}
             took = {"took": round(time.perf_counter() - began, 1)}
             print(json.dumps(same | state | line | took), flush=True)
 

@@ -13,6 +13,7 @@ from cairn.engine.options import Caching, Speculation
 from cairn.engine.pages import NULL, Pages
 from cairn.engine.pool import Pool, Sizes
 from cairn.engine.prefix import PrefixTree
+from cairn.engine.weights import narrow_weights
 from cairn.model import Decoder, load
 
 
@@ -78,10 +79,20 @@ def signature(model: Decoder) -> int:
     return total
 
 
-def loaded(folder: Path, device: str | torch.device | None, dtype: torch.dtype | None) -> Decoder:
-    """The model of a checkpoint folder, on a GPU if there is one."""
+def loaded(
+    folder: Path,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+    weights: str | None = None,
+) -> Decoder:
+    """The model of a checkpoint folder, on a GPU if there is one; see `Engine`."""
+    if weights not in (None, "float8"):
+        raise UserError("weights", weights, "is no kind of weights", "use float8, or leave it out")
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} is no checkpoint folder: it has no config.json")
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.bfloat16 if where.type == "cuda" else torch.float32)
-    return load(folder, device=where, dtype=dtype)
+    model = load(folder, device=where, dtype=dtype)
+    if weights is not None:
+        narrow_weights(model)
+    return model

@@ -6,7 +6,7 @@ import secrets
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -37,7 +37,8 @@ class Engine:
 
     `model` is a checkpoint folder or a live model (its current weights are used, not a copy;
     it stays on its device and in its dtype). A folder is loaded on `device` (a GPU if there is
-    one) in `dtype` (float32 on a CPU, bfloat16 on a GPU). At most `slots` sequences run at a time,
+    one) in `dtype` (float32 on a CPU, bfloat16 on a GPU), with `weights` "float8" its matrices in
+    8 bits. At most `slots` sequences run at a time,
     each of up to `capacity` tokens, prompt and completion together; None fits them to the memory,
     and where memory is short sequences wait or are preempted: nothing is refused.
     One step carries at most `token_budget` tokens. Recurrent states are in `state_dtype`: float32,
@@ -58,6 +59,7 @@ class Engine:
         slots: int | None = None,
         capacity: int | None = None,
         token_budget: int | None = None,
+        weights: Literal["float8"] | None = None,
         state_dtype: str | torch.dtype | None = None,
         caching: Caching | None = None,
         speculation: Speculation | None = None,
@@ -68,12 +70,12 @@ class Engine:
         ends: frozenset[int] = frozenset()
         if isinstance(model, str | Path):
             folder = Path(model)
-            model = loaded(folder, device, dtype)
+            model = loaded(folder, device, dtype, weights)
             ends = end_tokens(folder)
             if tokenizer is None and (folder / "tokenizer.json").exists():
                 tokenizer = Tokenizer.load(folder)
-        elif device is not None or dtype is not None:
-            raise UserError("device and dtype are for folders: a live model stays as it is")
+        elif (device, dtype, weights) != (None, None, None):
+            raise UserError("device, dtype, weights are for folders: a live model stays as it is")
         kind = (model.device, model.dtype)
         self._caching = caching or Caching()
         self.model, self.tokenizer = model, tokenizer

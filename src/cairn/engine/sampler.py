@@ -48,8 +48,8 @@ def begin_draw(logits: Tensor, sequences: list[Sequence]) -> Draws:
 
     Waits for nothing: on a GPU what is drawn stays there until it is read. A row without a finite
     maximum gives a TokenLogprob whose log-probability is NaN: the caller ends that sequence, and
-    only that one. A token that a sequence's steering forces is flagged. Log-probabilities are those of `logits` as they came. `definition` says the same of
-    one row.
+    only that one. A token that a sequence's steering forces is flagged. Log-probabilities are
+    those of `logits` as they came. `definition` says the same of one row.
     """
     own = logits.float()
     logits = adjust(own, sequences)

@@ -53,8 +53,9 @@ class Stepper:
     def step(self, slices: list[Slice]) -> Iterator[list[Drawing]]:
         """Launch the slices; what has come to be known, of the step before and then of this one.
 
-        What is given is to be booked before the next is asked for. Of a sequence that ended meanwhile nothing is told. Where the slices cannot be launched,
-        draws of the step before are still to be read; if those cannot be read, they are lost.
+        What is given is to be booked before the next is asked for. Of a sequence that ended
+        meanwhile nothing is told. Where the slices cannot be launched, draws of the step before
+        are still to be read; if those cannot be read, they are lost.
         """
         before, self._flight = self._flight, None
         try:

@@ -144,7 +144,7 @@ def _counters(device: torch.device, count: int) -> Tensor:
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
     held = _arrivals.get((device, stream))
     if held is None or len(held) < count:
-        # Never grown in practice: captured graphs hold it by address.
+        # Large from the start: captured graphs hold it by address.
         held = torch.zeros(max(count, 65_536), dtype=torch.int32, device=device)
         _arrivals[device, stream] = held
     return held

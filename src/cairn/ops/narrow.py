@@ -1,0 +1,80 @@
+"""Weights that are kept in 8 bits for serving, and rows times such weights.
+
+One scale an output of the weight, one a row of what comes in: E4M3, the largest magnitude at the
+format's largest number. A row is scaled by itself, so that what it gives does not depend on what
+else is in the batch. The plain PyTorch here is the definition; on a GPU a kernel casts and the
+library multiplies (sums in fp32, scales applied after).
+Legend: T rows, I inner dimension, O outputs.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cairn.base.errors import UserError
+from cairn.ops import paths
+from cairn.ops.fp8 import E4M3, LARGEST_SCALE, LIMITS, WIDTH, problem
+
+LIMIT = LIMITS[E4M3]
+
+
+def unfit(weight: Tensor) -> str:
+    """Why a weight cannot be kept so on its device; empty where it can."""
+    if any(size % WIDTH for size in weight.shape):
+        return f"a weight of {list(weight.shape)} is no multiple of {WIDTH}"
+    return problem("current", weight.device) if weight.device.type == "cuda" else ""
+
+
+def cast_rows(x: Tensor, *, squared_relu: bool = False) -> tuple[Tensor, Tensor]:
+    """x [T, I] in E4M3, and fp32 [T] that gives it back by multiplication.
+
+    With `squared_relu`, of max(x, 0)^2, computed in fp32. What is not finite becomes NaN.
+    """
+    if paths.choose("cast_rows", x.device, triton=paths.for_kernel(x)) == "triton":
+        from cairn.ops.triton.narrow import cast_rows as kernel
+
+        return kernel(x, squared_relu)
+    wide = x.float()
+    if squared_relu:
+        wide = functional.relu(wide).square()
+    size = wide.abs()
+    largest = torch.where(size < torch.inf, size, 0.0).amax(1)
+    scale = (torch.full_like(largest, LIMIT) / largest).clamp(max=LARGEST_SCALE)
+    scale = torch.where(largest > 0, scale, 1.0)
+    scaled = (wide * scale[:, None]).clamp(-LIMIT, LIMIT)
+    return torch.where(size < torch.inf, scaled, torch.nan).to(E4M3), 1 / scale
+
+
+def narrowed(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A weight [O, I] as `narrow_linear` takes it; UserError where it cannot be kept so."""
+    why = unfit(weight)
+    if why:
+        raise UserError("weights", "float8", why, "leave the weights as they are")
+    return cast_rows(weight)
+
+
+def narrow_linear(
+    x: Tensor,
+    values: Tensor,
+    inverse: Tensor,
+    bias: Tensor | None = None,
+    *,
+    squared_relu: bool = False,
+) -> Tensor:
+    """x [..., I] times the transpose of a weight, plus bias [O]: [..., O] in x's dtype.
+
+    The weight is values E4M3 [O, I] times inverse fp32 [O]. With `squared_relu`, of max(x, 0)^2.
+    Not differentiable.
+    """
+    rows, scales = cast_rows(x.reshape(-1, x.shape[-1]), squared_relu=squared_relu)
+    library = "on a CPU there are no products of 8-bit floats"
+    if x.device.type == "cuda":
+        library = problem("current", x.device)
+    if paths.choose("narrow_product", x.device, library=library) == "library":
+        y = torch._scaled_mm(  # type: ignore[attr-defined]
+            rows, values.t(), scales[:, None], inverse[None], out_dtype=torch.bfloat16
+        )
+    else:
+        y = rows.float() @ values.float().t() * (scales[:, None] * inverse)
+    y = y.to(x.dtype).view(*x.shape[:-1], -1)
+    return y if bias is None else y + bias
