@@ -58,6 +58,23 @@ def undisturbed(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -
     return read_manifest(folder / "runs" / "corpus").digest
 
 
+def children_of(process: int) -> list[int]:
+    found = Path(f"/proc/{process}/task/{process}/children")
+    return [int(one) for one in found.read_text().split()]
+
+
+def workers_of(process: int) -> list[int]:
+    """Workers are children of the one process that has imported what all need."""
+    return [worker for server in children_of(process) for worker in children_of(server)]
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_kills_at_any_moment_change_nothing(sources: list[Path], undisturbed: str, tmp_path: Path):
     line = command(tmp_path / "runs", sources, tmp_path / "script.py")
     rng = random.Random(9)
@@ -78,16 +95,28 @@ def test_a_killed_worker_ends_the_run_and_loses_nothing(
     stages = tmp_path / "runs" / "corpus" / "resume"
     while running.poll() is None and not list(stages.glob("read-*/part-*")):
         time.sleep(0.002)
-    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
-    workers = [
-        one for one in children if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()
-    ]
-    os.kill(int(workers[0]), signal.SIGKILL)
+    os.kill(workers_of(running.pid)[0], signal.SIGKILL)
     said, _ = running.communicate(timeout=60)
     assert running.returncode == 28
     assert "a worker was killed" in said
     subprocess.run(line, check=True)
     assert read_manifest(tmp_path / "runs" / "corpus").digest == undisturbed
+
+
+def test_workers_end_with_a_run_that_was_killed(sources: list[Path], tmp_path: Path):
+    line = command(tmp_path / "runs", sources, tmp_path / "script.py")
+    running = subprocess.Popen(line)
+    workers: list[int] = []
+    while running.poll() is None and len(workers) < 2:
+        time.sleep(0.002)
+        workers = workers_of(running.pid)
+    running.kill()
+    running.wait()
+    assert len(workers) == 2
+    deadline = time.monotonic() + 30
+    while any(map(is_running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(map(is_running, workers))
 
 
 def test_a_full_disk_ends_the_run_and_loses_nothing(

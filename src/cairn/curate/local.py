@@ -1,11 +1,14 @@
 """The driver for one machine: a pool of processes."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context, parent_process
+from multiprocessing.context import BaseContext
+from threading import Thread, Timer
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -13,6 +16,9 @@ from cairn.curate import shuffles
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+SOON = 0.1  # seconds: where the first tasks take longer to come, the pool is begun meanwhile
+WORK = ["cairn.curate.reading", "cairn.curate.writing"]  # what a worker imports
 
 
 class Local:
@@ -47,7 +53,15 @@ class Local:
         Few tasks wait in memory at a time. A single task is not worth a process.
         """
         pending = iter(tasks)
-        first = list(islice(pending, 2))
+        begin = Timer(SOON, self._started)
+        if self.workers > 1:
+            begin.start()
+        try:
+            first = list(islice(pending, 2))
+        finally:
+            begin.cancel()
+            if self.workers > 1:
+                begin.join()
         if self.workers == 1 or len(first) < 2:
             yield from ((task, function(task)) for task in chain(first, pending))
             return
@@ -66,5 +80,31 @@ class Local:
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"))
+            self._pool = ProcessPoolExecutor(
+                self.workers, mp_context=_context(), initializer=_follow_parent
+            )
+            for _ in range(self.workers):  # each call begins one process
+                self._pool.submit(os.getpid)
         return self._pool
+
+
+def _context() -> BaseContext:
+    """Workers are copies of one process that has imported what they need, where there are such."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(WORK)
+    return context
+
+
+def _follow_parent() -> None:
+    """Make this worker end with the process that began it, even where that was killed."""
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=follow, daemon=True).start()

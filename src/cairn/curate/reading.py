@@ -111,7 +111,10 @@ def _make_part(
     table = pa.Table.from_batches([annotate(batch, wanted)])
     table = table.replace_schema_metadata({BATCH: _fingerprint(batch)})
     with Work(out, {}).part(_part(one, number)) as path:
-        pq.write_table(table, path, **packing(ANNOTATED))
+        # Read twice and removed: quick to pack is worth more than small.
+        pq.write_table(
+            table, path, **packing(ANNOTATED) | {"compression": "lz4", "compression_level": None}
+        )
     return table.num_rows
 
 

@@ -12,7 +12,7 @@ from cairn.sources.record import EXECUTABLE, LINK, REGULAR, Origin, SourceFile
 from cairn.sources.swhid import DIRECTORY, tree_hash
 
 CHUNK = 2**20
-HELD = 64 * 2**20  # bytes of small files that the first look keeps for the second
+HELD = 256 * 2**20  # bytes of small files that the first look keeps for the second
 OVERHEAD = 512  # of one file that is held, whatever its size
 LARGEST = 4 * 2**30  # a larger file is a problem: a sparse one of exabytes would never end
 CHANGED = "changed while it was read"

@@ -76,7 +76,8 @@ def sketch(
     else:
         raw = bytearray(text.lower(), "utf-8", "surrogatepass")
         held = (ctypes.c_char * len(raw)).from_buffer(raw)
-        library.cairn_blank(held, len(raw), _letters())
+        beyond = any(first in raw for first in range(0xF0, 0xF5))  # beyond the 16-bit characters
+        library.cairn_blank(held, len(raw), _letters(0x110000 if beyond else 0x10000))
         words = library.cairn_sketch(held, len(raw), address, least, keys)
     if words < NGRAM:
         return None
@@ -84,9 +85,9 @@ def sketch(
 
 
 @cache
-def _letters() -> bytes:
-    """A bit for each Unicode character: whether this Python's `\\w` matches it."""
-    every = "".join(map(chr, range(0x110000)))
+def _letters(count: int) -> bytes:
+    """A bit for each of the first Unicode characters: whether this Python's `\\w` matches it."""
+    every = "".join(map(chr, range(count)))
     bits = np.zeros(len(every), np.bool_)
     for found in re.finditer(r"\w++", every):  # a quarter of a second sooner than one by one
         bits[found.start() : found.end()] = True
