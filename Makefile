@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 RUNS ?= runs
 PACKAGES ?= packages
 
-.PHONY: demo test check kernels bench test-gpu test-cluster packages format clean help
+.PHONY: demo test check kernels bench test-gpu test-cluster test-parallel packages format clean help
 
 help:
 	@echo "make demo      the whole life of a small model, on this machine's own Python sources"
@@ -19,6 +19,7 @@ help:
 	@echo "make bench     measurements, one JSON line each"
 	@echo "make packages  2 GB of real source packages, to measure curation on"
 	@echo "make test-cluster  the cluster driver on a local Ray cluster"
+	@echo "make test-parallel  training on several processes: equal, resumed on others, killed"
 	@echo "make test-gpu  the tests that need an NVIDIA GPU"
 
 # C sources count: a library that other sources were compiled to is not used.
@@ -37,7 +38,7 @@ demo: $(READY)
 	@$(BIN)/cairn generate $(RUNS)/pico/release --prompt '// Licensed to the' --max-tokens 48 --trace
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not gpu and not parallel"
 
 check: $(READY)
 	$(BIN)/ruff format --check src tests bench plans
@@ -60,6 +61,9 @@ test-cluster:
 	.venv-cluster/bin/python -m pip install --quiet --disable-pip-version-check \
 	  duckdb==2.0.0 dulwich==1.2.21 rich numpy==2.4.6 "daft[ray]>=0.7.26,<0.8" pytest
 	PYTHONPATH=src .venv-cluster/bin/python -m pytest --confcutdir=tests/curate tests/curate/test_cluster.py
+
+test-parallel: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m parallel
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu

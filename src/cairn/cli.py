@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cairn.base.errors import UserError
+from cairn.base.errors import Stopped, UserError
 
 Arguments = argparse.Namespace
 
@@ -25,11 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `cairn ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (UserError, OSError) as error:
+    except (UserError, OSError, Stopped) as error:
         from cairn.base.log import harmless
 
         print(f"cairn: {harmless(' '.join(str(error).split()))}", file=sys.stderr)
-        return 2
+        return 143 if isinstance(error, Stopped) else 2  # as a process that SIGTERM ends
     except KeyboardInterrupt:
         print("cairn: interrupted; the same command continues", file=sys.stderr)
         return 130
@@ -171,9 +171,10 @@ def _print_json(value: Any) -> None:
 def run_make(arguments: Arguments) -> None:
     """`cairn make`."""
     from cairn.base.log import note
-    from cairn.base.make import apply_overrides, as_sibling, load_plan, make
+    from cairn.base.make import apply_overrides, as_sibling, load_plan
     from cairn.base.tables import made_table
     from cairn.ops import keep_freed_memory
+    from cairn.train.parallel.crew import make
 
     keep_freed_memory()
     target, overrides = _split(arguments.rest)
@@ -185,8 +186,7 @@ def run_make(arguments: Arguments) -> None:
         target = arguments.sibling
     else:
         plan = apply_overrides(plan, overrides)
-    made = make(plan, arguments.runs / arguments.plan.stem, target, report=note)
-    made_table(made)
+    made_table(make(plan, arguments.runs / arguments.plan.stem, target, report=note))
 
 
 def run_show(arguments: Arguments) -> None:

@@ -1,7 +1,7 @@
 """Alignment: instruction pairs with provenance, and supervised fine-tuning on them."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cairn.align.limits import PairLimits
 from cairn.base import Recipe, Ref, Work
@@ -35,6 +35,7 @@ __all__ = [
 class FineTune(Recipe):
     """Make an assistant: fine-tune on pairs of a request and a function from the training files."""
 
+    joint: ClassVar[bool] = True
     start: Ref
     """The checkpoint to begin with."""
     corpus: Ref

@@ -19,7 +19,8 @@ from cairn.tokens.sentinels import END_OF_TEXT
 from cairn.train.checkpoint import write_checkpoint
 from cairn.train.loop import train
 from cairn.train.objective import NextToken
-from cairn.train.precision import pick_device
+from cairn.train.parallel.ranks import join
+from cairn.train.parallel.shard import shard
 
 if TYPE_CHECKING:
     from cairn.align import FineTune
@@ -33,14 +34,16 @@ def fine_tune(recipe: "FineTune", work: Work) -> dict[str, Any]:
     """Make the checkpoint in `work.out`; returns the facts."""
     start, shards = work.input(recipe.start), work.input(recipe.shards)
     tokenizer = Tokenizer.load(start)
-    if not work.has(PAIRS):
+    settings = recipe.settings
+    ranks = join(settings.parallel, settings.device)
+    if ranks.lead and not work.has(PAIRS):
         learned, held = split_pairs(recipe, work.input(recipe.corpus), shards)
         with work.part(PAIRS) as folder:
             folder.mkdir()
             pq.write_table(pair_table(learned), folder / "train.parquet")
             pq.write_table(pair_table(held), folder / "heldout.parquet")
+    ranks.wait()
     learned, held = (read_pairs(work.out / PAIRS / f"{n}.parquet") for n in ("train", "heldout"))
-    settings = recipe.settings
     stream = stream_of(learned, tokenizer, settings.sequence_length, settings.seed)
     asked = [as_conversation(pair, tokenizer) for pair in held]
     asked = [one for one in asked if len(one.ids) <= settings.sequence_length]
@@ -48,10 +51,12 @@ def fine_tune(recipe: "FineTune", work: Work) -> dict[str, Any]:
     def measure(model: Decoder) -> dict[str, float]:
         return {"response_loss": response_loss(model, tokenizer, asked)} if asked else {}
 
-    model = load(start, pick_device(settings.device), torch.float32)
+    model = shard(load(start, ranks.device, torch.float32), ranks)
     name = work.out.name
-    facts = train(model, NextToken(), stream, settings, work.out, evaluate=measure, label=name)
-    write_checkpoint(model, tokenizer, work.out)
+    facts = train(
+        model, NextToken(), stream, settings, work.out, ranks=ranks, evaluate=measure, label=name
+    )
+    write_checkpoint(model, tokenizer, work.out, ranks)
     own = {
         "parameters": model.config.parameters,
         "pairs": len(stream.conversations),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from cairn.base.config import Ref, digest_of
 from cairn.base.errors import UserError
@@ -47,6 +47,9 @@ class Manifest:
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How to make one artifact: a frozen dataclass whose `run` fills a folder."""
+
+    joint: ClassVar[bool] = False
+    """Whether all processes of a crew (`make.Crew`) call `run` together; else the first alone."""
 
     def run(self, work: "Work") -> dict[str, Any]:
         """Make the files in `work.out`; return facts (small, JSON, the same on every run)."""

@@ -1,4 +1,4 @@
-"""The one exception that is a person's to mend."""
+"""The one exception that is a person's to mend, and the one that says that all is well."""
 
 
 class UserError(ValueError):
@@ -16,3 +16,7 @@ class UserError(ValueError):
             shown = shown[:200] + "..."
         text = f"{field}={shown}: {problem}" + (f"; {mend}" if mend else "")
         super().__init__(" ".join(text.split()))
+
+
+class Stopped(Exception):  # noqa: N818 - nothing went wrong
+    """A run was asked to end, saved, and left: the same command goes on."""

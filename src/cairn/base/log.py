@@ -35,7 +35,8 @@ def note(text: str) -> None:
 class Bar:
     """A progress bar that appears once the work has lasted two seconds."""
 
-    def __init__(self, label: str, total: int | None, unit: str) -> None:
+    def __init__(self, label: str, total: int | None, unit: str, shown: bool = True) -> None:
+        self.shown = shown
         self.label, self.total, self.unit = label, total, unit
         self.done = 0
         self._began = self._said = time.monotonic()
@@ -47,6 +48,8 @@ class Bar:
         """Count `by` more units as done; `detail` is a short figure to show beside the bar."""
         self.done += by
         self._detail = detail or self._detail
+        if not self.shown:
+            return
         now = time.monotonic()
         if self._terminal:
             if self._rich is None and now - self._began > SHOW_AFTER:
@@ -80,9 +83,11 @@ class Bar:
 
 
 @contextmanager
-def progress(label: str, total: int | None = None, unit: str = "") -> Iterator[Bar]:
+def progress(
+    label: str, total: int | None = None, unit: str = "", shown: bool = True
+) -> Iterator[Bar]:
     """A bar on standard error: rich on a terminal, a plain line now and then elsewhere."""
-    bar = Bar(label, total, unit)
+    bar = Bar(label, total, unit, shown)
     try:
         yield bar
     finally:

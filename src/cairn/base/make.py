@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cairn.base.artifact import (
     Manifest,
@@ -20,6 +20,7 @@ from cairn.base.artifact import (
     content_digest,
     find_manifest,
     hash_files,
+    read_manifest,
     remove,
     verify,
     write_manifest,
@@ -43,6 +44,21 @@ class Made:
     status: str  # "made" | "skipped" | "continued"
     seconds: float
     manifest: Manifest
+
+
+class Crew(Protocol):
+    """The processes that make a plan together: the first one decides, and tells the others."""
+
+    lead: bool
+    """Whether this is the first."""
+
+    def tell(self, name: str | None) -> None:
+        """By the first: that all are to make this artifact now; None: nothing more is to do."""
+        ...
+
+    def hear(self) -> str | None:
+        """By the others: what the first tells next."""
+        ...
 
 
 def load_plan(path: Path) -> Plan:
@@ -133,8 +149,16 @@ def make(
     folder: Path,
     target: str | None = None,
     report: Callable[[str], None] = lambda text: None,
+    crew: Crew | None = None,
 ) -> list[Made]:
-    """Make `target` (or all) of the plan in `folder`, one sub-folder for each artifact."""
+    """Make `target` (or all) of the plan in `folder`, one sub-folder for each artifact.
+
+    With a `crew`, all its processes come here, with one folder in sight of all: the first makes
+    what is missing, the others join in the recipes that are `joint`, and return nothing.
+    """
+    if crew is not None and not crew.lead:
+        _follow(plan, folder, crew)
+        return []
     made: dict[str, Made] = {}
     for name in order_of(plan, target):
         try:
@@ -142,12 +166,25 @@ def make(
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
     for name in order_of(plan, target):
-        made[name] = _make_one(name, plan[name], folder, made, report)
+        made[name] = _make_one(name, plan[name], folder, made, report, crew)
     return list(made.values())
 
 
+def _follow(plan: Plan, folder: Path, crew: Crew) -> None:
+    """Join in what the first process tells, until nothing more is to do."""
+    while (name := crew.hear()) is not None:
+        recipe = plan[name]
+        found = {ref.name: folder / ref.name for ref in refs_in(recipe)}
+        recipe.run(Work(folder / name, {n: (at, read_manifest(at)) for n, at in found.items()}))
+
+
 def _make_one(
-    name: str, recipe: Recipe, folder: Path, made: dict[str, Made], report: Callable[[str], None]
+    name: str,
+    recipe: Recipe,
+    folder: Path,
+    made: dict[str, Made],
+    report: Callable[[str], None],
+    crew: Crew | None,
 ) -> Made:
     out = folder / name
     parents = {ref.name: made[ref.name] for ref in refs_in(recipe)}
@@ -175,6 +212,8 @@ def _make_one(
         report(f"{name}: {type(recipe).__name__}" + (" (continued)" if begun else ""))
         work = Work(out, {key: (p.folder, p.manifest) for key, p in parents.items()})
         begin = time.monotonic()
+        if crew is not None and recipe.joint:
+            crew.tell(name)
         try:
             facts = recipe.run(work)
         except UserError:

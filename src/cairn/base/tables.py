@@ -35,17 +35,16 @@ def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) 
 
 def made_table(made: "list[Made]") -> None:
     """What `cairn make` did: artifact, made or skipped, seconds, key figure."""
+    if not made:  # by one of several processes that is not the first
+        return
     shown = table("artifact", "kind", "status", "seconds", "key figure", right=("seconds",))
     for one in made:
         manifest = one.manifest
         seconds = f"{manifest.seconds:.1f}"
         shown.add_row(one.name, manifest.kind, one.status, seconds, escape(manifest.headline))
     console().print(shown)
-    if made:
-        spent = sum(one.seconds for one in made)
-        console().print(
-            f"{len(made)} artifacts in {made[0].folder.parent}, {spent:.0f} s this time"
-        )
+    spent = sum(one.seconds for one in made)
+    console().print(f"{len(made)} artifacts in {made[0].folder.parent}, {spent:.0f} s this time")
 
 
 def plan_table(plan: dict[str, Recipe]) -> None:

@@ -1,7 +1,7 @@
 """Compression: what matters least is cut out, and a teacher makes good the loss."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from cairn.base import Recipe, Ref, UserError, Work
 from cairn.tokens.contexts import Formats
@@ -64,6 +64,7 @@ class Prune(Recipe):
 class Distill(Recipe):
     """Train a student to give its teacher's probabilities: forward KL of the logits."""
 
+    joint: ClassVar[bool] = True
     start: Ref
     """The student's checkpoint, e.g. a pruned one."""
     teacher: Ref

@@ -13,7 +13,8 @@ from cairn.train.data import blend_of, open_blend
 from cairn.train.heldout import evaluator
 from cairn.train.loop import train
 from cairn.train.objective import Loss, Tokens
-from cairn.train.precision import pick_device
+from cairn.train.parallel.ranks import join
+from cairn.train.parallel.shard import shard
 
 if TYPE_CHECKING:
     from cairn.compress import Distill
@@ -46,9 +47,14 @@ class Distillation:
 def distill(recipe: "Distill", work: Work) -> dict[str, Any]:
     """Fill `work.out`; returns facts."""
     settings = recipe.settings
-    device = pick_device(settings.device)
-    student = load(work.input(recipe.start), device=device, dtype=torch.float32)
-    teacher = load(work.input(recipe.teacher), device=device)
+    ranks = join(settings.parallel, settings.device)
+    if ranks.tensors > 1:
+        problem = "would cut the student's vocabulary, which is compared with the teacher's"
+        mend = "take shard and context"
+        raise UserError("parallel.tensor", ranks.tensors, problem, mend)
+    student = load(work.input(recipe.start), device=ranks.device, dtype=torch.float32)
+    student = shard(student, ranks)
+    teacher = load(work.input(recipe.teacher), device=ranks.device)
     if student.config.vocab_size != teacher.config.vocab_size:
         mend = "distil between models of one tokenizer"
         sizes = f"{teacher.config.vocab_size} tokens, the student {student.config.vocab_size}"
@@ -61,8 +67,10 @@ def distill(recipe: "Distill", work: Work) -> dict[str, Any]:
     evaluate = evaluator(folders, recipe.heldout_files)
     objective = Distillation(teacher, recipe.temperature, recipe.cross_entropy)
     name = work.out.name
-    facts = train(student, objective, stream, settings, work.out, evaluate=evaluate, label=name)
-    write_checkpoint(student, tokenizer, work.out)
+    facts = train(
+        student, objective, stream, settings, work.out, ranks=ranks, evaluate=evaluate, label=name
+    )
+    write_checkpoint(student, tokenizer, work.out, ranks)
     return {
         "parameters": student.config.parameters,
         "bits_per_byte_of_teacher": evaluate(teacher)["bits_per_byte"],

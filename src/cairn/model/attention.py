@@ -13,6 +13,7 @@ from cairn.model.linear import Linear
 from cairn.model.norms import RMSNorm
 from cairn.model.paging import PagePlan
 from cairn.ops.attention import attention
+from cairn.ops.context import Keys
 from cairn.ops.rotary import rotate
 
 
@@ -54,6 +55,9 @@ class Attention(nn.Module):
         if layout.turns is not None:
             q, k = rotate(q, k, *layout.turns)
         plan = layout.attention[self.window]
+        if layout.context is not None:
+            keys = Keys(k, v, plan.lengths, layout.context)
+            return self.o_proj(attention(q, *keys.flat, plan, keys.read).flatten(1))
         if memory is None:
             return self.o_proj(attention(q, k, v, plan).flatten(1))
         where = layout.pages

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 from cairn.base import UserError
 from cairn.model.attention import Attention
@@ -24,6 +25,7 @@ from cairn.ops.transfer import sent
 
 if TYPE_CHECKING:
     from cairn.model.served import Served
+    from cairn.ops.vocabulary import Vocabulary
 
 
 class Block(nn.Module):
@@ -34,9 +36,15 @@ class Block(nn.Module):
         self.norm = norm_of(config)
         self.mixer = Attention(config, window) if letter == "*" else MIXERS[letter](config)
         self.residual_fp32 = config.residual_fp32
+        self.recompute = False  # whether the backward computes it again, to keep nothing but x
 
     def forward(self, x: Tensor, layout: Layout, memory: Any) -> Tensor:
         """x [T, D] to [T, D]."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._computed, x, layout, memory, use_reentrant=False)
+        return self._computed(x, layout, memory)
+
+    def _computed(self, x: Tensor, layout: Layout, memory: Any) -> Tensor:
         whole = fused(self, x, layout, memory)
         if whole is not None:
             return whole
@@ -70,6 +78,7 @@ class Decoder(nn.Module):
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.lm_head.weight = self.backbone.embeddings.weight
+        self.vocabulary: Vocabulary | None = None  # this rank's part of it, where ranks share it
 
     @property
     def device(self) -> torch.device:
@@ -120,6 +129,12 @@ class Decoder(nn.Module):
             x = block(x, layout, cache.layers[i] if cache else None)
         x = self.backbone.norm_f(x)
         return x.to(self.dtype) if self.config.residual_fp32 else x
+
+    def recompute(self, letters: str) -> None:
+        """Let the layers of these kinds compute their activations again in the backward."""
+        for letter, block in zip(self.config.pattern, self.backbone.layers, strict=True):
+            assert isinstance(block, Block)
+            block.recompute = letter in letters
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] in fp32 of hidden [..., D]."""

@@ -14,6 +14,7 @@ from cairn.model.paging import PagePlan
 from cairn.model.positions import tables
 from cairn.model.spans import Spans
 from cairn.ops.attention import AttentionPlan
+from cairn.ops.context import Context
 from cairn.ops.ragged import Chunks
 from cairn.ops.slots import Slots
 from cairn.ops.transfer import sent
@@ -40,6 +41,8 @@ class Layout:
     """Where keys and values are; None without a cache."""
     token_positions: Tensor
     """int64 [T]: how many tokens come before it in its sequence."""
+    context: Context | None = None
+    """Where the tokens are a part of a list that lies on several ranks."""
 
     @classmethod
     def of(
@@ -48,6 +51,9 @@ class Layout:
         """For one forward over `spans`, continuing what `cache` holds."""
         lengths, slots = spans.lengths, spans.slot_numbers
         past = cache.begin(slots, lengths) if cache else None
+        context = spans.context
+        if context is not None:
+            past = (context.before,) + (0,) * (len(lengths) - 1)
         length = np.asarray(lengths, np.int64)
         before = np.zeros_like(length) if past is None else np.asarray(past, np.int64)
         start = np.cumsum(length) - length
@@ -72,4 +78,5 @@ class Layout:
             memory_slots=Slots.of(slots, device, past if cache and cache.narrow else None),
             pages=pages,
             token_positions=positions,
+            context=context,
         )

@@ -53,7 +53,7 @@ def tail_bits(
     return found
 
 
-@torch.inference_mode()
+@torch.no_grad()  # no inference mode: what FSDP gathers in it could not be trained afterwards
 def _tails(model: Decoder, batch: Sequence[Piece]) -> list[float]:
     flat = torch.tensor([token for tokens, _ in batch for token in tokens])
     hidden = model.hidden(flat, Spans.of([len(tokens) for tokens, _ in batch]))

@@ -70,4 +70,6 @@ class Mamba2(nn.Module):
         weights = self.weights
         chunks, slots = layout.chunks, layout.memory_slots
         assert chunks is not None
-        return self.out_proj(mamba_inner(z, xbc, dt, weights, self.form, chunks, memory, slots))
+        context = layout.context
+        inner = mamba_inner(z, xbc, dt, weights, self.form, chunks, memory, slots, context)
+        return self.out_proj(inner)

@@ -27,11 +27,11 @@ class Cut:
     first_only: bool = False
 
 
-def share_of(config: ModelConfig, ranks: int) -> ModelConfig:
+def share_of(config: ModelConfig, ranks: int, copy_groups: bool = False) -> ModelConfig:
     """The configuration of each rank's share; UserError where `ranks` do not divide the model.
 
-    Key and value heads are copied where there are fewer of them than ranks. Groups are not: the
-    gated norm would need all ranks' sums.
+    Key and value heads are copied where there are fewer of them than ranks. So are groups where
+    `copy_groups`; a slice of the gated norm then lies on several ranks, which sum it together.
     """
     wanted: dict[str, int] = {}
     if "*" in config.pattern:
@@ -43,12 +43,21 @@ def share_of(config: ModelConfig, ranks: int) -> ModelConfig:
     if "-" in config.pattern:
         wanted["intermediate_size"] = _divided(config, "intermediate_size", ranks)
     if "M" in config.pattern:
-        if config.gated_norm_groups % ranks:
-            problem = f"cannot be cut in {ranks}: the gated norm is over {config.gated_norm_groups}"
+        slices = config.gated_norm_groups
+        if slices % ranks and not (copy_groups and ranks % slices == 0):
+            problem = f"cannot be cut in {ranks}: the gated norm is over {slices}"
             raise UserError("ranks", ranks, problem, "give a divisor of that")
         wanted["mamba_heads"] = _divided(config, "mamba_heads", ranks)
-        wanted["groups"] = _divided(config, "groups", ranks)
+        copied = copy_groups and ranks % config.groups == 0
+        wanted["groups"] = 1 if copied else _divided(config, "groups", ranks)
+        if config.norm_groups is not None:
+            wanted["norm_groups"] = max(1, slices // ranks)
     return replace(config, **wanted)
+
+
+def norm_sharers(config: ModelConfig, ranks: int) -> int:
+    """Consecutive ranks with parts of one slice of the gated norm; 1 where slices are whole."""
+    return max(1, ranks // config.gated_norm_groups)
 
 
 def _divided(config: ModelConfig, field: str, ranks: int) -> int:
@@ -58,11 +67,13 @@ def _divided(config: ModelConfig, field: str, ranks: int) -> int:
     return value // ranks
 
 
-def cuts(config: ModelConfig, rank: int, ranks: int) -> dict[str, dict[str, Cut]]:
+def cuts(
+    config: ModelConfig, rank: int, ranks: int, copy_groups: bool = False
+) -> dict[str, dict[str, Cut]]:
     """By mixer letter: the cut of each parameter of a mixer, by its name inside the mixer."""
     if not 0 <= rank < ranks:
         raise UserError("rank", rank, f"is none of {ranks} ranks", f"give 0 to {ranks - 1}")
-    share = share_of(config, ranks)
+    share = share_of(config, ranks, copy_groups)
     heads = _even(config.query_width, rank, ranks)
     first = rank * config.key_value_heads // ranks * config.head_dim
     keys = [(first, first + share.key_value_width)]
@@ -70,7 +81,8 @@ def cuts(config: ModelConfig, rank: int, ranks: int) -> dict[str, dict[str, Cut]
     inner = _even(config.mamba_width, rank, ranks)
     per_head = _even(config.mamba_heads, rank, ranks)
     shared = config.groups * config.state_size
-    of_groups = _even(shared, rank, ranks)
+    group = rank * config.groups // ranks * config.state_size
+    of_groups = [(group, group + share.groups * config.state_size)]
     width = config.mamba_width
     convolved = inner + _moved(of_groups, width) + _moved(of_groups, width + shared)
     projected = inner + _moved(convolved, width)

@@ -1,12 +1,16 @@
 """Spans: where documents or sequences begin and end in the flat list of tokens."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from cairn.ops.context import Context
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,8 @@ class Spans:
     """int [S + 1]: span s is tokens bounds[s] to bounds[s + 1]; begins with 0, ends with T."""
     slots: Tensor | None = None
     """int [S]: the cache slot that each span continues; None means slots 0 to S - 1."""
+    context: "Context | None" = None
+    """Where the tokens are a part of a list that lies on several ranks; None: they are all."""
 
     def __post_init__(self) -> None:
         bounds = self._host_bounds
@@ -34,6 +40,11 @@ class Spans:
         bounds = torch.zeros(len(lengths) + 1, dtype=torch.int64)
         torch.cumsum(torch.as_tensor(lengths, dtype=torch.int64), 0, out=bounds[1:])
         return cls(bounds, None if slots is None else torch.as_tensor(slots, dtype=torch.int64))
+
+    @classmethod
+    def part(cls, context: "Context") -> "Spans":
+        """The spans of one rank's tokens of a list."""
+        return replace(cls.of(context.lengths), context=context)
 
     @cached_property
     def _host_bounds(self) -> list[int]:

@@ -4,7 +4,7 @@ The gradient is computed with the loss, slice by slice, and scaled in backward.
 Legend: T tokens, D width, V vocabulary.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch.nn import functional
 
 from cairn.ops import paths
 from cairn.ops.gradient import once, run
+
+if TYPE_CHECKING:
+    from cairn.ops.vocabulary import Vocabulary
 
 # Logits that exist at a time: about a core's share of cache, or enough to fill a GPU.
 _LOGITS = {"cpu": 2**19}
@@ -25,14 +28,20 @@ def linear_cross_entropy(
     weights: Tensor,
     slice_size: int | None = None,
     each: Tensor | None = None,
+    vocabulary: "Vocabulary | None" = None,
 ) -> Tensor:
     """Sum over tokens of weights * cross-entropy(hidden @ weight.T, targets), in nats.
 
     hidden [T, D]; weight [V, D]; targets int64 [T]; weights [T], 0 for tokens that do not count.
     Returns a scalar in fp32 (fp64 for fp64 inputs). Differentiable in hidden and weight, once.
     `each` [T], where given, is filled with the summands, for metrics: no gradient goes through it.
+    With `vocabulary`, weight has the rows of a part of it, and other ranks have the rest.
     """
     size = slice_size or _slice_size(hidden, weight)
+    if vocabulary is not None:
+        from cairn.ops.vocabulary import shared_cross_entropy
+
+        return shared_cross_entropy(hidden, weight, targets, weights, vocabulary, size, each)
     path = paths.choose("linear_cross_entropy", hidden.device, triton=paths.for_kernel(hidden))
     return run(_CrossEntropy, hidden, weight, targets, weights, size, path, each)
 
@@ -76,7 +85,7 @@ def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-class _Slices:
+class Slices:
     """Gradients that grow slice by slice; None for what needs none."""
 
     def __init__(self, ctx: Any, hidden: Tensor, weight: Tensor) -> None:
@@ -96,6 +105,7 @@ class _Slices:
 
     @property
     def wanted(self) -> bool:
+        """Whether anything needs a gradient."""
         return self.to_hidden is not None or self.to_weight is not None
 
     def add(self, part: slice, to_logits: Tensor) -> None:
@@ -110,10 +120,12 @@ class _Slices:
                 self.to_weight += to_logits.t() @ self.hidden[part]
 
     def save(self, ctx: Any) -> None:
+        """For `scaled`."""
         ctx.save_for_backward(self.to_hidden, self.to_weight)
 
 
-def _scaled(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def scaled(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients that were saved, times that of the sum."""
     to_hidden, to_weight = ctx.saved_tensors
     if to_hidden is not None:
         to_hidden = to_hidden * grad.to(to_hidden.dtype)
@@ -134,7 +146,7 @@ class _CrossEntropy(torch.autograd.Function):
         path: paths.Path,
         each: Tensor | None,
     ) -> Tensor:
-        slices = _Slices(ctx, hidden, weight)
+        slices = Slices(ctx, hidden, weight)
         total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
         for at in range(0, len(hidden), size):
             part = slice(at, at + size)
@@ -169,7 +181,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     @once
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return *_scaled(ctx, grads[0]), None, None, None, None, None
+        return *scaled(ctx, grads[0]), None, None, None, None, None
 
 
 class _Kl(torch.autograd.Function):
@@ -185,7 +197,7 @@ class _Kl(torch.autograd.Function):
         size: int,
         path: paths.Path,
     ) -> Tensor:
-        slices = _Slices(ctx, hidden, weight)
+        slices = Slices(ctx, hidden, weight)
         teacher_hidden, teacher_weight = _narrow(teacher_hidden, teacher_weight)
         total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
         for at in range(0, len(hidden), size):
@@ -214,4 +226,4 @@ class _Kl(torch.autograd.Function):
     @staticmethod
     @once
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return *_scaled(ctx, grads[0]), None, None, None, None, None, None
+        return *scaled(ctx, grads[0]), None, None, None, None, None, None

@@ -9,12 +9,14 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from cairn.ops import paths
+from cairn.ops.context import Context, context_conv, context_scan
 from cairn.ops.conv import causal_conv, next_window
 from cairn.ops.native import operations as native
-from cairn.ops.norm import gated_rms_norm
+from cairn.ops.norm import gated_rms_norm, shared_gated_rms_norm
 from cairn.ops.ragged import Chunks
 from cairn.ops.scan import ssd_scan
 from cairn.ops.slots import Slots
@@ -51,6 +53,8 @@ class MixerForm:
     """Added to the mean square."""
     dt_limits: tuple[float, float] | None = None
     """Time steps are clamped to these after softplus; None where they are not."""
+    norm_ranks: ProcessGroup | None = None
+    """The ranks that have parts of the one slice here; None where slices are whole."""
 
 
 class Pool(Protocol):
@@ -76,12 +80,14 @@ def mamba_inner(
     chunks: Chunks,
     pool: Pool | None = None,
     slots: Slots | None = None,
+    context: Context | None = None,
 ) -> Tensor:
     """From the parts of in_proj's output to out_proj's input (arXiv 2405.21060, section 7).
 
     z [T, I] is the gate; xbc [T, C] holds x, B and C before the convolution; dt [T, H] comes
     before bias and softplus. With `pool`, every span continues its slot and updates it in place.
-    The scan is in fp32 at least. Narrow states are rounded at random once a call.
+    The scan is in fp32 at least. Narrow states are rounded at random once a call. With `context`,
+    the first span goes on from what earlier ranks have of it, and there is no pool.
     Returns [T, I] in z's dtype; differentiable once.
     """
     narrow = pool is not None and pool.state.dtype in (torch.float16, torch.int8)
@@ -94,6 +100,9 @@ def mamba_inner(
         assert pool is not None
         assert slots is not None
         return _widely(z, xbc, dt, weights, form, chunks, pool, slots)
+    if context is not None:
+        y, _ = _plain_scan(z.shape[1], xbc, dt, weights, form, chunks, None, None, context)
+        return _normed(y, z, weights, form)
     path = _path(z, xbc, dt, weights, form, pool)
     if path == "native":
         return native.mixer(z, xbc, dt, weights, form, chunks, pool, slots)
@@ -105,8 +114,16 @@ def mamba_inner(
     y, last = scan(z.shape[1], xbc, dt, weights, form, chunks, window, state)
     if pool is not None and slots is not None and window is not None:
         pool.window[slots.rows] = next_window(xbc, chunks, window)
+        assert last is not None
         pool.state[slots.rows] = last.detach()
-    return gated_rms_norm(y, z, weights.norm, form.norm_groups, form.eps)
+    return _normed(y, z, weights, form)
+
+
+def _normed(y: Tensor, z: Tensor, weights: MixerWeights, form: MixerForm) -> Tensor:
+    """The gated norm, over what other ranks have of a slice too."""
+    if form.norm_ranks is None:
+        return gated_rms_norm(y, z, weights.norm, form.norm_groups, form.eps)
+    return shared_gated_rms_norm(y, z, weights.norm, form.eps, form.norm_ranks)
 
 
 def _widely(
@@ -185,14 +202,18 @@ def _plain_scan(
     chunks: Chunks,
     window: Tensor | None,
     state: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """The same, operation by operation."""
+    context: Context | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """The same, operation by operation; with `context` the last states are not known here."""
     H = dt.shape[1]
-    mixed = causal_conv(xbc, weights.conv, weights.conv_bias, chunks, window)
+    if context is None:
+        mixed = causal_conv(xbc, weights.conv, weights.conv_bias, chunks, window)
+    else:
+        mixed = context_conv(xbc, weights.conv, weights.conv_bias, chunks, context)
     wide = torch.promote_types(mixed.dtype, torch.float32)
     per_group = (mixed.shape[1] - inner) // 2
     u, B, C = mixed.to(wide).split([inner, per_group, per_group], dim=-1)
-    y, last = ssd_scan(
+    scanned = (
         u.unflatten(-1, (H, -1)),
         time_steps(dt, weights.dt_bias, form.dt_limits),
         -torch.exp(weights.A_log.to(wide)),
@@ -200,8 +221,10 @@ def _plain_scan(
         C.unflatten(-1, (form.groups, -1)),
         weights.D.to(wide),
         chunks,
-        state,
     )
+    if context is not None:
+        return context_scan(*scanned, context).flatten(1), None
+    y, last = ssd_scan(*scanned, state)
     return y.flatten(1), last
 
 

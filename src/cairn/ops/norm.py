@@ -3,10 +3,13 @@
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from cairn.ops import paths
+from cairn.ops.collectives import sum_over
 from cairn.ops.gradient import once, run
 from cairn.ops.native import operations as native
 
@@ -56,6 +59,17 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: fl
 
         return norm.gated_rms_norm(x, gate, weight, groups, eps)
     return run(_GatedRmsNorm, x, gate, weight, groups, eps)
+
+
+def shared_gated_rms_norm(
+    x: Tensor, gate: Tensor, weight: Tensor, eps: float, group: ProcessGroup
+) -> Tensor:
+    """`gated_rms_norm` of one slice that lies on several ranks, a part [..., D] on each."""
+    product = functional.silu(_wide(gate)) * _wide(x)
+    with torch.autocast(x.device.type, enabled=False):
+        squares = sum_over(torch.linalg.vecdot(product, product), group)
+        scale = (squares / (product.shape[-1] * dist.get_world_size(group)) + eps).rsqrt()
+    return (product * scale.unsqueeze(-1) * weight).to(gate.dtype)
 
 
 def squared_relu(x: Tensor) -> Tensor:

@@ -1,14 +1,15 @@
 """Training: the one loop, its settings, and pre-training. Other stages bring other objectives."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cairn.base import Recipe, Ref, UserError, Work
-from cairn.base.config import LATER
+from cairn.base.config import FREE, LATER
 from cairn.base.lazy import lazily
 from cairn.model.config import ModelConfig
 from cairn.tokens.blend import Blend
 from cairn.tokens.contexts import Formats
+from cairn.train.parallel import Parallel
 
 if TYPE_CHECKING:
     from cairn.train.loop import train
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 _HOMES = {"Loss": "objective", "NextToken": "objective", "train": "loop"}
 
-__all__ = ["Loss", "NextToken", "Pretrain", "TrainSettings", "train"]
+__all__ = ["Loss", "NextToken", "Parallel", "Pretrain", "TrainSettings", "train"]
 
 
 __getattr__ = lazily(__name__, _HOMES)
@@ -69,6 +70,18 @@ class TrainSettings:
     """Where to compute: auto takes a GPU when there is one."""
     save_every: int = 50
     """Steps between saves from which a killed run continues."""
+    skips: int = field(default=3, metadata={LATER: True})
+    """Steps in a row that are passed over for a loss or gradient that is a fault."""
+    rewinds: int = field(default=1, metadata={LATER: True})
+    """After more of them: times that weights go back to the last save; then the run ends."""
+    spike: float = field(default=0.0, metadata={LATER: True})
+    """Nats over the mean loss of the last 32 steps that are a fault; 0: only what is not finite."""
+    watchdog: float = field(default=1800.0, metadata={FREE: True})
+    """Seconds that a step may last before the process ends itself; 0 turns it off."""
+    recompute: str = field(default="", metadata={FREE: True})
+    """Kinds of layers, as in the pattern, that the backward computes again instead of keeping."""
+    parallel: Parallel = field(default=Parallel(), metadata={FREE: True})
+    """How the processes that `torchrun` starts share the run."""
 
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.tokens > 0) or min(self.steps, self.tokens) < 0:
@@ -81,7 +94,7 @@ class TrainSettings:
             raise UserError("lr", self.lr, "is not positive", "1e-3 is usual for small models")
         if not self.eps > 0:
             raise UserError("eps", self.eps, "is not positive", "1e-8 is usual")
-        for name in ("clip", "weight_decay"):
+        for name in ("clip", "weight_decay", "skips", "rewinds", "spike", "watchdog"):
             if not getattr(self, name) >= 0:
                 raise UserError(name, getattr(self, name), "is negative", "0 turns it off")
         for name in ("warmup", "warmup_tokens", "decay_tokens"):
@@ -109,6 +122,7 @@ class TrainSettings:
 class Pretrain(Recipe):
     """Train a model from nothing on token shards, to predict the next token."""
 
+    joint: ClassVar[bool] = True
     shards: Ref | None = None
     """The shards to learn from; their held-out part measures bits per byte."""
     blend: Blend | None = field(default=None, metadata={LATER: True})

@@ -12,7 +12,8 @@ from cairn.train.data import blend_of, folders_of, open_blend, told
 from cairn.train.heldout import evaluator
 from cairn.train.loop import train
 from cairn.train.objective import NextToken
-from cairn.train.precision import pick_device
+from cairn.train.parallel.ranks import join
+from cairn.train.parallel.shard import shard
 
 if TYPE_CHECKING:
     from cairn.train import Pretrain
@@ -26,11 +27,14 @@ def pretrain(recipe: "Pretrain", work: Work) -> dict[str, Any]:
     settings = recipe.settings
     config = shape_of(recipe, work, tokenizer)
     stream = open_blend(blend, folders, tokenizer, settings)
-    model = build(config, settings.seed, pick_device(settings.device))
+    ranks = join(settings.parallel, settings.device)
+    model = shard(build(config, settings.seed, ranks.device), ranks)
     evaluate = evaluator(folders, recipe.heldout_files)
     name = work.out.name
-    facts = train(model, NextToken(), stream, settings, work.out, evaluate=evaluate, label=name)
-    write_checkpoint(model, tokenizer, work.out)
+    facts = train(
+        model, NextToken(), stream, settings, work.out, ranks=ranks, evaluate=evaluate, label=name
+    )
+    write_checkpoint(model, tokenizer, work.out, ranks)
     return {"parameters": config.parameters} | facts | {"data": told(stream)}
 
 

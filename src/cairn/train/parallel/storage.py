@@ -1,0 +1,110 @@
+"""Pieces of tensors for torch's distributed checkpoint: what each rank writes and reads."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import (
+    LoadPlan,
+    SavePlan,
+    TensorWriteData,
+    WriteItem,
+    WriteItemType,
+)
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+
+from cairn.train.parallel.pieces import Chunk, Piece
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a rank holds of a tensor."""
+
+    piece: Piece
+    tensor: Tensor
+
+    def at(self, offset: torch.Size | None) -> Tensor:
+        """The chunk that begins at a place of the whole tensor."""
+        chunk = next(c for c in self.piece.chunks if _offset(c) == offset)
+        return self.tensor[chunk.held]
+
+
+class SavePlanner(DefaultSavePlanner):
+    """Writes the chunks of a dictionary of `Held`; of copies, the first rank's."""
+
+    def __init__(self) -> None:
+        super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
+
+    def create_local_plan(self) -> SavePlan:
+        """All chunks that this rank holds."""
+        items = [
+            WriteItem(
+                MetadataIndex(name, _offset(chunk)),
+                WriteItemType.SHARD,
+                tensor_data=TensorWriteData(
+                    _stored(chunk),
+                    TensorProperties.create_from_tensor(one.tensor),
+                    torch.Size(one.piece.shape),
+                ),
+            )
+            for name, one in self.state_dict.items()
+            for chunk in one.piece.chunks
+        ]
+        self.plan = SavePlan(items)
+        return self.plan
+
+    def lookup_object(self, index: MetadataIndex) -> Any:
+        """The tensor of a chunk."""
+        return self.state_dict[index.fqn].at(index.offset).contiguous()
+
+
+class LoadPlanner(DefaultLoadPlanner):
+    """Reads the chunks of a dictionary of `Held` into their tensors."""
+
+    def __init__(self) -> None:
+        super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
+
+    def set_up_planner(
+        self,
+        state_dict: dict[str, Any],
+        metadata: Metadata | None = None,
+        is_coordinator: bool = False,
+    ) -> None:
+        """Take the dictionary as it is: torch's own would look for tensors on no device in it."""
+        self.state_dict, self.metadata = state_dict, metadata
+        self.is_coordinator = is_coordinator
+
+    def create_local_plan(self) -> LoadPlan:
+        """All reads that fill this rank's chunks."""
+        assert self.metadata is not None
+        items = []
+        for name, one in self.state_dict.items():
+            stored = self.metadata.state_dict_metadata[name]
+            assert isinstance(stored, TensorStorageMetadata)
+            chunks = [_stored(chunk) for chunk in one.piece.chunks]
+            items += create_read_items_for_chunk_list(name, stored, chunks)
+        return LoadPlan(items)
+
+    def lookup_tensor(self, index: MetadataIndex) -> Tensor:
+        """The tensor of a chunk, in place."""
+        return self.state_dict[index.fqn].at(index.offset)
+
+
+def _offset(chunk: Chunk) -> torch.Size:
+    return torch.Size(part.start for part in chunk.whole)
+
+
+def _stored(chunk: Chunk) -> ChunkStorageMetadata:
+    return ChunkStorageMetadata(
+        offsets=_offset(chunk),
+        sizes=torch.Size(part.stop - part.start for part in chunk.whole),
+    )

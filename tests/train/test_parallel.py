@@ -1,0 +1,307 @@
+"""One process = two = four: sharded, tensor, context parallel, and each pair of them."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cairn.base import UserError, read_manifest
+from cairn.train import Parallel
+from cairn.train.parallel.ranks import join
+
+WORKER = Path(__file__).parent / "fixtures" / "ranks.py"
+MODEL = {
+    "pattern": "M*-M",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "attention_heads": 4,
+    "key_value_heads": 2,
+    "head_dim": 16,
+    "mamba_heads": 8,
+    "mamba_head_dim": 8,
+    "state_size": 16,
+    "groups": 2,
+    "chunk_size": 16,
+    "max_positions": 256,
+}
+SETTINGS = {
+    "steps": 20,
+    "sequences": 4,
+    "sequence_length": 48,
+    "lr": 3e-3,
+    "warmup": 2,
+    "save_every": 10,
+    "precision": "fp32",
+}
+
+
+def start(
+    world: int, shards: Path, out: Path, cases: list[dict], **more: str
+) -> list[subprocess.Popen]:
+    """The processes of a run, connected over loopback."""
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / f"cases-{world}.json"
+    file.write_text(json.dumps(cases))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    given = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world), **more}
+    given |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, str(WORKER), str(shards), str(out), str(file)]
+    return [subprocess.Popen(command, env=given | {"RANK": str(rank)}) for rank in range(world)]
+
+
+def run_ranks(world: int, shards: Path, out: Path, cases: list[dict]) -> None:
+    children = start(world, shards, out, cases)
+    try:
+        assert [child.wait(timeout=280) for child in children] == [0] * world
+    finally:
+        for child in children:
+            child.kill()
+
+
+def case(name: str, parallel: dict, **more) -> dict:
+    return {"name": name, "parallel": parallel, "settings": SETTINGS, "model": MODEL} | more
+
+
+def losses(folder: Path) -> list[float]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def hold(found: Path, wanted: Path) -> None:
+    """Losses to 1e-4, gradients to 1e-5."""
+    assert len(losses(found)) == len(losses(wanted))
+    assert losses(found) == pytest.approx(losses(wanted), abs=1e-4)
+    ours, theirs = (torch.load(folder / "gradients.pt") for folder in (found, wanted))
+    assert ours.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        worst = (ours[name] - gradient).abs().max().item()
+        assert worst < 1e-5, (name, worst)
+
+
+@pytest.fixture(scope="module")
+def alone(run: Path, tmp_path_factory) -> Path:
+    """What one process learns."""
+    out = tmp_path_factory.mktemp("alone")
+    run_ranks(1, run / "shards", out, [case("one", {}, gradients=True)])
+    return out / "one"
+
+
+TWO = {"fsdp": {"shard": 2}, "tensor": {"tensor": 2}, "context": {"context": 2}}
+FOUR = {
+    "fsdp": {"shard": 4},
+    "hybrid": {"data": 2, "shard": 2},
+    "tensor": {"tensor": 4},
+    "context": {"context": 4},
+    "fsdp-tensor": {"shard": 2, "tensor": 2},
+    "fsdp-context": {"shard": 2, "context": 2},
+    "tensor-context": {"tensor": 2, "context": 2},
+}
+
+
+def test_two_processes_learn_what_one_learns(run: Path, tmp_path: Path, alone: Path):
+    cases = [case(name, sizes, gradients=True) for name, sizes in TWO.items()]
+    run_ranks(2, run / "shards", tmp_path, cases)
+    for name in TWO:
+        hold(tmp_path / name, alone)
+
+
+@pytest.mark.parallel
+def test_four_processes_learn_what_one_learns(run: Path, tmp_path: Path, alone: Path):
+    cases = [case(name, sizes, gradients=True) for name, sizes in FOUR.items()]
+    run_ranks(4, run / "shards", tmp_path, cases)
+    for name in FOUR:
+        hold(tmp_path / name, alone)
+
+
+# Everything that is cut in a way of its own: biases, rotary positions, norms of heads, gates, tied
+# matrices, windows, a vocabulary that ranks do not divide.
+DENSE = {
+    "pattern": "*-*-",
+    "family": "starcoder2",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "attention_heads": 4,
+    "key_value_heads": 2,
+    "head_dim": 8,
+    "norm": "layer",
+    "activation": "gelu_tanh",
+    "qkv_bias": True,
+    "output_bias": True,
+    "mlp_bias": True,
+    "tie_embeddings": True,
+    "rope_theta": 10_000.0,
+    "sliding_window": 20,
+    "max_positions": 256,
+}
+QWEN = {
+    "pattern": "*-",
+    "family": "qwen3",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "attention_heads": 4,
+    "key_value_heads": 2,
+    "head_dim": 8,
+    "activation": "silu",
+    "gated": True,
+    "qk_norm": True,
+    "rope_theta": 10_000.0,
+    "max_positions": 256,
+}
+
+
+@pytest.mark.parallel
+def test_other_families_are_cut_as_well(run: Path, tmp_path: Path):
+    few = SETTINGS | {"steps": 5}
+    sizes = {"tensor": {"tensor": 4}, "pair": {"tensor": 2, "context": 2}}
+    families = {"dense": DENSE, "qwen": QWEN}
+    more = {"settings": few, "rows": 1, "gradients": True}
+
+    def cases(which: dict) -> list[dict]:
+        return [
+            case(f"{family}-{name}", parallel, **more) | {"model": model}
+            for name, parallel in which.items()
+            for family, model in families.items()
+        ]
+
+    run_ranks(1, run / "shards", tmp_path, cases({"one": {}}))
+    run_ranks(4, run / "shards", tmp_path, cases(sizes))
+    for family in families:
+        for name in sizes:
+            hold(tmp_path / f"{family}-{name}", tmp_path / f"{family}-one")
+
+
+@pytest.mark.parallel
+def test_a_text_of_32k_tokens_on_four_ranks_equals_one(run: Path, tmp_path: Path):
+    long = SETTINGS | {"steps": 1, "sequences": 1, "sequence_length": 32_768, "warmup": 0}
+    shape = MODEL | {"pattern": "M*M-", "attention_heads": 2, "chunk_size": 128}
+    more = {"settings": long, "model": shape, "one_text": True, "gradients": True}
+    run_ranks(1, run / "shards", tmp_path, [case("one", {}) | more])
+    run_ranks(4, run / "shards", tmp_path, [case("context", {"context": 4}) | more])
+    hold(tmp_path / "context", tmp_path / "one")
+
+
+@pytest.mark.parallel
+def test_four_ranks_save_and_two_and_one_go_on(run: Path, tmp_path: Path, alone: Path):
+    shards, ten = run / "shards", {"settings": SETTINGS | {"steps": 10}}
+    four = [
+        case("run", {"shard": 2, "tensor": 2}, stop=13),
+        case("done", {"tensor": 4}) | ten,
+    ]
+    run_ranks(4, shards, tmp_path / "four", four)
+    for world, sizes in ((2, {"context": 2}), (1, {})):
+        out = tmp_path / str(world)
+        shutil.copytree(tmp_path / "four", out)
+        saves = [path.name for path in (out / "run" / "resume").iterdir()]
+        assert saves == ["step-000000010"]
+        run_ranks(world, shards, out, [case("run", sizes), case("done", sizes) | ten])
+        assert losses(out / "run") == pytest.approx(losses(alone), abs=1e-5)
+        was, now = (torch.load(top / "done" / "weights.pt") for top in (tmp_path / "four", out))
+        assert all(torch.equal(was[name], now[name]) for name in was), "read as it was written"
+
+
+KILLS = int(os.environ.get("CAIRN_KILLS", "20"))
+
+
+def torchrun(world: int, restarts: int, *command: str) -> list[str]:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*launch, f"--nproc-per-node={world}", f"--max-restarts={restarts}", *command]
+
+
+@pytest.mark.parallel
+def test_kill_9_of_any_rank_at_random_moments_changes_nothing(run: Path, tmp_path: Path):
+    settings = SETTINGS | {"steps": 300, "save_every": 5, "sequences": 2}
+    file = tmp_path / "cases.json"
+    file.write_text(json.dumps([case("run", {}, pause=0.03) | {"settings": settings}]))
+
+    def life(out: Path, restarts: int) -> subprocess.Popen:
+        out.mkdir()
+        worker = (str(WORKER), str(run / "shards"), str(out), str(file))
+        said = (out / "said").open("w")
+        return subprocess.Popen(torchrun(2, restarts, *worker), stdout=said, stderr=said)
+
+    undisturbed = life(tmp_path / "whole", 0)
+    assert undisturbed.wait(timeout=250) == 0
+    child, out = life(tmp_path / "cut", KILLS), tmp_path / "cut"
+    drawn, killed = random.Random(0), set()
+    deadline = time.monotonic() + 280
+    while len(killed) < KILLS and time.monotonic() < deadline and child.poll() is None:
+        living = re.findall(r"rank (\d+) is (\d+)", (out / "said").read_text())[-2:]
+        if len(living) == 2 and not killed & {pid for _, pid in living}:
+            time.sleep(drawn.uniform(0.0, 4.0))  # at its start, at a step, or while it saves
+            _, victim = drawn.choice(living)
+            os.kill(int(victim), signal.SIGKILL)
+            killed.add(victim)
+        time.sleep(0.05)
+    assert child.wait(timeout=250) == 0
+    assert len(killed) == KILLS, "the run ended before"
+    assert losses(out / "run") == losses(tmp_path / "whole" / "run")
+    steps = [json.loads(line) for line in (out / "run" / "metrics.jsonl").open()]
+    assert [row["step"] for row in steps] == list(range(1, 301))
+    ours, theirs = (torch.load(tmp_path / name / "run" / "weights.pt") for name in ("cut", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+PLAN = """
+from cairn.base import Ref
+from cairn.model import ModelConfig
+from cairn.tokens import LearnTokenizer, Tokenize
+from cairn.train import Parallel, Pretrain, TrainSettings
+from fixture import FewFiles
+
+settings = TrainSettings(
+    steps=6, sequences=4, sequence_length=48, warmup=1, save_every=2, precision="fp32",
+    parallel=Parallel({sizes}),
+)
+plan = {{
+    "corpus": FewFiles(),
+    "words": LearnTokenizer(corpus=Ref("corpus"), vocab_size=512),
+    "shards": Tokenize(corpus=Ref("corpus"), tokenizer=Ref("words"), heldout=0.3),
+    "base": Pretrain(model=ModelConfig(**{model!r}), shards=Ref("shards"), settings=settings),
+}}
+"""
+
+
+@pytest.mark.parallel
+def test_torchrun_makes_the_artifact_that_one_process_makes(tmp_path: Path):
+    conftest = Path(__file__).parents[1] / "conftest.py"
+    shutil.copy(conftest, tmp_path / "fixture.py")
+    model = {**MODEL, "vocab_size": 0}
+    given = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    made = []
+    for name, sizes, world in (("one", "", 1), ("four", "shard=2, tensor=2", 4)):
+        plan = tmp_path / f"{name}.py"
+        plan.write_text(PLAN.format(sizes=sizes, model=model))
+        cairn = ("-m", "cairn", "make", str(plan), "--runs", str(tmp_path))
+        command = torchrun(world, 0, *cairn) if world > 1 else [sys.executable, *cairn]
+        done = subprocess.run(command, env=given, timeout=250, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        folder = tmp_path / name / "base"
+        assert not (folder / "resume").exists()
+        made.append((read_manifest(folder), load_file(folder / "model.safetensors")))
+    (one, weights), (four, others) = made
+    assert one.recipe_digest == four.recipe_digest, "how many processes is no part of a recipe"
+    for key in ("loss", "bits_per_byte", "bits_per_byte_before"):
+        assert four.facts[key] == pytest.approx(one.facts[key], abs=1e-4)
+    assert {k: v for k, v in four.facts.items() if isinstance(v, int)} == {
+        k: v for k, v in one.facts.items() if isinstance(v, int)
+    }
+    for name, weight in weights.items():
+        assert torch.allclose(others[name], weight, atol=1e-4), name
+
+
+def test_a_process_alone_says_how_others_are_started(small_model):
+    with pytest.raises(UserError, match="torchrun --nproc-per-node"):
+        join(Parallel(tensor=2), "cpu")
