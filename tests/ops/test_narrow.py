@@ -58,9 +58,11 @@ def test_a_product_is_near_that_of_whole_weights_and_no_row_changes_another(squa
     torch.testing.assert_close(again[0], got[0])
 
 
-def test_shapes_that_no_device_multiplies_are_refused():
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_shapes_that_the_device_does_not_multiply_are_refused():
     with pytest.raises(UserError, match="multiple of 16"):
-        narrowed(draw(32, 40))
+        narrowed(draw(32, 40).cuda())
 
 
 @pytest.mark.gpu

@@ -16,6 +16,21 @@ from cairn.engine.prefix import PrefixTree
 from cairn.engine.weights import narrow_weights
 from cairn.model import Decoder, load
 
+CUT = {"cpu": 256, "cuda": 2048}  # tokens: where prompts are cut in a batch-invariant engine
+UNBOUNDED = 2**62
+
+
+def refuse_variation(caching: Caching | None, speculation: Speculation | None) -> None:
+    """UserError for what would give a request other bits than it has alone.
+
+    A cached prefix was cut elsewhere, and a guess is verified in another pass than a lone token.
+    """
+    if caching is not None and caching.prefixes:
+        mend = "give Caching(prefixes=False), or leave it out"
+        raise UserError("invariant", True, "keeps no prefixes", mend)
+    if speculation is not None:
+        raise UserError("invariant", True, "does not guess ahead", "leave speculation out")
+
 
 def archive_of(model: Decoder, caching: Caching) -> Archive | None:
     """Where prefixes outlive the process; None where they need not."""

@@ -11,7 +11,17 @@ from typing import Any, Literal
 import torch
 
 from cairn.base import UserError
-from cairn.engine.assembly import allocate, archive_of, drafter_of, loaded, signature, states_in
+from cairn.engine.assembly import (
+    CUT,
+    UNBOUNDED,
+    allocate,
+    archive_of,
+    drafter_of,
+    loaded,
+    refuse_variation,
+    signature,
+    states_in,
+)
 from cairn.engine.code import CodePrompt
 from cairn.engine.detokenizer import Detokenizer
 from cairn.engine.load import Load
@@ -46,7 +56,8 @@ class Engine:
     how tokens are guessed ahead (None: they are not); neither changes what is drawn. `memory` is
     how many bytes keys, values and states may take (None: a share of what is free). `graphs`
     captures decoding, and `overlap` launches a step before what the last one drew is known; both
-    are for GPUs and on there (None).
+    are for GPUs and on there (None). `invariant` gives every request the bits that it has alone,
+    log-probabilities included, whatever the batch; it is slower and keeps no prefixes.
     """
 
     def __init__(
@@ -66,6 +77,7 @@ class Engine:
         memory: int | None = None,
         graphs: bool | None = None,
         overlap: bool | None = None,
+        invariant: bool = False,
     ) -> None:
         ends: frozenset[int] = frozenset()
         if isinstance(model, str | Path):
@@ -77,6 +89,9 @@ class Engine:
         elif (device, dtype, weights) != (None, None, None):
             raise UserError("device, dtype, weights are for folders: a live model stays as it is")
         kind = (model.device, model.dtype)
+        if invariant:
+            refuse_variation(caching, speculation)
+            caching = Caching(prefixes=False, swap_bytes=UNBOUNDED)
         self._caching = caching or Caching()
         self.model, self.tokenizer = model, tokenizer
         wanted = token_budget or TOKEN_BUDGET[model.device.type]
@@ -91,9 +106,16 @@ class Engine:
         self._allocation = allocate(self._runner.pool, self._caching, self._archive)
         self._check = SelfCheck(self._caching.check)
         budget = wanted if token_budget else max(wanted, self.slots)
-        self._scheduler = Scheduler(self.slots, budget, self._allocation)
+        pieces = None
+        if invariant:
+            pieces, budget = (
+                CUT[model.device.type],
+                max(budget, self.slots + CUT[model.device.type]),
+            )
+        self._scheduler = Scheduler(self.slots, budget, self._allocation, every=pieces)
         ahead = model.device.type == "cuda" if overlap is None else overlap
-        self._stepper = Stepper(self._runner, self._scheduler, ahead and speculation is None)
+        ahead = ahead and speculation is None
+        self._stepper = Stepper(self._runner, self._scheduler, ahead, invariant)
         self._drafter = drafter_of(speculation, model, sizes)
         self._most_drafts = speculation.most if speculation else 0
         self._weights = signature(model)

@@ -48,6 +48,8 @@ class Scheduler:
     budget is at least the number of slots, so that every running sequence advances in every step.
     Where pages or slots do not suffice, the last in order is preempted for the first: it is
     swapped out (`swap` True), computed again later (False), or what there is room for (None).
+    With `every`, prompts are cut at its multiples alone, so that how a prompt is computed does not
+    depend on what else runs.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Scheduler:
         token_budget: int,
         allocation: Allocation,
         swap: bool | None = None,
+        every: int | None = None,
     ) -> None:
         if slots < 1:
             raise UserError("slots", slots, "is less than 1", "one slot holds one sequence")
@@ -64,7 +67,10 @@ class Scheduler:
         self.slots = slots
         self.token_budget = token_budget
         self.allocation = allocation
-        self._swap = swap
+        if every is not None and token_budget < slots + every:
+            problem = f"is less than the {slots} slots and pieces of {every}"
+            raise UserError("token_budget", token_budget, problem, f"give {slots + every}")
+        self._swap, self._every = swap, every
         self._waiting: dict[int, Sequence] = {}
         self._queue: list[tuple[tuple[int, int], int]] = []  # a heap of keys and ids of waiting
         self._running: dict[int, Sequence] = {}
@@ -177,6 +183,10 @@ class Scheduler:
         if most < 1:
             return 0
         stop = sequence.computed + min(sequence.pending, most)
+        if self._every is not None and stop < sequence.length:
+            stop = stop // self._every * self._every
+            if stop <= sequence.computed:
+                return 0
         if sequence.marks:
             stop = min(stop, sequence.marks[-1])
         drafts: tuple[int, ...] = ()

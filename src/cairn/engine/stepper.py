@@ -15,6 +15,7 @@ from cairn.engine.runner import Held, Rows, Runner
 from cairn.engine.sampler import Draws, begin_draw, score
 from cairn.engine.scheduler import Scheduler, Slice
 from cairn.engine.verification import Drawing, verify
+from cairn.ops.order import fixed_order
 
 SCORED_AT_ONCE = 256  # prompt rows whose logits exist at the same time
 
@@ -35,12 +36,16 @@ class Flight:
 class Stepper:
     """Runs what a scheduler plans. With `overlap`, draws are read one step later where they can.
 
-    They cannot where a token has to be known before the next is drawn: penalties, grammars,
-    thinking budgets, and guesses.
+    With `fixed`, sums are taken in an order that the batch does not change (`ops.order`).
+    Draws cannot be read late where a token has to be known before the next is drawn: penalties,
+    grammars, thinking budgets, and guesses.
     """
 
-    def __init__(self, runner: Runner, scheduler: Scheduler, overlap: bool) -> None:
+    def __init__(
+        self, runner: Runner, scheduler: Scheduler, overlap: bool, fixed: bool = False
+    ) -> None:
         self.runner, self.scheduler, self.overlap = runner, scheduler, overlap
+        self._fixed = fixed
         self.steps = self.tokens_read = self.tokens_drawn = 0
         self.tokens_guessed = self.tokens_accepted = 0
         self._flight: Flight | None = None
@@ -59,7 +64,8 @@ class Stepper:
         """
         before, self._flight = self._flight, None
         try:
-            flight = self._launch(slices) if slices else None
+            with fixed_order(self._fixed):
+                flight = self._launch(slices) if slices else None
         except BaseException:
             self._flight = before
             raise

@@ -15,6 +15,7 @@ from cairn.model.mamba import Mamba2
 from cairn.model.norms import RMSNorm
 from cairn.ops import paths
 from cairn.ops.native.layer import FeedForwardLayer, MixerLayer, fits
+from cairn.ops.order import order_is_fixed
 
 Held = tuple[dict[str, nn.Parameter | None], str, nn.Parameter, int]  # holder, name, and address
 
@@ -44,7 +45,7 @@ _kept: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
 def fused(block: Any, x: Tensor, layout: Layout, memory: Any) -> Tensor | None:
     """x + mixer(norm(x)) [T, D] of a `Block`; None where it has to be computed in parts."""
     mixer = block.mixer
-    if not isinstance(mixer, Mamba2 | MLP) or not fits(x):
+    if not isinstance(mixer, Mamba2 | MLP) or not fits(x) or order_is_fixed():
         return None
     kept = _kept.get(block)
     if kept is None or not kept.valid:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cairn.ops import paths
+from cairn.ops.order import order_is_fixed
 from cairn.ops.ragged import Places
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ class AttentionPlan:
         before = np.zeros_like(length) if self.past is None else np.asarray(self.past, np.int64)
         start = np.concatenate([[0], np.cumsum(length)[:-1]])
         batches, index, valid = [], [], []
-        for spans in _batches(length, before, self.split):
+        split = _each if order_is_fixed() else self.split
+        for spans in _batches(length, before, split):
             batch = _batch(spans, length, before, self.window, self.device)
             position = np.arange(batch.queries)
             here = length[spans][:, None]
@@ -164,6 +166,11 @@ def _batches(length: np.ndarray, before: np.ndarray, split: Split | None) -> Ite
             yield spans
         else:
             yield from split(spans, int((length + before)[spans].max()))
+
+
+def _each(spans: np.ndarray, stop: int) -> list[np.ndarray]:
+    """Every span by itself."""
+    return [spans[i : i + 1] for i in range(len(spans))]
 
 
 def _alike(length: np.ndarray, before: np.ndarray) -> list[np.ndarray]:
@@ -248,6 +255,8 @@ def _fast_paths(
     pages; only a library's has a gradient.
     """
     trained = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    if order_is_fixed():
+        return "it takes spans in other orders in other company", paths.for_kernel(q)
     few = max(plan.lengths, default=0) * (q.shape[1] // k.shape[1]) <= 16
     fresh = plan.past is None or not any(plan.past)
     width = q.shape[-1]

@@ -14,15 +14,18 @@ from torch.nn import functional
 from cairn.base.errors import UserError
 from cairn.ops import paths
 from cairn.ops.fp8 import E4M3, LARGEST_SCALE, LIMITS, WIDTH, problem
+from cairn.ops.order import order_is_fixed, ordered_product
 
 LIMIT = LIMITS[E4M3]
 
 
 def unfit(weight: Tensor) -> str:
     """Why a weight cannot be kept so on its device; empty where it can."""
+    if weight.device.type == "cpu":
+        return ""
     if any(size % WIDTH for size in weight.shape):
         return f"a weight of {list(weight.shape)} is no multiple of {WIDTH}"
-    return problem("current", weight.device) if weight.device.type == "cuda" else ""
+    return problem("current", weight.device)
 
 
 def cast_rows(x: Tensor, *, squared_relu: bool = False) -> tuple[Tensor, Tensor]:
@@ -67,10 +70,9 @@ def narrow_linear(
     Not differentiable.
     """
     rows, scales = cast_rows(x.reshape(-1, x.shape[-1]), squared_relu=squared_relu)
-    library = "on a CPU there are no products of 8-bit floats"
-    if x.device.type == "cuda":
-        library = problem("current", x.device)
-    if paths.choose("narrow_product", x.device, library=library) == "library":
+    if order_is_fixed():
+        y = ordered_product(rows, values, scales, inverse)
+    elif _library(x) == "library":
         y = torch._scaled_mm(  # type: ignore[attr-defined]
             rows, values.t(), scales[:, None], inverse[None], out_dtype=torch.bfloat16
         )
@@ -78,3 +80,11 @@ def narrow_linear(
         y = rows.float() @ values.float().t() * (scales[:, None] * inverse)
     y = y.to(x.dtype).view(*x.shape[:-1], -1)
     return y if bias is None else y + bias
+
+
+def _library(x: Tensor) -> str:
+    """Who multiplies."""
+    why = "on a CPU there are no products of 8-bit floats"
+    if x.device.type == "cuda":
+        why = problem("current", x.device)
+    return paths.choose("narrow_product", x.device, library=why)
