@@ -109,7 +109,8 @@ def test_what_may_be_null_is_taken_as_nothing(tmp_path: Path):
     (found,) = read(tmp_path, row, schema=schema)
     assert (found.origin.directory_id, found.detected_licenses) == ("", ("MIT",))
     assert found.origin.origin_url == "https://github.com/owner/repo"
-    entries = pa.list_(pa.struct([(name, pa.string()) for name in ROW]))
+    kinds = {name: pa.int64() if name == "length_bytes" else pa.string() for name in ROW}
+    entries = pa.list_(pa.struct(list(kinds.items())))
     empty = pa.schema([("repo_name", pa.string()), ("files", entries)])
     assert read(tmp_path, {"repo_name": "owner/repo", "files": None}, schema=empty) == []
 
@@ -122,6 +123,49 @@ def test_other_tables_are_refused(tmp_path: Path):
         )
     with pytest.raises(UserError, match="lacks blob_id, content_id, length_bytes"):
         read(tmp_path, {"repo_name": "r", "directory_id": "d", "files": [{"path": "x"}]})
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("path", 1),
+        ("repo_name", 1.5),
+        ("length_bytes", "3"),
+        ("star_events_count", "many"),
+        ("visit_date", 7),
+        ("detected_licenses", "MIT"),
+        ("files", "x"),
+    ],
+)
+def test_columns_of_another_type_are_the_mistake_of_who_gives_them(
+    tmp_path: Path, column: str, value: Any
+):
+    with pytest.raises(UserError, match=f"the column {column} of "):
+        read(tmp_path, ROW | {column: value})
+
+
+def test_damage_in_a_folder_that_is_named_from_here_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ids").mkdir()
+    (tmp_path / "ids" / "a.parquet").write_bytes(b"PAR1 and no more")
+    damaged, spoiled, good = read(Path("ids"), ROW | {"blob_id": None}, ROW)
+    assert (damaged.problem or "").startswith("a.parquet: ")
+    assert spoiled.problem == "p.parquet: a row without blob_id"
+    assert spoiled.origin.origin_url == (tmp_path / "ids" / "p.parquet").as_uri()
+    assert good.problem is None
+
+
+def test_text_that_is_none_spoils_its_row_only(tmp_path: Path):
+    first, last = read(tmp_path, ROW, ROW | {"path": "/src/y.c"})
+    table = pq.read_table(tmp_path / "p.parquet")
+    paths = pa.array([b"/src/x.c", b"/\xff", b"/src/y.c"]).view(pa.string())
+    table = pa.concat_tables([table.slice(0, 1), table]).set_column(2, "path", paths)
+    pq.write_table(table, tmp_path / "p.parquet")
+    one, spoiled, other = records(Spec("ids:x", "ids", str(tmp_path), {}))
+    assert (one, other) == (first, last)
+    assert "a row that cannot be read" in (spoiled.problem or "")
 
 
 def back(folder: Path, max_bytes: int = 10**6, **options: str) -> list[SourceFile]:

@@ -18,13 +18,20 @@ import pyarrow.parquet as pq
 from cairn.base import UserError
 from cairn.sources.damage import whole
 from cairn.sources.objects import Folder, Store, open_store, with_contents
-from cairn.sources.record import KINDS, REGULAR, SOURCE, Origin, SourceFile
+from cairn.sources.record import KINDS, ORIGIN_FIELDS, REGULAR, SOURCE, Origin, SourceFile
 from cairn.sources.spec import Spec
 
 OPTIONS = ("objects", "cache", "from")
 ROWS = 512  # read at a time
 NEEDED = ("blob_id", "content_id", "path", "length_bytes")
 OF_REPOSITORY = ("repo_name", "directory_id")
+NUMBERS = frozenset({"length_bytes", "github_id", "star_events_count", "fork_events_count"})
+DATES = frozenset(name for name in ORIGIN_FIELDS if name.endswith(("_date", "_created_at")))
+TEXTS = frozenset(
+    {"blob_id", "content_id", "path", "kind", "src_encoding", "repo_url", *ORIGIN_FIELDS}
+    - NUMBERS - DATES
+)  # fmt: skip
+LICENCES = "detected_licenses"
 
 
 def read(
@@ -74,35 +81,90 @@ def _refilled(
 def records(spec: Spec) -> Iterator[SourceFile]:
     """Every file that the release names, without its bytes; `raw` is None.
 
-    UserError where the folder is none, or its columns are not The Stack v2's. A part that cannot
-    be read is one record with a problem, and so is a row without what tells of a file.
+    UserError where the folder is none, or its columns are not The Stack v2's, by name and by type.
+    A part that cannot be read is one record with a problem, and so is a row without what tells of
+    a file.
     """
     for path in _parts(spec):
         try:
             file = pq.ParquetFile(path)
-            lacking = ", ".join(_lacking(file.schema_arrow))
-            if lacking:
-                raise UserError("source", spec.text, f"{path.name} lacks {lacking}", "see the docs")
+            _check(spec, path.name, file.schema_arrow)
             for batch in file.iter_batches(ROWS):
-                for row in batch.to_pylist():
-                    for inside in row.pop("files", [{}]) or ():
-                        yield _record(row | (inside or {}), path)
+                yield from _of_batch(batch, path)
         except (OSError, pa.ArrowException) as error:
-            yield whole(path.as_uri(), path.as_uri(), f"{path.name}: {error}")
+            yield _spoiled(path, str(error))
 
 
-def _lacking(schema: pa.Schema) -> list[str]:
-    """Columns without which a row tells of no file; with `files`, those of its entries."""
-    names = set(schema.names)
-    if "files" in names:
+def _of_batch(batch: pa.RecordBatch, part: Path) -> Iterator[SourceFile]:
+    """The files of some rows; text that is no UTF-8 or a date that is none spoils its row."""
+    try:
+        rows = batch.to_pylist()
+        made = [_record(one, part) for row in rows for one in _files(row)]
+    except (ValueError, OverflowError) as error:
+        if batch.num_rows == 1:
+            made = [_spoiled(part, f"a row that cannot be read ({error})")]
+        else:
+            single = (batch.slice(number, 1) for number in range(batch.num_rows))
+            made = [one for row in single for one in _of_batch(row, part)]
+    yield from made
+
+
+def _files(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row a file, also of a row that tells of a repository."""
+    inside = row.pop("files", [{}]) or ()
+    return (row | (one or {}) for one in inside)
+
+
+def _spoiled(part: Path, problem: str) -> SourceFile:
+    return whole(part.as_uri(), part.as_uri(), f"{part.name}: {problem}")
+
+
+def _check(spec: Spec, part: str, schema: pa.Schema) -> None:
+    """UserError where columns lack without which a row tells of no file, or hold something else.
+
+    With `files`, its entries have the columns of a file.
+    """
+    fields = list(schema)
+    if "files" in schema.names:
         entries = schema.field("files").type
-        if isinstance(entries, pa.ListType) and isinstance(entries.value_type, pa.StructType):
-            names |= {one.name for one in entries.value_type}
-    return [name for name in (*NEEDED, *OF_REPOSITORY) if name not in names]
+        if not (_is_list(entries) and pa.types.is_struct(entries.value_type)):
+            problem = f"{part} has the column files of {entries}, which holds no files"
+            raise UserError("source", spec.text, problem, "see the docs")
+        fields += list(entries.value_type)
+    names = {one.name for one in fields}
+    lacking = ", ".join(name for name in (*NEEDED, *OF_REPOSITORY) if name not in names)
+    if lacking:
+        raise UserError("source", spec.text, f"{part} lacks {lacking}", "see the docs")
+    wrong = next((one for one in fields if not _fits(one)), None)
+    if wrong is not None:
+        problem = f"{part} has the column {wrong.name} of {wrong.type}, which is another thing"
+        raise UserError("source", spec.text, problem, "give The Stack v2's columns")
+
+
+def _fits(field: pa.Field) -> bool:
+    """Whether a column that is read holds what it should."""
+    kind = field.type
+    if field.name == LICENCES:
+        return pa.types.is_null(kind) or (_is_list(kind) and _is_text(kind.value_type))
+    if field.name in NUMBERS:
+        return kind != pa.uint64() and (pa.types.is_integer(kind) or pa.types.is_null(kind))
+    if field.name in DATES:
+        return _is_text(kind) or pa.types.is_timestamp(kind)
+    return field.name not in TEXTS or _is_text(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
 def _parts(spec: Spec) -> list[Path]:
-    root = Path(spec.path).expanduser()
+    root = Path(spec.path).expanduser().resolve()  # damage is told by URLs, which are whole
     found = sorted((root / "data").glob("*.parquet")) or sorted(root.glob("*.parquet"))
     if not found:
         raise UserError("source", spec.text, "holds no Parquet files", "give an id-only release")
@@ -114,7 +176,7 @@ def _record(row: dict[str, Any], part: Path) -> SourceFile:
     kind = row.get("kind") or SOURCE
     if lacking or kind not in KINDS:
         wrong = f"a row without {lacking}" if lacking else f"a row of the unknown kind {kind}"
-        return whole(part.as_uri(), part.as_uri(), f"{part.name}: {wrong}")
+        return _spoiled(part, wrong)
     known = {field.name for field in fields(Origin)}
     origin = {key: _plain(value) for key, value in row.items() if key in known}
     origin["directory_id"] = origin["directory_id"] or ""
