@@ -1,6 +1,7 @@
 """What a hostile or careless user found: each test is an input that once went wrong."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -253,3 +254,25 @@ def test_a_slow_search_for_near_duplicates_is_told(
     monkeypatch.setattr("cairn.curate.near.is_compiled", lambda: False)
     curate(tmp_path / "runs", source)
     assert "near duplicates are sought slowly" in capsys.readouterr().err
+
+
+def test_names_that_are_no_utf8_or_hold_backslashes_are_found_as_the_shell_gives_them(
+    tmp_path: Path,
+) -> None:
+    source = folder(tmp_path / "one", plain=CODE.format(name="plain"))
+    for name in (b"caf\xe9.py", b"back\\slash.py"):
+        text = CODE.format(name=f"of_{len(name)}").encode()
+        Path(os.fsdecode(os.fsencode(source) + b"/" + name)).write_bytes(text)
+    corpus = curate(tmp_path / "runs", source)
+    for query, path in (
+        ("caf\udce9.py", r"caf\xe9.py"),
+        (r"caf\xe9.py", r"caf\xe9.py"),
+        (r"back\slash.py", r"back\\slash.py"),
+        (r"back\\slash.py", r"back\\slash.py"),
+    ):
+        assert [row["path"] for row in lookup(corpus, query)] == [path]
+    on_disk = str(source) + "/caf\udce9.py"
+    assert [row["path"] for row in lookup(corpus, on_disk)] == [r"caf\xe9.py"]
+    assert lookup(corpus, "https://github.com/owner/caf\udce9") == []
+    with pytest.raises(UserError, match="is no text"):
+        lookup(corpus, "\ud800")

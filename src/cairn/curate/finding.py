@@ -11,6 +11,7 @@ import duckdb
 
 from cairn.base import UserError, pattern_of
 from cairn.curate.corpus import LEDGER, parts_of
+from cairn.sources.record import path_text
 from cairn.sources.remote import FORGES, path_name, public_url
 from cairn.sources.swhid import content_hash, parse_swhid
 
@@ -52,6 +53,11 @@ def lookup(corpus: Path | str, query: str) -> list[dict[str, Any]]:
 
 def _conditions(query: str) -> Iterator[tuple[str, dict[str, str]]]:
     """What a query may mean, the likeliest first."""
+    try:
+        raw = query.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise UserError("query", query, "is no text", "give a SWHID, a URL or a path") from None
+    plain = raw.decode("utf-8", "backslashreplace")  # a name on disk may be no UTF-8
     if query.startswith("swh:"):
         found = parse_swhid(query)
         if found.kind not in KINDS:
@@ -59,10 +65,11 @@ def _conditions(query: str) -> Iterator[tuple[str, dict[str, str]]]:
         yield f"{KINDS[found.kind]} = $value", {"value": found.hash}
         return
     if "://" in query or query.startswith(SSH) or query.lower().startswith(HOSTS):
-        yield from _of_url(query)
+        yield from _of_url(plain)
         return
-    yield "path = $value OR ends_with(path, '/' || $value)", {"value": query.lstrip("/")}
-    name = query.rstrip("/").lower()
+    for shown in dict.fromkeys((plain, path_text(raw))):  # as the ledger shows it, and as on disk
+        yield "path = $value OR ends_with(path, '/' || $value)", {"value": shown.lstrip("/")}
+    name = plain.rstrip("/").lower()
     owner = "starts_with(lower(repo_name), $value || '/')"
     yield f"lower(repo_name) = $value OR {owner}", {"value": name}
     path = Path(query)
