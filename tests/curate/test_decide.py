@@ -126,7 +126,7 @@ def test_a_copy_without_a_licence_does_not_pass_for_a_licensed_original(tmp_path
     ]
     found = decided(tmp_path, rows, changed(classes=("permissive", "no_license")))
     assert [rule for _, rule, _ in found] == ["licence", "repository_duplicate"]
-    assert found[0][2] == "non_permissive:  (GPL-3.0)"
+    assert found[0][2] == "non_permissive: declared GPL-3.0"
 
 
 def test_of_near_duplicates_the_preferred_stays_over_chains(tmp_path: Path):

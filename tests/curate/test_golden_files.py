@@ -134,9 +134,9 @@ def page_cases() -> Iterator[Case]:
 
 def name_cases() -> Iterator[Case]:
     kept = ("dev-requirements.txt", "README.txt", "notes.txt", "ToDo.txt", "description.txt")
-    for name in (*kept, "CMakeLists.old.txt"):
+    for name in (*kept, "cmakelists.txt"):
         yield f"name/{name}", prose(name, 90), KEPT
-    for name in ("readmes.txt", "my_notes.txt", "require.txt"):
+    for name in ("readmes.txt", "my_notes.txt", "require.txt", "README.old.txt"):
         yield f"name/{name}", prose(name, 90), "text_name"
     yield "name/a.nobody", prose("nobody", 90), "language"
     yield "name/nothing", prose("nothing", 90), "language"

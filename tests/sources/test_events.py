@@ -294,6 +294,27 @@ def base_of(repository: Plain) -> Plain:
     return {**pull(), "base": {"sha": A, "repo": repository}}
 
 
+def test_pull_requests_have_the_licence_that_their_repository_tells_last(tmp_path: Path):
+    """The report drops those of repositories that are not permissive; of issues it asks nothing."""
+
+    def pulled(event_id: int, number: int, spdx: str | None, at: str) -> Plain:
+        payload = {"action": "opened", "pull_request": base_of(told("o/r", "main", spdx))}
+        payload["pull_request"]["number"] = number
+        return event("PullRequestEvent", event_id, payload, at=at)
+
+    hour = [pulled(1, 5, "MIT", "10"), pulled(2, 6, "GPL-3.0", "30"), comment(3, 3)]
+    found = records(write(tmp_path / "1.json.gz", hour))
+    assert [(one.path, one.origin.gha_license_id) for one in found] == [
+        ("issues/3", None),
+        ("pull/5", "GPL-3.0"),
+        ("pull/6", "GPL-3.0"),
+    ]
+    assert b"licen" not in (found[1].raw or b"")
+    hour.append(pulled(4, 7, None, "40"))
+    found = records(write(tmp_path / "1.json.gz", hour))
+    assert {one.origin.gha_license_id for one in found} == {None}
+
+
 def test_metadata(tmp_path: Path):
     early = base_of(told("o/r", "old", "MIT"))
     late = base_of(told("o/r", "main", "Apache-2.0"))

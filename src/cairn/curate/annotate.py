@@ -104,7 +104,8 @@ def _source(path: str, text: str, wanted: Annotation) -> dict[str, Any]:
         return found | _dropped("empty", "holds no text")
     if not language:
         extension = languages.extension_of(path)
-        return found | _dropped("language", f"no known language for .{extension}")
+        shown = f".{extension}" if extension else "a name without an extension"
+        return found | _dropped("language", f"no known language for {shown}")
     verdict = rules.KEEP
     if wanted.quality and is_generated:
         verdict = rules.Verdict(False, "generated", "looks written by a program, by linguist")

@@ -138,10 +138,12 @@ GATES = """
             WHEN n.verdict = 'drop' THEN n.reason
             WHEN NOT list_contains($classes, c.license_type)
                 THEN concat(c.license_type, ': ', array_to_string(l.detected, ', '),
-                    CASE WHEN l.declared IS NULL THEN '' ELSE concat(' (', l.declared, ')') END)
+                    CASE WHEN l.declared IS NULL THEN '' WHEN len(l.detected) > 0
+                        THEN concat(' (', l.declared, ')') ELSE concat('declared ', l.declared) END)
             WHEN o.row IS NOT NULL THEN o.reason
             WHEN e.extension IS NOT NULL
-                THEN concat('.', e.extension, ' of ', e.language, ' is left out')
+                THEN concat(CASE WHEN e.extension = '' THEN '' ELSE concat('.', e.extension, ' of ')
+                    END, e.language, ' is left out')
             WHEN t.repository IS NOT NULL THEN concat('the same tree as ', t.original)
         END AS why
     FROM numbered n

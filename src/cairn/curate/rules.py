@@ -159,7 +159,7 @@ def html_text(text: str, language: str, path: str, limits: Thresholds) -> Verdic
 def text_name(text: str, language: str, path: str, limits: Thresholds) -> Verdict:
     """Plain text only: a name that promises no documentation."""
     name = path.rpartition("/")[2].lower()
-    kept = "requirement" in name or name.partition(".")[0] in TEXT_STEMS
+    kept = "requirement" in name or (name.rpartition(".")[0] or name) in TEXT_STEMS
     return _drop("text_name", f"plain text named {name}", language == "Text" and not kept)
 
 

@@ -111,6 +111,11 @@ def text_of(value: Any) -> str | None:
     return value
 
 
+def licence_of(repository: Plain) -> str | None:
+    """The SPDX licence (or NOASSERTION) that the object of a repository tells; None for none."""
+    return text_of(_object(repository, "license").get("spdx_id"))
+
+
 def thread_payload(kind: str, payload: Plain) -> Plain:
     """What a thread keeps of an event's payload: fields that are absent are left out.
 

@@ -11,7 +11,16 @@ import pyarrow.parquet as pq
 
 from cairn.base import pattern_of
 from cairn.sources.events.hours import Hour, read_hours
-from cairn.sources.events.layout import COUNTED_TYPES, NAME, Event, Plain, integer_of, text_of, utc
+from cairn.sources.events.layout import (
+    COUNTED_TYPES,
+    NAME,
+    Event,
+    Plain,
+    integer_of,
+    licence_of,
+    text_of,
+    utc,
+)
 from cairn.sources.spill import Spill, database
 
 METADATA_SCHEMA = pa.schema(
@@ -122,11 +131,9 @@ def _rows(event: Event) -> list[tuple[Any, ...]]:
 
 def _said(told: Plain) -> tuple[str | None, str | None, str | None, str | None]:
     """Default branch, SPDX licence, language and when it was created."""
-    licence = told.get("license")
-    spdx = licence.get("spdx_id") if isinstance(licence, dict) else None
     branch = text_of(told.get("default_branch")) or text_of(told.get("master_branch"))
     try:
         born = utc(told.get("created_at"))
     except (ValueError, OverflowError):
         born = None
-    return branch, text_of(spdx), text_of(told.get("language")), born
+    return branch, licence_of(told), text_of(told.get("language")), born

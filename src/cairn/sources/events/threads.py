@@ -13,7 +13,7 @@ import pyarrow as pa
 from cairn.base import pattern_of
 from cairn.sources.digest import digest
 from cairn.sources.events.hours import Hour, find_hours, read_hours
-from cairn.sources.events.layout import THREAD_TYPES, Event, Plain
+from cairn.sources.events.layout import THREAD_TYPES, Event, Plain, licence_of
 from cairn.sources.events.trees import Trees
 from cairn.sources.record import ISSUE, PULL_REQUEST, REGULAR, Origin, SourceFile
 from cairn.sources.spec import Spec
@@ -31,6 +31,8 @@ _SCHEMA = pa.schema(
         ("created_at", pa.string()),
         ("rank", pa.int8()),
         ("event_id", pa.int64()),
+        ("told", pa.bool_()),  # whether the event holds the repository's object
+        ("license", pa.string()),  # which that tells
         ("key", pa.string()),
         ("place", pa.int64()),  # of the event's JSON in the heap
         ("length", pa.int64()),
@@ -40,7 +42,8 @@ _SCHEMA = pa.schema(
 # Within a second a thread opens before it is talked of, and is closed after.
 _RANKS = {"opened": 0, "closed": 2, "merged": 2, "reopened": 2}
 # Issues and pull requests of a repository share their numbers: one event that shows a number to be
-# a pull request's says it of all. A repository goes by the last of its names.
+# a pull request's says it of all. A repository goes by the last of its names, and a pull request by
+# the last licence that is told of its repository.
 _THREADS = """
     WITH threads AS (
         SELECT repository, number, bool_or(pull) AS pull FROM events GROUP BY ALL
@@ -50,11 +53,15 @@ _THREADS = """
             ORDER BY created_at DESC, event_id DESC, repo_name) = 1
     ), pulls AS (
         SELECT repository, count(*) AS pulls FROM threads WHERE pull GROUP BY repository
+    ), licences AS (
+        SELECT repository, license FROM events WHERE told
+        QUALIFY row_number() OVER (PARTITION BY repository
+            ORDER BY created_at DESC, event_id DESC, license) = 1
     )
-    SELECT r.name, r.repo_id, e.number, t.pull, p.pulls, e.repository, e.key, e.place, e.length,
-        e.size
+    SELECT r.name, r.repo_id, e.number, t.pull, p.pulls, l.license, e.repository, e.key, e.place,
+        e.length, e.size
     FROM events e JOIN threads t USING (repository, number) JOIN repositories r USING (repository)
-    LEFT JOIN pulls p USING (repository)
+    LEFT JOIN pulls p USING (repository) LEFT JOIN licences l USING (repository)
     ORDER BY r.name, e.number, e.repository, e.created_at, e.rank, e.event_id, e.key, e.place
 """
 
@@ -66,7 +73,9 @@ def read(spec: Spec, *, max_bytes: int = MAX_BYTES) -> Iterator[SourceFile]:
     with `repository`, `repository_id`, `number`, `kind` (issue or pull_request), `events` in
     order, each with type, key, actor, created_at and what `layout.thread_payload` keeps; pull
     requests also have `pull_requests_in_repository` and, where trees are given, `trees` (what
-    `Trees.resolve` says of all heads that the events show). Of threads of `max_bytes` and more the
+    `Trees.resolve` says of all heads that the events show). A pull request's `gha_license_id` is
+    what its repository's last pull request in these hours tells: of those alone the report's rules
+    ask for a licence. Of threads of `max_bytes` and more the
     bytes are not given. A damaged hour gives one record with `problem`. UserError where there is
     nothing to read.
     """
@@ -112,9 +121,11 @@ def _row(event: Event, heap: Heap) -> tuple[Any, ...]:
     raw = _canonical(plain)
     repository = event.repo_name if event.repo_id is None else str(event.repo_id)
     rank = _RANKS.get(event.payload.get("action", ""), 1) if _opens(event) else 1
+    told = event.told[0] if event.told else {}
     return (
         repository, event.repo_name, event.repo_id, event.number, event.pull, event.created_at,
-        rank, event.event_id, event.key, *heap.put(raw), len(raw),
+        rank, event.event_id, bool(event.told), licence_of(told), event.key, *heap.put(raw),
+        len(raw),
     )  # fmt: skip
 
 
@@ -130,7 +141,7 @@ def _canonical(plain: Plain) -> bytes:
 
 
 def _threads(connection: duckdb.DuckDBPyConnection, heap: Heap, most: int) -> Iterator[Plain]:
-    """Threads without their trees, each event as its JSON.
+    """Threads without their trees, each event as its JSON, and `licence` of pull requests.
 
     Of a thread past `most` bytes only some events, and its size in `left_out`.
     """
@@ -140,7 +151,7 @@ def _threads(connection: duckdb.DuckDBPyConnection, heap: Heap, most: int) -> It
     size = 0
     for batch in connection.sql(_THREADS).to_arrow_reader(2_000):
         columns = (column.to_pylist() for column in batch.columns)
-        for name, repo_id, number, pull, pulls, repository, key, *kept in zip(
+        for name, repo_id, number, pull, pulls, licence, repository, key, *kept in zip(
             *columns, strict=True
         ):
             if (repository, number) != place:
@@ -153,6 +164,7 @@ def _threads(connection: duckdb.DuckDBPyConnection, heap: Heap, most: int) -> It
                     thread["repository_id"] = repo_id
                 if pull:
                     thread["pull_requests_in_repository"] = pulls
+                    thread["licence"] = licence
             if key in seen:
                 continue  # an event that stands in two hours
             size += kept[-1] + 1
@@ -166,7 +178,7 @@ def _threads(connection: duckdb.DuckDBPyConnection, heap: Heap, most: int) -> It
 
 
 def _record(thread: Plain, trees: Trees | None, max_bytes: int) -> SourceFile:
-    left_out = thread.pop("left_out", 0)
+    left_out, licence = thread.pop("left_out", 0), thread.pop("licence", None)
     pull = thread["kind"] == PULL_REQUEST
     if trees is not None and pull and not left_out:
         thread["trees"] = _resolved(thread, trees, max_bytes)
@@ -181,6 +193,7 @@ def _record(thread: Plain, trees: Trees | None, max_bytes: int) -> SourceFile:
             origin_url=f"https://github.com/{name}",
             directory_id="",
             github_id=thread.get("repository_id"),
+            gha_license_id=licence,
         ),
         path=f"{'pull' if pull else 'issues'}/{thread['number']}",
         content_id=found.content_id,
