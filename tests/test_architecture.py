@@ -47,7 +47,11 @@ def test_front_doors_and_data_rooms_import_no_torch():
 def test_plans_import_no_torch():
     plans = sorted(str(path) for path in (ROOT / "plans").glob("*.py"))
     assert plans
-    assert not _imports_torch(f"import runpy\nfor path in {plans!r}: runpy.run_path(path)")
+    assert not _imports_torch(
+        "import runpy, sys\n"
+        f"sys.path.insert(0, {str(ROOT / 'plans')!r})\n"
+        f"for path in {plans!r}: runpy.run_path(path)"
+    )
 
 
 def test_every_module_imports():

@@ -66,8 +66,8 @@ def _add_make_and_show(verb: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("rest", nargs="*", metavar="ARTIFACT | a.b=c", help="of a plan")
     one.add_argument("--context", type=_positive, default=8192, help="tokens in memory a sequence")
     one.add_argument("--batch", type=_positive, default=1, help="sequences at a time")
-    one.add_argument("--gpus", type=_positive, default=1, help="share weights over N GPUs")
-    one.add_argument("--device", metavar="NAME", help="roofline of this one; cpu is measured")
+    one.add_argument("--gpus", type=_positive, help="share weights, or a plan's training, over N")
+    one.add_argument("--device", metavar="NAME", help="of this one; cpu is measured")
     types = ("float32", "bfloat16", "float16")
     one.add_argument("--dtype", choices=types, default="bfloat16", help="of weights and keys")
     one.add_argument("--paths", action="store_true", help="which code serves each layer here")
@@ -82,6 +82,12 @@ def _add_provenance(verb: Callable[..., argparse.ArgumentParser]) -> None:
     which.add_argument("--text", help="find the longest matches in the training data")
     one.add_argument("--minimum", type=_positive, default=24, help="shortest match, in bytes")
     one.add_argument("--json", action="store_true", help="machine-readable")
+
+    one = verb("report", run_report, "One page of plots of trained artifacts, or of runs.")
+    one.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="checkpoints, or their folder"
+    )
+    one.add_argument("--out", type=Path, help="the page (default: training.html in the first)")
 
     one = verb("lookup", run_lookup, "Is this in the corpus, and if not, which rule dropped it.")
     one.add_argument("corpus", type=Path, metavar="CORPUS", help="a corpus folder")
@@ -170,42 +176,40 @@ def _print_json(value: Any) -> None:
 
 def run_make(arguments: Arguments) -> None:
     """`cairn make`."""
+    from cairn.base import plan as plans
     from cairn.base.log import note
-    from cairn.base.make import apply_overrides, as_sibling, load_plan
     from cairn.base.tables import made_table
     from cairn.ops import keep_freed_memory
     from cairn.train.parallel.crew import make
 
     keep_freed_memory()
-    target, overrides = _split(arguments.rest)
-    plan = load_plan(arguments.plan)
+    target, given = _split(arguments.rest)
+    parameters, overrides = plans.split_overrides(given)
+    plan = plans.load_plan(arguments.plan, parameters)
     if arguments.sibling:
         if target is None:
             raise UserError("--as", arguments.sibling, "needs an artifact", "name the one to copy")
-        plan = as_sibling(plan, target, arguments.sibling, overrides)
+        plan = plans.as_sibling(plan, target, arguments.sibling, overrides)
         target = arguments.sibling
     else:
-        plan = apply_overrides(plan, overrides)
-    made_table(make(plan, arguments.runs / arguments.plan.stem, target, report=note))
+        plan = plans.apply_overrides(plan, overrides)
+    folder = plans.runs_folder(arguments.runs, arguments.plan, parameters)
+    made_table(make(plan, folder, target, report=note))
 
 
 def run_show(arguments: Arguments) -> None:
     """`cairn show`."""
-    from cairn.base.tables import plan_table
-
     path = Path(arguments.what)
     if path.suffix == ".py":
-        from cairn.base.config import to_plain
-        from cairn.base.make import apply_overrides, load_plan, order_of
+        from cairn.train.page import show_plan
 
-        target, overrides = _split(arguments.rest)
-        plan = apply_overrides(load_plan(path), overrides)
-        names = order_of(plan, target)
+        target, given = _split(arguments.rest)
+        gpus, device = arguments.gpus, arguments.device
+        told = show_plan(path, target, given, gpus, device, quiet=arguments.json)
         if arguments.json:
-            _print_json({name: to_plain(plan[name]) for name in names})
-        else:
-            plan_table({name: plan[name] for name in names})
+            _print_json(told)
         return
+    arguments.gpus = arguments.gpus or 1
     from cairn.model.page import shown
 
     names = "what", "context", "batch", "gpus", "device", "dtype", "paths"
@@ -241,6 +245,13 @@ def run_trace(arguments: Arguments) -> None:
             lineage_table(steps)
 
 
+def run_report(arguments: Arguments) -> None:
+    """`cairn report`."""
+    from cairn.train.report import write_page
+
+    print(write_page(arguments.runs, arguments.out))
+
+
 def run_lookup(arguments: Arguments) -> None:
     """`cairn lookup`."""
     from cairn.base.log import harmless
@@ -260,7 +271,8 @@ def run_lookup(arguments: Arguments) -> None:
 def run_withdraw(arguments: Arguments) -> None:
     """`cairn withdraw`."""
     from cairn.base.log import note
-    from cairn.base.make import load_plan, make
+    from cairn.base.make import make
+    from cairn.base.plan import load_plan
     from cairn.base.tables import made_table, records_table
     from cairn.curate.optout import OptOut
     from cairn.tokens.withdrawal import affected, withdrawing
@@ -376,22 +388,10 @@ def run_evaluate(arguments: Arguments) -> None:
 
 
 def run_bench(arguments: Arguments) -> None:
-    """`cairn bench`: the scripts live in the checkout's bench/, not in the wheel."""
-    import runpy
+    """`cairn bench`."""
+    from cairn.base.measurements import run_measurement
 
-    from cairn.base.config import nearest
-
-    folders = [Path("bench"), Path(__file__).resolve().parents[2] / "bench"]
-    folder = next((found for found in folders if found.is_dir()), None)
-    if folder is None:
-        raise UserError("bench/ is not here: run `cairn bench` in a checkout of cairn")
-    known = [path.stem for path in folder.glob("*.py")]
-    if arguments.name not in known:
-        raise UserError(
-            "bench", arguments.name, "is no measurement", nearest(arguments.name, known)
-        )
-    sys.argv = [str(folder / f"{arguments.name}.py")]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    run_measurement(arguments.name)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from cairn.base import Recipe, Ref, UserError, Work, read_manifest, write_text
 from cairn.base.artifact import lineage
 from cairn.base.config import FREE
 from cairn.base.files import sha256_of
-from cairn.base.make import apply_overrides, as_sibling, load_plan, make, order_of
+from cairn.base.make import make
+from cairn.base.plan import apply_overrides, as_sibling, load_plan, order_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,12 +22,14 @@ from cairn.tokens import (
     TokenShards,
 )
 from cairn.tokens.batch import Batch
-from cairn.train import NextToken, Pretrain, TrainSettings
+from cairn.train import Extend, NextToken, Pretrain, TrainSettings
+from cairn.train.extend import extended
 from cairn.train.heldout import bits_per_byte
 from cairn.train.objective import Tokens
 from cairn.train.optimizer import decays, make_optimizer
 from cairn.train.precision import pick_device, pick_precision
 from cairn.train.provenance import files_of_step
+from cairn.train.recorder import Recorder
 from cairn.train.schedule import learning_rate
 
 SETTINGS = TrainSettings(steps=4, sequences=2, sequence_length=48, lr=3e-3, warmup=1, save_every=2)
@@ -200,3 +202,53 @@ def test_a_blend_trains_tells_losses_by_source_and_is_traced(run, tmp_path, smal
         assert row["memory_bytes"] > 1e6
     with pytest.raises(UserError, match="give one of shards= and blend="):
         Pretrain(model=small_model, settings=SETTINGS)
+
+
+def test_a_checkpoint_goes_on_at_a_longer_length(run, tmp_path, small_model, few_files):
+    words = json.loads((run / "words" / "manifest.json").read_text())["recipe"]
+    shutil.copytree(run, tmp_path / "runs")
+    long = dataclasses.replace(
+        SETTINGS, steps=3, sequence_length=192, warmup=0, decay=0.0, lr=1e-3, precision="fp32"
+    )
+    plan = {
+        "corpus": few_files,
+        "words": LearnTokenizer(corpus=Ref("corpus"), vocab_size=words["vocab_size"]),
+        "shards": Tokenize(corpus=Ref("corpus"), tokenizer=Ref("words"), heldout=0.3),
+        "base": Pretrain(model=small_model, shards=Ref("shards"), settings=SETTINGS),
+        "long": Extend(start=Ref("base"), shards=Ref("shards"), served=48, settings=long),
+    }
+    made = {one.name: one.manifest for one in make(plan, tmp_path / "runs")}
+    facts = made["long"].facts
+    base = made["base"].facts
+    assert facts["bits_per_byte_before"] == pytest.approx(base["bits_per_byte"], abs=0.05)
+    assert facts["bits_per_byte"] < facts["bits_per_byte_before"]
+    config = json.loads((tmp_path / "runs" / "long" / "config.json").read_text())
+    assert config["max_position_embeddings"] == 48
+    rows = (tmp_path / "runs" / "long" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["lr"] for row in rows] == [1e-3] * 3
+    assert files_of_step(tmp_path / "runs" / "long", 2)
+    with pytest.raises(UserError, match="served=256"):
+        dataclasses.replace(plan["long"], served=256)
+    with pytest.raises(UserError, match="rope_theta"):
+        extended(small_model, 48, 1e6)
+
+
+def test_tensorboard_has_the_same_numbers_and_a_resumed_run_none_twice(tmp_path, small_model):
+    event_accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="extra tensorboard"
+    )
+    config = dataclasses.replace(small_model, vocab_size=64)
+    for first, last in ((1, 5), (4, 6)):  # broken off after step 3, of which a save was left
+        recorder = Recorder(tmp_path, config, 48, torch.device("cpu"), "fp32")
+        recorder.begin(first - 1)
+        for step in range(first, last + 1):
+            recorder.write({"step": step, "loss": step / 10, "tokens": step}, 96, 0.5)
+        recorder.close()
+    board = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    steps = [event.step for event in board.Scalars("loss")]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == steps
+    assert board.Scalars("mfu")[0].value == pytest.approx(rows[0]["mfu"], rel=1e-3)
+    assert rows[0]["tokens_per_second"] == 192

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cairn.align.limits import PairLimits
-from cairn.base import Recipe, Ref, Work
+from cairn.base import Recipe, Ref, UserError, Work
 from cairn.base.lazy import lazily
 from cairn.train import TrainSettings
 
@@ -21,6 +21,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AskDocuments",
     "Conversation",
     "ConversationStream",
     "FineTune",
@@ -29,6 +30,52 @@ __all__ = [
     "Source",
     "find_pairs",
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskDocuments(Recipe):
+    """Make long-context data: long documents of shards, each with questions and answers at its end.
+
+    What comes out is shards again, of documents of kind `text`, for a blend (Nano 2, section 2).
+    """
+
+    shards: Ref
+    """The shards whose long documents are asked about; held-out ones stay held out."""
+    minimum_tokens: int = 32_768
+    """Tokens of a document that is long enough."""
+    maximum_tokens: int = 524_288
+    """What is over in a longer one is left out."""
+    chunk_tokens: int = 1024
+    """Tokens of the pieces that questions are on."""
+    sampled: float = 0.1
+    """Share of the pieces that are asked about."""
+    most_questions: int = 64
+    """Questions of one document, at most."""
+    writer: Ref | None = None
+    """A checkpoint that writes question and answer on each piece; None: they ask how a line of it
+    goes on that stands nowhere else in the document."""
+    seed: int = 0
+    """Of the choice of pieces and lines."""
+
+    def __post_init__(self) -> None:
+        for name in ("minimum_tokens", "maximum_tokens", "chunk_tokens", "most_questions"):
+            if getattr(self, name) < 1:
+                raise UserError(name, getattr(self, name), "is less than one", "take 1 or more")
+        if not 0 < self.sampled <= 1:
+            raise UserError("sampled", self.sampled, "is no share", "take a number up to 1")
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """Write train/, heldout/ and the tokenizer."""
+        from cairn.align.questions import ask_documents
+
+        return ask_documents(self, work)
+
+    def headline(self, facts: dict[str, Any]) -> str:
+        """Questions, documents, tokens."""
+        return (
+            f"{facts['questions']:,} questions on {facts['documents']:,} documents of "
+            f"{facts['tokens']:,} tokens"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,8 @@ import importlib.metadata
 import json
 import os
 import platform
-import runpy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +24,13 @@ from cairn.base.artifact import (
     verify,
     write_manifest,
 )
-from cairn.base.config import check, digest_of, nearest, override, refs_in, what_settles
+from cairn.base.config import check, digest_of, refs_in, what_settles
 from cairn.base.errors import UserError
 from cairn.base.files import write_json
+from cairn.base.plan import Plan, order_of
 
 BEGUN = ".begun.json"  # says with which recipe an unfinished folder was begun
 LIBRARIES = ("torch", "numpy", "tokenizers", "pyarrow", "duckdb", "safetensors")
-
-Plan = dict[str, Recipe]
 
 
 @dataclass(frozen=True)
@@ -59,89 +57,6 @@ class Crew(Protocol):
     def hear(self) -> str | None:
         """By the others: what the first tells next."""
         ...
-
-
-def load_plan(path: Path) -> Plan:
-    """The dictionary `plan` of a Python file: artifact name -> recipe."""
-    if not path.is_file():
-        others = [str(found) for found in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise UserError("plan", str(path), "no such file", nearest(str(path), others))
-    try:
-        space = runpy.run_path(str(path))
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{path} is no plan: {type(error).__name__}: {error}") from error
-    plan = space.get("plan")
-    if not isinstance(plan, dict) or not plan:
-        raise UserError(f"{path} is no plan: it does not define the dictionary `plan`")
-    for name, recipe in plan.items():
-        if not isinstance(recipe, Recipe):
-            raise UserError(f"{path}: {name!r} is a {type(recipe).__name__}, not a recipe")
-        _check_name(name)
-    _check_refs(plan)
-    return plan
-
-
-def _check_refs(plan: Plan) -> None:
-    for name, recipe in plan.items():
-        for ref in refs_in(recipe):
-            if ref.name not in plan:
-                raise UserError(f"{name} refers to {ref.name!r}: {nearest(ref.name, plan)}")
-
-
-def apply_overrides(plan: Plan, overrides: Sequence[str]) -> Plan:
-    """The plan with `artifact.field=value` applied; unknown names fail with the nearest match."""
-    changed = dict(plan)
-    for text in overrides:
-        dotted, equals, value = text.partition("=")
-        name, dot, field = dotted.partition(".")
-        if not (equals and dot and field):
-            raise UserError("override", text, "is not artifact.field=value", "e.g. base.seed=1")
-        if name not in plan:
-            raise UserError(f"unknown artifact {name!r} in {text}: {nearest(name, plan)}")
-        try:
-            changed[name] = override(changed[name], field, value)
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from None
-    _check_refs(changed)
-    return changed
-
-
-def as_sibling(plan: Plan, target: str, name: str, overrides: Sequence[str]) -> Plan:
-    """The plan with a changed copy of `target` under a new name; `target` itself stays as it is."""
-    _check_name(name)
-    if name in plan:
-        raise UserError("--as", name, "is an artifact of the plan already", "choose another name")
-    own = [text for text in overrides if text.startswith(f"{target}.")]
-    others = [text for text in overrides if text not in own]
-    changed = apply_overrides(plan, others)
-    changed[name] = apply_overrides(changed, own)[target]
-    return changed
-
-
-def _check_name(name: object) -> None:
-    if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
-        raise UserError("artifact name", name, "is no name", "use letters, digits, _ and -")
-
-
-def order_of(plan: Plan, target: str | None) -> list[str]:
-    """Artifacts to make, parents first; all of the plan where no target is given."""
-    if target is not None and target not in plan:
-        raise UserError("artifact", target, "is not in the plan", nearest(target, plan))
-    order: list[str] = []
-
-    def visit(name: str, path: tuple[str, ...]) -> None:
-        if name in path:
-            raise UserError(f"the plan goes in a circle: {' -> '.join((*path, name))}")
-        if name not in order:
-            for ref in refs_in(plan[name]):
-                visit(ref.name, (*path, name))
-            order.append(name)
-
-    for name in [target] if target else plan:
-        visit(name, ())
-    return order
 
 
 def make(

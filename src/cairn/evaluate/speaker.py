@@ -10,7 +10,7 @@ import torch
 from cairn.base import progress
 from cairn.engine import Engine, SamplingParams
 from cairn.evaluate.task import Example, Sampling
-from cairn.model.likelihood import document_bits, tail_bits
+from cairn.model.likelihood import answered, document_bits, tail_bits
 from cairn.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -99,6 +99,20 @@ class Speaker:
         start = self.tokenizer.id(first)
         with progress("bits per byte", unit="windows") as bar:
             return document_bits(self.model, documents, start, self.context, bar.advance)
+
+    def answered(
+        self, pieces: Sequence[tuple[Sequence[int], int]], label: str
+    ) -> list[tuple[float, bool]]:
+        """Of the last `counted` tokens of each: bits, and whether greedy drawing gives them.
+
+        However long they are: what a model was not trained for is for the task to say.
+        """
+        found = []
+        with progress(label, total=len(pieces), unit="texts") as bar:
+            for piece in pieces:
+                found += answered(self.model, [piece])
+                bar.advance(1)
+        return found
 
     def tails(self, pieces: Sequence[tuple[Sequence[int], int]], label: str) -> list[float]:
         """Bits that the model spends on the last `counted` tokens of each (tokens, counted)."""

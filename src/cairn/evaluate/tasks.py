@@ -7,6 +7,7 @@ from cairn.evaluate.humaneval import GAPS, HumanEval, HumanEvalInfilling
 from cairn.evaluate.infilling import Infilling
 from cairn.evaluate.likelihood import BitsPerByte
 from cairn.evaluate.mbpp import Mbpp
+from cairn.evaluate.needle import LENGTHS, Needle
 from cairn.evaluate.task import Task
 
 
@@ -14,6 +15,7 @@ def all_tasks() -> dict[str, Task]:
     """Every task by the name that the command line spells."""
     tasks: list[Task] = [BitsPerByte(), Infilling(), Functions(), HumanEval(), Mbpp()]
     tasks += [HumanEvalInfilling(name) for name in GAPS]
+    tasks += [Needle(f"needle_{name}", tokens) for name, tokens in LENGTHS.items()]
     return {task.name: task for task in tasks}
 
 

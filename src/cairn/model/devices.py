@@ -8,6 +8,8 @@ A100      NVIDIA A100 Tensor Core GPU datasheet, 80 GB SXM
 H100      NVIDIA H100 Tensor Core GPU datasheet, SXM5 80 GB
 H200      NVIDIA H200 Tensor Core GPU datasheet, SXM
 B200      NVIDIA DGX B200 datasheet: 1,440 GB, 64 TB/s, 72 PFLOPS sparse fp8 for eight
+Links: NVLink (half of its two-way rate) or PCIe; the network of DGX systems has one adapter a GPU,
+of 200 Gb/s (A100) or 400 Gb/s, else 100 Gb/s is assumed.
 """
 
 import re
@@ -32,6 +34,10 @@ class Device:
     rates: dict[str, float]
     measured: bool = False
     """Whether the rates were reached here rather than promised by the maker."""
+    link: float = 0.0
+    """Bytes a second, each way, between GPUs of one node."""
+    network: float = 0.0
+    """Bytes a second, each way, between a GPU and those of other nodes in the maker's systems."""
 
     def rate(self, dtype: str) -> float:
         """FLOP/s for a type, or for the next wider one that it has."""
@@ -39,23 +45,32 @@ class Device:
 
 
 def _gpu(
-    name: str, gigabytes: float, gigabytes_a_second: float, bf16: float, tf32: float, **more: float
+    name: str,
+    gigabytes: float,
+    gigabytes_a_second: float,
+    bf16: float,
+    tf32: float,
+    links: tuple[float, float],
+    **more: float,
 ) -> Device:
-    """Rates in TFLOP/s."""
+    """Rates in TFLOP/s; links in GB/s each way: inside a node, and to others."""
     teras = {"bfloat16": bf16, "float16": bf16, "float32": tf32, **more}
     rates = {dtype: rate * 1e12 for dtype, rate in teras.items()}
-    return Device(name, gigabytes * 1e9, gigabytes_a_second * 1e9, rates)
+    link, network = (rate * 1e9 for rate in links)
+    return Device(
+        name, gigabytes * 1e9, gigabytes_a_second * 1e9, rates, link=link, network=network
+    )
 
 
 DEVICES: dict[str, Device] = {
     device.name: device
     for device in (
-        _gpu("A10G", 24, 600, 70, 35),
-        _gpu("RTX 5090", 32, 1792, 209.5, 104.8, float8=419, float4=1676),
-        _gpu("A100", 80, 2039, 312, 156),
-        _gpu("H100", 80, 3350, 989.4, 494.7, float8=1978.9),
-        _gpu("H200", 141, 4800, 989.4, 494.7, float8=1978.9),
-        _gpu("B200", 180, 8000, 2250, 1125, float8=4500, float4=9000),
+        _gpu("A10G", 24, 600, 70, 35, (31.5, 12.5)),
+        _gpu("RTX 5090", 32, 1792, 209.5, 104.8, (63, 12.5), float8=419, float4=1676),
+        _gpu("A100", 80, 2039, 312, 156, (300, 25)),
+        _gpu("H100", 80, 3350, 989.4, 494.7, (450, 50), float8=1978.9),
+        _gpu("H200", 141, 4800, 989.4, 494.7, (450, 50), float8=1978.9),
+        _gpu("B200", 180, 8000, 2250, 1125, (900, 50), float8=4500, float4=9000),
     )
 }
 

@@ -71,6 +71,21 @@ def _tails(model: Decoder, batch: Sequence[Piece]) -> list[float]:
     return found
 
 
+@torch.inference_mode()
+def answered(model: Decoder, pieces: Sequence[Piece]) -> list[tuple[float, bool]]:
+    """Of the last `counted` tokens of each (tokens, counted): bits, and whether greedy drawing
+    after what stands before them gives just these tokens."""
+    found = []
+    for tokens, counted in pieces:
+        flat = torch.tensor(tokens)
+        hidden = model.hidden(flat, Spans.of([len(tokens)]))
+        logits = model.head(hidden[-1 - counted : -1])
+        wanted = flat[-counted:].to(logits.device)
+        nats = torch.nn.functional.cross_entropy(logits.double(), wanted, reduction="sum")
+        found.append((nats.item() / math.log(2), bool((logits.argmax(1) == wanted).all())))
+    return found
+
+
 def windows(length: int, size: int) -> list[tuple[int, int, int]]:
     """(begin, end, counted) over `length` tokens of which the first is given.
 

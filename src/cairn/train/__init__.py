@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _HOMES = {"Loss": "objective", "NextToken": "objective", "train": "loop"}
 
-__all__ = ["Loss", "NextToken", "Parallel", "Pretrain", "TrainSettings", "train"]
+__all__ = ["Extend", "Loss", "NextToken", "Parallel", "Pretrain", "TrainSettings", "train"]
 
 
 __getattr__ = lazily(__name__, _HOMES)
@@ -151,6 +151,49 @@ class Pretrain(Recipe):
 
     def headline(self, facts: dict[str, Any]) -> str:
         return training_headline(facts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extend(Recipe):
+    """Go on with a checkpoint on longer sequences: the long-context phase (Nano 2, section 2).
+
+    The optimizer begins anew, and a constant rate is `decay=0 warmup=0`: the report takes the floor
+    of the schedule before, at four times the length that is served.
+    """
+
+    joint: ClassVar[bool] = True
+    start: Ref
+    """The checkpoint to go on with."""
+    shards: Ref | None = None
+    """The shards to learn from."""
+    blend: Blend | None = None
+    """Instead of `shards`: several of them with weights, e.g. with questions on long documents."""
+    served: int
+    """Context that the model is to serve, in tokens; its sequences are at least as long."""
+    rope_theta: float | None = None
+    """Base of rotary positions from now on; None keeps it."""
+    settings: TrainSettings
+    """Length, speed and size of training."""
+    formats: Formats = field(default_factory=lambda: Formats(packing="whole"))
+    """How files of `shards` are told: repository context and fill-in-the-middle."""
+    heldout_files: int = 100
+    """Held-out files that are measured, of each shards, before and after."""
+
+    def __post_init__(self) -> None:
+        check_data(self.shards, self.blend)
+        check_heldout(self.heldout_files)
+        length = self.settings.sequence_length
+        if not 1 <= self.served <= length:
+            mend = "train at the served length or more: four times it as a rule"
+            raise UserError("served", self.served, f"is not within sequences of {length}", mend)
+
+    def run(self, work: Work) -> dict[str, Any]:
+        from cairn.train.extend import extend
+
+        return extend(self, work)
+
+    def headline(self, facts: dict[str, Any]) -> str:
+        return f"{training_headline(facts)}, serves {facts['served']:,} tokens"
 
 
 def check_data(shards: Ref | None, blend: Blend | None) -> None:

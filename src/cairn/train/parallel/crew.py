@@ -6,8 +6,9 @@ from typing import Any
 
 import torch.distributed as dist
 
-from cairn.base.make import Made, Plan
+from cairn.base.make import Made
 from cairn.base.make import make as make_alone
+from cairn.base.plan import Plan
 from cairn.train.parallel.ranks import meet, processes
 
 

@@ -1,0 +1,115 @@
+"""`cairn show PLAN`: the recipes, what their training takes, and a step over N GPUs on paper."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cairn.base import Recipe
+from cairn.base.config import to_plain
+from cairn.base.plan import apply_overrides, load_plan, order_of, split_overrides
+from cairn.base.tables import console, plan_table, table
+from cairn.model.devices import device as device_of
+from cairn.train.costs import best_layout, facts
+from cairn.train.planning import shape, trainings
+
+USUAL = "H100"  # the device of GPU-days where none is named
+USUAL_MFU = 0.4  # where no number of GPUs is given
+
+
+def show_plan(
+    path: Path,
+    target: str | None,
+    given: Sequence[str],
+    gpus: int | None,
+    device: str | None,
+    quiet: bool,
+) -> dict[str, Any]:
+    """What `cairn show PLAN` tells, printed unless `quiet`: plain recipes by artifact.
+
+    A training has `training` besides (see `trainings`), and for a number of GPUs `step` (see
+    `costs.facts`).
+    """
+    parameters, overrides = split_overrides(given)
+    plan = apply_overrides(load_plan(path, parameters), overrides)
+    names = order_of(plan, target)
+    told = {name: to_plain(plan[name]) for name in names}
+    found = trainings(plan, names)
+    chosen = device_of(device or USUAL)
+    for name, training in found.items():
+        told[name]["training"] = training
+        if gpus is None:
+            seconds = training["flops"] / (USUAL_MFU * chosen.rate("bfloat16"))
+            training |= {"device": chosen.name, "mfu": USUAL_MFU, "gpu_days": seconds / 86_400}
+            continue
+        model = shape(plan, name)
+        assert model is not None, "trainings names those whose shape is known"
+        settings: Any = getattr(plan[name], "settings", None)
+        step = facts(best_layout(model, settings, gpus, chosen))
+        told[name]["step"] = step
+        training |= {key: step[key] for key in ("device", "mfu", "gpu_days")}
+    if not quiet:
+        _print({name: plan[name] for name in names}, told, gpus)
+    return told
+
+
+def _print(plan: dict[str, Recipe], told: dict[str, Any], gpus: int | None) -> None:
+    out = console()
+    if gpus is None:
+        plan_table(plan)
+    rows = {name: one["training"] for name, one in told.items() if "training" in one}
+    if not rows:
+        return
+    numbers = ("parameters", "tokens", "steps", "tokens a step", "FLOPs", "MFU", "GPU-days")
+    shown = table("training", *numbers, "device", right=numbers)
+    for name, one in rows.items():
+        shown.add_row(
+            name,
+            f"{one['parameters']:,}",
+            f"{one['tokens']:,}",
+            f"{one['steps']:,}",
+            f"{one['tokens_per_step']:,}",
+            f"{one['flops']:.3g}",
+            f"{one['mfu']:.0%}" + ("" if gpus else " assumed"),
+            _days(one["gpu_days"]),
+            one["device"],
+        )
+    out.print(shown)
+    for name, one in told.items():
+        if "step" in one:
+            _print_step(out, name, one["step"])
+
+
+def _print_step(out: Console, name: str, step: dict[str, Any]) -> None:
+    sizes = " x ".join(f"{count} {kind}" for kind, count in step["layout"].items())
+    recompute = f", {step['recompute']} computed again" if step["recompute"] else ""
+    fits = "" if step["fits"] else ", [bold]does not fit[/bold]"
+    out.print()
+    out.print(
+        f"[bold]{name}[/bold] on {step['gpus']:,} {step['device']}: {sizes}{recompute}; "
+        f"{step['micro_batches']} micro-batches of {step['micro_sequences']}{fits}",
+        highlight=False,
+    )
+    shown = table("memory of a GPU", "GiB", right=("GiB",))
+    for part, size in step["memory_bytes"].items():
+        shown.add_row(part, f"{size / 2**30:,.2f}")
+    out.print(shown)
+    shown = table("bytes to a GPU in a step", "link", "GB", right=("GB",))
+    for link, whats in step["link_bytes"].items():
+        for what, size in whats.items():
+            shown.add_row(what, link, f"{size / 1e9:,.3f}")
+    out.print(shown)
+    shown = table("time of a step", "seconds", right=("seconds",))
+    for what, seconds in step["seconds"].items():
+        shown.add_row(what, f"{seconds:,.4f}")
+    out.print(shown)
+    out.print(
+        f"MFU {step['mfu']:.1%}, {step['tokens_per_second']:,.0f} tokens/s, "
+        f"{step['days']:,.1f} days, {_days(step['gpu_days'])} GPU-days",
+        highlight=False,
+    )
+
+
+def _days(days: float) -> str:
+    return f"{days:,.0f}" if days >= 10 else f"{days:.2g}"
