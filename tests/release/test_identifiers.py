@@ -66,6 +66,7 @@ def test_a_release_tells_of_every_file_by_identifiers_alone(runs: Path):
     with (runs / "ids/language_stats.csv").open(newline="") as file:
         stats = list(csv.reader(file))
     assert stats[1][:2] == ["Python", "6"]
+    assert "| license_type | files | bytes |" in (runs / "ids/README.md").read_text()
 
 
 def test_files_by_row_and_in_repositories_read_back_the_same(runs: Path, tmp_path: Path):

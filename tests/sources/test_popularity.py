@@ -43,6 +43,21 @@ def test_what_is_told_of_an_url_is_joined_whatever_its_case(tmp_path: Path):
     assert [one.origin.github_id for one in found] == [7, None]
 
 
+def test_of_names_that_differ_by_case_the_most_watched_counts(tmp_path: Path):
+    hour = tmp_path / "2016-01-01-0.json.gz"
+    names = ["owner/name", "Owner/Name", "Owner/Name", "OWNER/NAME"]
+    lines = [json.dumps(watched(number, name)) for number, name in enumerate(names)]
+    hour.write_bytes(gzip.compress("\n".join(lines).encode()))
+    table = tmp_path / "repositories.parquet"
+    repository_metadata([hour], table)
+    origin = Origin(repo_name="x", origin_url="https://github.com/owner/name", directory_id="")
+    file = SourceFile(
+        origin=origin, path="a", content_id="", blob_id="", mode=0, length_bytes=0, raw=b""
+    )
+    (found,) = with_metadata([file], table)
+    assert found.origin.star_events_count == 2
+
+
 def test_a_recipe_takes_hours_and_prefers_the_popular_copy(tmp_path: Path):
     hour = tmp_path / "2016-01-01-0.json.gz"
     hour.write_bytes(gzip.compress(json.dumps(watched(1, "zz/popular")).encode()))

@@ -103,7 +103,8 @@ def _card(
         for key, value in manifest.recipe.items()
         if key not in {"kind", "sources"}
     ]
-    licences = manifest.facts.get("licences", [])
+    columns = ("license_type", "files", "bytes")  # manifests have them by name
+    licences = [{key: row[key] for key in columns} for row in manifest.facts.get("licences", [])]
     return "\n".join(
         [
             f"# {title}\n",

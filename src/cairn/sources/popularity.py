@@ -14,7 +14,11 @@ TOLD = (
     *("github_id", "star_events_count", "fork_events_count", "gha_license_id", "gha_language"),
     *("gha_event_created_at", "gha_created_at"),
 )
-QUERY = f"SELECT {', '.join(TOLD)} FROM repositories WHERE url = lower($url)"
+# Of names that differ by case only one counts: the one that most watched.
+QUERY = f"""
+    SELECT {", ".join(TOLD)} FROM repositories WHERE url = lower($url)
+    ORDER BY star_events_count DESC, fork_events_count DESC, origin_url LIMIT 1
+"""
 
 
 def with_metadata(files: Iterable[SourceFile], metadata: Path) -> Iterator[SourceFile]:
