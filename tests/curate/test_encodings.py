@@ -68,3 +68,12 @@ def test_time_is_linear_and_the_text_can_be_kept(unit: bytes) -> None:
         spent.append(time.process_time() - begin)
         text.encode("utf-8")
     assert spent[1] < 40 * max(spent[0], 0.02)
+
+
+@pytest.mark.parametrize(
+    "said", ["punycode", "unicode_escape", "hex", "undefined", "a\0b", "", "?"]
+)
+def test_what_an_origin_says_is_held_against_what_files_are_written_in(said: str) -> None:
+    raw = b"a\\u0041 = 1\n" + b"a" * 2_000_000  # quadratic as Punycode
+    assert decode(raw, said) == (raw.decode(), "utf-8")
+    assert decode("é".encode("cp1250"), "cp1250") == ("é", "cp1250")

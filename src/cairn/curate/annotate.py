@@ -14,6 +14,8 @@ from cairn.curate.rendering import Rendering, documents, is_rendered
 from cairn.sources.record import ANSWERS, LINK, ORIGIN_FIELDS, SOURCE_SCHEMA, TEXT
 
 NOT_DEDUPLICATED = frozenset({ANSWERS, TEXT})  # near duplicates of them stay (Table 3)
+# Python's encodings in which nobody writes files; the first takes quadratic time.
+NO_TEXTS = frozenset({"punycode", "idna", "unicode-escape", "raw-unicode-escape", "undefined"})
 KEPT_COLUMNS = (*ORIGIN_FIELDS, "path", "content_id", "blob_id", "length_bytes", "kind")
 
 ANNOTATED = pa.schema(
@@ -179,10 +181,11 @@ def decode(raw: bytes, said: str | None = None) -> tuple[str, str]:
     """
     if said is not None:
         try:
-            text = raw.decode(said)
-            text.encode("utf-8")  # UTF-7 can spell halves of characters, which Parquet cannot
-            return text, said
-        except (LookupError, UnicodeError):  # no such encoding, or another one
+            if codecs.lookup(said).name not in NO_TEXTS:
+                text = raw.decode(said)
+                text.encode("utf-8")  # UTF-7 can spell halves of characters, which Parquet cannot
+                return text, said
+        except (LookupError, ValueError):  # no such encoding, or another one
             pass
     for mark, encoding in (
         (codecs.BOM_UTF8, "utf-8-sig"),

@@ -32,7 +32,7 @@ def pdf_text(raw: bytes, limits: DocumentationLimits) -> str:
     PdfError for what is damaged, encrypted or beyond the limits; UserError without pypdf.
     """
     if find_spec("pypdf") is None:
-        raise UserError("sources", "a PDF", "needs pypdf", "pip install 'cairn[docs]'")
+        raise UserError("sources", "a PDF", "needs pypdf", "pip install 'cairn-lm[docs]'")
     if len(raw) > limits.pdf_bytes:
         raise PdfError("documentation_long", f"a PDF of {len(raw):,} bytes")
     given = (limits.pdf_pages, limits.max_characters, limits.pdf_seconds)
