@@ -221,7 +221,8 @@ def test_windows_by_the_number_of_layers_without_one(tinies):
         ("llama", {"num_hidden_layers": None}, "num_hidden_layers=None.*missing"),
         ("llama", {"quantization_config": {"quant_method": "fp8"}}, "quantization_config='fp8'"),
         ("mamba2", {"use_bias": True}, "use_bias=True"),
-        ("mamba2", {"time_step_limit": [0.001, 0.1]}, "time_step_limit"),
+        ("nemotron_h", {"time_step_limit": [0.001, 0.1]}, "time_step_limit"),
+        ("mamba2", {"time_step_limit": [0.1, 0.001]}, "time_step_limit"),
         ("qwen2", {"use_sliding_window": False}, "sliding_window=None.*missing"),
     ],
 )
@@ -249,6 +250,25 @@ def test_what_would_load_and_be_wrong_is_refused(tinies, family, change, message
 def test_what_no_file_of_the_family_could_say_is_refused(tinies, family, change, message):
     with pytest.raises(UserError, match=message):
         dataclasses.replace(tinies[family], **change)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("limit", [(0.05, 0.3), (0.2, float("inf"))])
+def test_clamped_time_steps_are_those_of_transformers(tinies, roughen, ids, tmp_path, limit):
+    config = dataclasses.replace(tinies["mamba2"], time_step_limit=limit)
+    ours = roughen(build(config, seed=1)).eval()
+    save(ours, tmp_path)
+    there = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert tuple(there.config.time_step_limit) == limit
+    wanted = there(ids).logits
+    torch.testing.assert_close(ours.logits(ids), wanted, **NEAR)
+    free = roughen(build(tinies["mamba2"], seed=1)).eval()
+    assert (free.logits(ids) - wanted).abs().max() > 1e-2  # the bounds are felt
+    # Their cache does not clamp single steps; here a step is what it is in the whole.
+    tokens, logits = greedy(ours, ids, 8)
+    whole = there(torch.cat([ids, tokens], 1)).logits[:, LENGTH - 1 : -1]
+    torch.testing.assert_close(logits, whole, **NEAR)
+    assert load(tmp_path).config.time_step_limit == limit
 
 
 @torch.no_grad()

@@ -85,3 +85,17 @@ def test_full_logits_never_stand_in_a_gpus_memory(loss):
     torch.autograd.grad(loss(hidden, weight, None), (hidden, weight))
     # Logits in bf16 would be 2 GiB, and their gradient as much.
     assert torch.cuda.max_memory_allocated() - before < 1.4 * 2**30
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("loss", [cross_entropy, kl])
+def test_bf16_on_a_gpu_errs_no_more_than_twice_the_twin(loss):
+    hidden, weight = draw(70, 256).bfloat16(), draw(50_000, 256).bfloat16() * 0.1
+    with paths.only("torch"):
+        exact = with_gradients(loss, hidden.double(), weight.double(), "cuda", 32)
+        twin = with_gradients(loss, hidden, weight, "cuda", 32)
+    got = with_gradients(loss, hidden, weight, "cuda", 32)
+    for one, other, truth in zip(got, twin, exact, strict=True):
+        error, allowed = ((x.double() - truth).norm() for x in (one, other))
+        assert error <= 2 * allowed + 1e-6 * truth.norm()

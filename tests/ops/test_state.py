@@ -135,6 +135,32 @@ def test_the_kernel_is_its_twin(shape, dtype, seed, triton_device):
     torch.testing.assert_close(there.window.cpu(), twin.window, rtol=0, atol=0)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize(
+    "shape", [(16, 64, 128, 3), (16, 80, 128, 3), (8, 128, 256, 3), (8, 64, 64, 3)]
+)
+def test_bf16_inputs_err_no_more_than_twice_the_twin(shape):
+    H, P, N, _ = shape
+    form, lengths, slots = MixerForm(2, 2, 1e-5), [1, 4, 2, 1], [3, 1, 0, 5]
+    narrow = [x.bfloat16() for x in some_inputs(sum(lengths), H, P, N)]
+    weights = MixerWeights(*(t.bfloat16() for t in some_weights(*shape)))
+    rows = Rows.of(lengths, slots)
+    memory = filled(6, shape, torch.float32)
+    memory.window = memory.window.bfloat16()
+    exact = Stored(memory.window.double(), memory.state.double())
+    wide = [x.double() for x in narrow], MixerWeights(*(t.double() for t in weights))
+    truth = state_update(*wide[0], wide[1], form, exact, rows)
+    twin, there = copy.deepcopy(memory), moved(copy.deepcopy(memory), torch.device("cuda"))
+    other = state_update(*narrow, weights, form, twin, rows)
+    with paths.only("triton"):
+        one = state_update(*moved((*narrow, weights, form, there, rows), torch.device("cuda")))
+    error, allowed = ((y.cpu().double() - truth).norm() for y in (one, other))
+    assert error <= 2 * allowed
+    error, allowed = ((m.state.cpu() - exact.state).norm() for m in (there, twin))
+    assert error <= 2 * allowed + 1e-7 * exact.state.norm()
+
+
 def compare_states(got: Any, wanted: Any, before: Any, used: list[int]) -> None:
     """Equal but for rounding that falls to the other side, and untouched in other slots."""
     unused = [s for s in range(len(before.state)) if s not in used]

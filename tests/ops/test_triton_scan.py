@@ -214,11 +214,23 @@ def test_the_mixer_and_its_gradients_are_their_twins(P, triton_device):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("P", [64, 80])
-def test_narrow_inputs_err_no_more_than_twice_the_narrow_twin(P, dtype):
+@pytest.mark.parametrize(
+    ("P", "N", "dtype"),
+    [
+        (64, 128, torch.bfloat16),
+        (64, 128, torch.float16),
+        (80, 128, torch.bfloat16),
+        (80, 128, torch.float16),
+        (64, 64, torch.bfloat16),
+        (128, 128, torch.bfloat16),
+        (64, 256, torch.bfloat16),
+        (80, 256, torch.bfloat16),
+        (128, 256, torch.bfloat16),
+    ],
+)
+def test_narrow_inputs_err_no_more_than_twice_the_narrow_twin(P, N, dtype):
     lengths = [700, 1, 0, 323]
-    inputs = [x.to(dtype) for x in scan_inputs(lengths, 16, P, 2, 128, carried=False)]
+    inputs = [x.to(dtype) for x in scan_inputs(lengths, 16, P, 2, N, carried=False)]
     chunks = Chunks.of(lengths, 128, 3, "cuda")
 
     def plain(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor):
@@ -231,3 +243,23 @@ def test_narrow_inputs_err_no_more_than_twice_the_narrow_twin(P, dtype):
     got = with_gradients(kernel(lengths, torch.device("cuda")), inputs, "cuda", dtype)
     for name, one, other, exact in zip(["y", "last", *NAMES], got, twin, truth, strict=False):
         assert distance(one, exact) <= 2 * distance(other, exact), name
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("C", [10_240, 100])
+def test_the_convolution_in_bf16_errs_no_more_than_twice_the_twin(C):
+    lengths = [700, 1, 0, 323]
+    inputs = [draw(sum(lengths), C), draw(C, 1, 4), draw(C)]
+    narrow = [x.bfloat16() for x in inputs]
+    chunks = Chunks.of(lengths, 128, 3, "cuda")
+
+    def conv(*given: Tensor) -> tuple[Tensor]:
+        return (causal_conv(*given, chunks),)
+
+    with paths.only("torch"):
+        truth = with_gradients(conv, narrow, "cuda", torch.float64)
+        twin = with_gradients(conv, narrow, "cuda", torch.bfloat16)
+    got = with_gradients(conv, narrow, "cuda", torch.bfloat16)
+    for one, other, exact in zip(got, twin, truth, strict=True):
+        assert distance(one, exact) <= 2 * distance(other, exact)

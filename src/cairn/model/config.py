@@ -102,6 +102,8 @@ class ModelConfig:
     """Slices of the gated norm in a Mamba-2 mixer where they are not `groups`."""
     residual_fp32: bool = field(default=False, metadata=_LATER)
     """Whether the residual stream is in fp32, whatever the weights are."""
+    time_step_limit: tuple[float, float] | None = field(default=None, metadata=_LATER)
+    """Bounds that the time steps of Mamba-2 mixers are clamped to; None where they are not."""
     name: str = field(default="", compare=False)
     """What people call it; no part of the model."""
 
@@ -128,6 +130,12 @@ class ModelConfig:
             value = self.initializer_range
             raise UserError("initializer_range", value, "is not positive", "0.02 is usual")
         self._check_attention()
+        if (
+            self.time_step_limit is not None
+            and not 0 <= self.time_step_limit[0] < (self.time_step_limit[1])
+        ):
+            problem, mend = "has no room between its bounds", "give a low and a higher one"
+            raise UserError("time_step_limit", self.time_step_limit, problem, mend)
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         check(family_of(self.family), values, _DEFAULTS)
 

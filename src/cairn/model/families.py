@@ -30,6 +30,7 @@ STRUCTURE = (
     "gated",
     "norm_groups",
     "residual_fp32",
+    "time_step_limit",
 )
 
 
@@ -50,6 +51,8 @@ class Family:
     output_copied: bool = False
     """Whether transformers looks for the output matrix although it is the embedding."""
     rope: bool = False
+    clamps: bool = False
+    """Whether its `time_step_limit` clamps time steps."""
     windows: str = ""
     """`all` attention layers have the window, or `some` by a list of layer types."""
     allowed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -65,7 +68,8 @@ class Family:
         rope = self.rope and name in ("rope_theta", "rope_scaling")
         window = name == "sliding_window" and bool(self.windows)
         some = name == "full_attention" and self.windows == "some"
-        return name in self.fields or rope or window or some
+        clamp = name == "time_step_limit" and self.clamps
+        return name in self.fields or rope or window or some or clamp
 
 
 _SIZES: dict[str, tuple[str, ...]] = {
@@ -197,6 +201,7 @@ _ALL = (
             "residual_fp32": True,
         },
         fixed={"norm_groups": 1},
+        clamps=True,
         allowed={
             "use_bias": (False,),
             "use_conv_bias": (True,),

@@ -29,7 +29,9 @@ class Mamba2(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.form = MixerForm(config.groups, config.gated_norm_groups, config.norm_eps)
+        self.form = MixerForm(
+            config.groups, config.gated_norm_groups, config.norm_eps, config.time_step_limit
+        )
         inner, channels = config.mamba_width, config.conv_channels
         self.in_proj = Linear(config.hidden_size, config.mamba_projection, bias=False)
         self.conv1d = nn.Conv1d(channels, channels, config.conv_kernel, groups=channels)

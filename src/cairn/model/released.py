@@ -7,6 +7,7 @@ read.
 """
 
 import json
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,6 @@ def from_released(released: dict[str, Any]) -> ModelConfig:
         if key in released and released[key] not in allowed:
             mend = f"only {allowed[0]!r} is supported"
             raise UserError(key, released[key], "is not what this decoder computes", mend)
-    _check_time_step_limit(released.get("time_step_limit"))
     if released.get("quantization_config"):
         how = released["quantization_config"]
         how = how.get("quant_method", how) if isinstance(how, dict) else how
@@ -103,6 +103,7 @@ def from_released(released: dict[str, Any]) -> ModelConfig:
     if family.rope:
         found["rope_theta"], found["rope_scaling"] = read_rope(released, found["max_positions"])
     found |= _windows(family, released)
+    found["time_step_limit"] = _time_step_limit(family, released.get("time_step_limit"))
     for key in (
         "bos_token_id",
         "pad_token_id",
@@ -141,6 +142,9 @@ def to_released(config: ModelConfig) -> dict[str, Any]:
     if family.rope:
         assert config.rope_theta is not None
         plain |= write_rope(config.rope_theta, config.rope_scaling)
+    if config.time_step_limit is not None:
+        low, high = config.time_step_limit
+        plain["time_step_limit"] = [low, high if high < inf else {"__float__": "Infinity"}]
     if family.windows == "all":
         plain["sliding_window"] = config.sliding_window
     elif family.windows == "some":
@@ -208,12 +212,18 @@ def _windows(family: Family, released: dict[str, Any]) -> dict[str, Any]:
     return {"sliding_window": window, "full_attention": full}
 
 
-def _check_time_step_limit(limit: Any) -> None:
-    """Only (0, infinity): the time step is not clamped."""
+def _time_step_limit(family: Family, limit: Any) -> tuple[float, float] | None:
+    """The bounds of time steps; None for (0, infinity).
+
+    Refused where transformers reads the entry and clamps by another one (nemotron_h).
+    """
     if limit is None:
-        return
-    low, high = limit
-    if isinstance(high, dict):  # how transformers spells what JSON cannot
-        high = high.get("__float__", 0)
-    if float(low) != 0 or float(high) != float("inf"):
-        raise UserError("time_step_limit", limit, "clamps the time step", "only (0, inf) is known")
+        return None
+    # transformers spells what JSON cannot as {"__float__": "Infinity"}
+    low, high = (float(x["__float__"]) if isinstance(x, dict) else float(x) for x in limit)
+    if (low, high) == (0, float("inf")):
+        return None
+    if not family.clamps:
+        mend = f"only (0, inf) is known: other programs read {family.name}'s in different ways"
+        raise UserError("time_step_limit", limit, "clamps the time step", mend)
+    return low, high

@@ -160,6 +160,7 @@ class _CrossEntropy(torch.autograd.Function):
                     each[part] = losses
                 if slices.wanted:
                     slices.add(part, narrow)
+                del narrow  # before the next slice's are made
                 continue
             logits = slices.logits(part)
             scale, picked = weights[part].to(logits.dtype), targets[part, None]
@@ -210,6 +211,7 @@ class _Kl(torch.autograd.Function):
                 total += kl(narrow, teacher, weights[part], temperature, slices.wanted).sum()
                 if slices.wanted:
                     slices.add(part, narrow)
+                del narrow, teacher  # before the next slice's are made
                 continue
             log_q = slices.logits(part).div_(temperature).log_softmax(-1)
             logits = _logits(teacher_hidden[part], teacher_weight).to(log_q.dtype)
