@@ -93,7 +93,10 @@ def _watched(model: Decoder, add: Callable[[str, int], Callable[[Tensor], None]]
 def _on_output(
     module: nn.Module, take: Callable[[Tensor], None], part: slice = slice(None)
 ) -> torch.utils.hooks.RemovableHandle:
-    return module.register_forward_hook(lambda _m, _i, output: take(output[..., part]))
+    def heard(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        take((output if isinstance(output, Tensor) else output[0])[..., part])
+
+    return module.register_forward_hook(heard)
 
 
 def _on_input(

@@ -18,7 +18,7 @@ from cairn.model.layout import Layout
 from cairn.model.linear import Linear
 from cairn.model.mamba import Mamba2
 from cairn.model.mixers import MIXERS
-from cairn.model.norms import LayerNorm, RMSNorm, norm_of
+from cairn.model.norms import LayerNorm, RMSNorm, norm_of, normed
 from cairn.model.spans import Spans
 from cairn.ops.memory import use_huge_pages
 from cairn.ops.transfer import sent
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Block(nn.Module):
-    """x + mixer(norm(x))."""
+    """x + mixer(norm(x)); the sum is left to the next norm, which reads it anyway."""
 
     def __init__(self, config: ModelConfig, letter: str, window: int | None) -> None:
         super().__init__()
@@ -38,20 +38,25 @@ class Block(nn.Module):
         self.residual_fp32 = config.residual_fp32
         self.recompute = False  # whether the backward computes it again, to keep nothing but x
 
-    def forward(self, x: Tensor, layout: Layout, memory: Any) -> Tensor:
-        """x [T, D] to [T, D]."""
+    def forward(
+        self, x: Tensor, added: Tensor | None, layout: Layout, memory: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """The residual stream [T, D] and what is still to be added to it: both after this block."""
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self._computed, x, layout, memory, use_reentrant=False)
-        return self._computed(x, layout, memory)
+            x = x if added is None else x + added  # one tensor is kept, not two
+            return checkpoint(self._computed, x, None, layout, memory, use_reentrant=False)
+        return self._computed(x, added, layout, memory)
 
-    def _computed(self, x: Tensor, layout: Layout, memory: Any) -> Tensor:
-        whole = fused(self, x, layout, memory)
+    def _computed(
+        self, x: Tensor, added: Tensor | None, layout: Layout, memory: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        whole = fused(self, x, added, layout, memory)
         if whole is not None:
-            return whole
-        normed = self.norm(x)
+            return whole, None
+        y, x = normed(self.norm, x, added)
         if self.residual_fp32:
-            normed = normed.to(self.norm.weight.dtype)
-        return x + self.mixer(normed, layout, memory)
+            y = y.to(self.norm.weight.dtype)
+        return x, self.mixer(y, layout, memory)
 
 
 class Backbone(nn.Module):
@@ -125,9 +130,10 @@ class Decoder(nn.Module):
         x = self.backbone.embeddings(tokens)
         if self.config.residual_fp32:
             x = x.to(torch.promote_types(x.dtype, torch.float32))
+        added = None
         for i, block in enumerate(self.backbone.layers):
-            x = block(x, layout, cache.layers[i] if cache else None)
-        x = self.backbone.norm_f(x)
+            x, added = block(x, added, layout, cache.layers[i] if cache else None)
+        x, _ = normed(self.backbone.norm_f, x, added)
         return x.to(self.dtype) if self.config.residual_fp32 else x
 
     def recompute(self, letters: str) -> None:

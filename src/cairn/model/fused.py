@@ -42,8 +42,10 @@ class _Kept:
 _kept: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
 
 
-def fused(block: Any, x: Tensor, layout: Layout, memory: Any) -> Tensor | None:
-    """x + mixer(norm(x)) [T, D] of a `Block`; None where it has to be computed in parts."""
+def fused(
+    block: Any, x: Tensor, added: Tensor | None, layout: Layout, memory: Any
+) -> Tensor | None:
+    """x + mixer(norm(x)) [T, D] of a `Block`, x = x + added; None where it is done in parts."""
     mixer = block.mixer
     if not isinstance(mixer, Mamba2 | MLP) or not fits(x) or order_is_fixed():
         return None
@@ -60,10 +62,11 @@ def fused(block: Any, x: Tensor, layout: Layout, memory: Any) -> Tensor | None:
         if paths.choose("mamba_layer", x.device, native="") != "native":
             return None
         assert layout.chunks is not None
+        x = x if added is None else x + added
         return kept.layer(x, layout.chunks, memory, layout.memory_slots)
     if paths.choose("feedforward_layer", x.device, native="") != "native":
         return None
-    return kept.layer(x)
+    return kept.layer(x if added is None else x + added)
 
 
 def _layer(block: Any) -> FeedForwardLayer | MixerLayer | None:

@@ -5,8 +5,8 @@ from torch import Generator, Tensor, nn
 
 from cairn.model.config import ModelConfig
 from cairn.model.initial import fill
-from cairn.ops.layernorm import layer_norm
-from cairn.ops.norm import rms_norm
+from cairn.ops.layernorm import add_layer_norm, layer_norm
+from cairn.ops.norm import add_rms_norm, rms_norm
 
 
 class RMSNorm(nn.Module):
@@ -21,9 +21,11 @@ class RMSNorm(nn.Module):
         """All ones."""
         fill(self.weight, torch.ones(self.weight.shape))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., width] to the same."""
-        return rms_norm(x, self.weight, self.eps)
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """[..., width] to the same; with `added`, x + added normed in its dtype, and that sum."""
+        if added is None:
+            return rms_norm(x, self.weight, self.eps)
+        return add_rms_norm(added, x, self.weight, self.eps)
 
 
 class LayerNorm(nn.Module):
@@ -40,12 +42,19 @@ class LayerNorm(nn.Module):
         fill(self.weight, torch.ones(self.weight.shape))
         fill(self.bias, torch.zeros(self.bias.shape))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., width] to the same."""
-        return layer_norm(x, self.weight, self.bias, self.eps)
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """[..., width] to the same; with `added`, x + added normed in its dtype, and that sum."""
+        if added is None:
+            return layer_norm(x, self.weight, self.bias, self.eps)
+        return add_layer_norm(added, x, self.weight, self.bias, self.eps)
 
 
 def norm_of(config: ModelConfig) -> RMSNorm | LayerNorm:
     """A norm over the residual stream."""
     kind = LayerNorm if config.norm == "layer" else RMSNorm
     return kind(config.hidden_size, config.norm_eps)
+
+
+def normed(norm: RMSNorm | LayerNorm, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The norm of the residual stream x and what is still to be added to it, and their sum."""
+    return (norm(x), x) if added is None else norm(x, added)

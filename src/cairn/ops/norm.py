@@ -41,7 +41,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
 
         return norm.add_rms_norm(x, residual, weight, eps)
     total = (residual + x).to(residual.dtype)
-    return run(_RmsNorm, total, weight, eps).to(x.dtype), total
+    return rms_norm(total, weight, eps).to(x.dtype), total
 
 
 def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: float) -> Tensor:

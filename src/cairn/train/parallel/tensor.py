@@ -86,7 +86,9 @@ def cut_model(model: Decoder, ranks: Ranks) -> None:
             mixer.form = _form(mixer.form, share, norm_sharers(config, count), ranks)
         _hook(mixer, tokens)
 
-    def last(module: nn.Module, given: Any, y: Tensor) -> Tensor:
+    def last(module: nn.Module, given: Any, y: Any) -> Any:
+        if isinstance(y, tuple):  # the norm, and the sum that it was of
+            return tokens.all(y[0]), y[1]
         return tokens.all(y)
 
     backbone.norm_f.register_forward_hook(last)
