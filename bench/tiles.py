@@ -17,7 +17,8 @@ from kernels import FORM, inputs, library, mamba_ssm, measure_rates, mixer, stor
 from cairn.ops.attention import AttentionPlan, Pages, attention
 from cairn.ops.state import Ring, Rows
 from cairn.ops.triton import attention as kernels_of_attention
-from cairn.ops.triton import state as kernels_of_state
+from cairn.ops.triton.replay import replay as replay_kernel
+from cairn.ops.triton.state import update
 
 STATES = ((128, 64, 128), (128, 80, 128))  # H, P, N of 8B and 12B hybrids
 TILES = ((16, 1), (16, 2), (32, 1), (32, 2), (32, 4), (64, 2), (64, 4), (64, 8))
@@ -49,7 +50,6 @@ def state(rates: dict[str, Any]) -> None:
             moved = batch * H * P * (2 * N * memory.state.itemsize + scales)
             for block, warps in TILES:
                 tile = {"BLOCK": block, "num_warps": warps}
-                update = kernels_of_state.update
                 call = partial(update, *parts, weights, FORM, memory, rows, tile)
                 us = timed(call, "cuda", True) * 1e6
                 share = moved / us * 1e6 / rates["copy_bytes_per_s"]
@@ -72,7 +72,7 @@ def replay(rates: dict[str, Any]) -> None:
             tile = {"BLOCK": block, "num_warps": warps}
             rows = Rows.of([1] * batch, list(range(batch)), "cuda", positions=[99] * batch,
                            fresh=[fresh] * batch)  # fmt: skip
-            call = partial(kernels_of_state.replay, *parts, weights, FORM, ring, rows, tile)
+            call = partial(replay_kernel, *parts, weights, FORM, ring, rows, tile)
             us = timed(call, "cuda", True) * 1e6
             print(f"replay {H}x{P}x{N} batch {batch} {tile} fresh {fresh} {us:.1f} us")
 

@@ -146,7 +146,7 @@ def replayed_update(
     if not triton and ring.every + rows.longest > 32:
         triton = f"replays {ring.every + rows.longest} tokens, and the kernel at most 32"
     if paths.choose("replayed_update", z.device, triton=triton) == "triton":
-        from cairn.ops.triton.state import replay
+        from cairn.ops.triton.replay import replay
 
         return replay(z, xbc, dt, weights, form, ring, rows)
     return _replay(z, xbc, dt, weights, form, ring, rows)
