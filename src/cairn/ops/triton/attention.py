@@ -150,36 +150,13 @@ def _fixed(
 
 @triton.jit(do_not_specialize=["table_row", "rows"])
 def _attend(
-    q,
-    keys,
-    values,
-    out,
-    sums,
-    table,
-    bounds,
-    ends,
-    tiles,
-    q_row,
-    q_head,
-    k_page,
-    k_head,
-    k_row,
-    v_page,
-    v_head,
-    v_row,
-    table_row,
-    rows,
-    HEADS: tl.constexpr,
-    SHARE: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PAGE: tl.constexpr,
-    WINDOW: tl.constexpr,
-    SCALE: tl.constexpr,
-    SPLIT: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_W: tl.constexpr,
-):
+    q, keys, values, out, sums, table, bounds, ends, tiles,
+    q_row, q_head, k_page, k_head, k_row, v_page, v_head, v_row, table_row, rows,
+    HEADS: tl.constexpr, SHARE: tl.constexpr, WIDTH: tl.constexpr, PAGE: tl.constexpr,
+    WINDOW: tl.constexpr, SCALE: tl.constexpr, SPLIT: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
+):  # fmt: skip
+    """Queries of a tile against its span's keys, or against a piece of them where SPLIT."""
     TOKENS: tl.constexpr = BLOCK_M // SHARE
     span = tl.load(tiles + tl.program_id(0) * 2)
     first = tl.load(tiles + tl.program_id(0) * 2 + 1)
@@ -195,13 +172,7 @@ def _attend(
     row = (start + token).to(tl.int64)
     at = row[:, None] * q_row + head[:, None] * q_head + w[None, :]
     Q = tl.load(q + at, mask=r_in[:, None] & w_in[None, :], other=0)
-    low, high = 0, tl.minimum(end, past + first + TOKENS)
-    if WINDOW:
-        low = tl.maximum(0, past + first - WINDOW + 1)
-    if SPLIT:
-        low = tl.maximum(low, piece * SPLIT)
-        high = tl.minimum(high, (piece + 1) * SPLIT)
-    low = low // BLOCK_N * BLOCK_N
+    low, high = _range(past + first, end, piece, TOKENS, WINDOW, SPLIT, BLOCK_N)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_W], tl.float32)
@@ -210,16 +181,9 @@ def _attend(
     for j in range(low, high, BLOCK_N):
         n = j + tl.arange(0, BLOCK_N)
         n_in = (n < high)[:, None] & w_in[None, :]
-        if PAGE:
-            pages = tl.load(table + n // PAGE, mask=n < high, other=0).to(tl.int64)
-            k_at = pages * k_page + (n % PAGE) * k_row
-            v_at = pages * v_page + (n % PAGE) * v_row
-        else:
-            k_at = page * k_page + n.to(tl.int64) * k_row
-            v_at = page * v_page + n.to(tl.int64) * v_row
-        k_at = keys + kv * k_head + k_at[:, None] + w[None, :]
-        K = tl.load(k_at, mask=n_in, other=0).to(Q.dtype)
-        scores = tl.dot(Q, tl.trans(K), input_precision="ieee") * SCALE
+        k_at, v_at = _places(n, high, page, table, k_page, k_row, v_page, v_row, PAGE)
+        K = tl.load(keys + kv * k_head + k_at[:, None] + w[None, :], mask=n_in, other=0)
+        scores = tl.dot(Q, tl.trans(K.to(Q.dtype)), input_precision="ieee") * SCALE
         seen = (n[None, :] <= position[:, None]) & (n[None, :] < high)
         if WINDOW:
             seen &= n[None, :] > position[:, None] - WINDOW
@@ -229,10 +193,9 @@ def _attend(
         weights = tl.exp2(scores - level[:, None])
         fade = tl.exp2(top - level)
         total = total * fade + tl.sum(weights, 1)
-        v_at = values + kv * v_head + v_at[:, None] + w[None, :]
-        V = tl.load(v_at, mask=n_in, other=0).to(Q.dtype)
+        V = tl.load(values + kv * v_head + v_at[:, None] + w[None, :], mask=n_in, other=0)
         acc = acc * fade[:, None]
-        acc = tl.dot(weights.to(Q.dtype), V, acc, input_precision="ieee")
+        acc = tl.dot(weights.to(Q.dtype), V.to(Q.dtype), acc, input_precision="ieee")
         top = higher
     acc /= tl.where(total > 0, total, 1.0)[:, None]
     flat = row * HEADS + head
@@ -242,6 +205,34 @@ def _attend(
         tl.store(sums + flat, level, mask=r_in)
     at = flat[:, None] * WIDTH + w[None, :]
     tl.store(out + at, acc.to(out.dtype.element_ty), mask=r_in[:, None] & w_in[None, :])
+
+
+@triton.jit
+def _range(
+    position, end, piece, TOKENS: tl.constexpr, WINDOW: tl.constexpr, SPLIT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """The keys that tokens from `position` on may see, from a multiple of BLOCK_N on."""
+    low, high = 0, tl.minimum(end, position + TOKENS)
+    if WINDOW:
+        low = tl.maximum(0, position - WINDOW + 1)
+    if SPLIT:
+        low = tl.maximum(low, piece * SPLIT)
+        high = tl.minimum(high, (piece + 1) * SPLIT)
+    return low // BLOCK_N * BLOCK_N, high
+
+
+@triton.jit
+def _places(n, high, page, table, k_page, k_row, v_page, v_row, PAGE: tl.constexpr):
+    """Where keys and values n lie, but for the head."""
+    if PAGE:
+        pages = tl.load(table + n // PAGE, mask=n < high, other=0).to(tl.int64)
+        k_at = pages * k_page + (n % PAGE) * k_row
+        v_at = pages * v_page + (n % PAGE) * v_row
+    else:
+        k_at = page * k_page + n.to(tl.int64) * k_row
+        v_at = page * v_page + n.to(tl.int64) * v_row
+    return k_at, v_at
 
 
 @triton.jit(do_not_specialize=["rows"])

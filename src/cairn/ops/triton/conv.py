@@ -201,17 +201,9 @@ def conv_gradient_kernel(
     gy,  # [T, C], rows `y_row` apart
     gx,  # out, [T, C], rows `gx_row` apart
     shares,  # out, fp32 [blocks, 5, C]: each block's share of the taps' and the bias's gradients
-    by_token,
-    T,
-    C,
-    x_row,
-    y_row,
-    gx_row,
-    HAS_BIAS: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    ROWS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
+    by_token, T, C, x_row, y_row, gx_row,
+    HAS_BIAS: tl.constexpr, HAS_WINDOW: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
     """An input's gradient is complete when the third token after it has been seen."""
     start = tl.program_id(0).to(tl.int64) * ROWS
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)

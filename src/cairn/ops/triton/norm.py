@@ -17,6 +17,7 @@ from torch import Tensor
 from cairn.ops.gradient import once, run
 
 LARGEST = 2**15  # channels of a group that one program holds
+WARPS = 32  # of backward passes on a multiprocessor
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -90,13 +91,14 @@ class _Norm(torch.autograd.Function):
         more = _rows(grads[1]) if ctx.added else None
         gx = torch.empty(T, D, dtype=ctx.dtypes[1] or ctx.dtypes[0], device=device)
         g_gate = None if gate is None else torch.empty(T, D, dtype=gate.dtype, device=device)
-        programs = max(1, min(T, _programs(device) // groups))
+        launch = _launch(D // groups)
+        programs = max(1, min(T, _programs(device, launch["num_warps"]) // groups))
         g_weight = torch.empty(programs, D, device=device)
         g_bias = None if bias is None else torch.empty(programs, D, device=device)
         _backward[(programs, groups)](
             x, gate, weight, scale, mean, grad, more, gx, g_gate, g_weight, g_bias,
             x.stride(0), _stride(gate), grad.stride(0), _stride(more), T, -(-T // programs),
-            D=D, SIZE=D // groups, CENTRED=ctx.centred, **_launch(D // groups),
+            D=D, SIZE=D // groups, CENTRED=ctx.centred, **launch,
         )  # fmt: skip
         gx = gx.view(ctx.shape)
         return (
@@ -124,11 +126,11 @@ def _launch(size: int) -> dict[str, int]:
     return {"BLOCK": block, "num_warps": min(16, max(1, block // 512))}
 
 
-def _programs(device: torch.device) -> int:
-    """Programs of a backward pass, all groups together."""
+def _programs(device: torch.device, warps: int) -> int:
+    """Programs of a backward pass, all groups together: what fits a GPU at a time."""
     if device.type != "cuda":
         return 4
-    return 4 * torch.cuda.get_device_properties(device).multi_processor_count
+    return WARPS // warps * torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @triton.jit
@@ -186,28 +188,10 @@ def _forward(
 
 @triton.jit(do_not_specialize=["x_row", "gate_row", "grad_row", "more_row", "rows", "share"])
 def _backward(
-    x,
-    gate,
-    weight,
-    scale,
-    mean,
-    grad,
-    more,
-    gx,
-    g_gate,
-    g_weight,
-    g_bias,
-    x_row,
-    gate_row,
-    grad_row,
-    more_row,
-    rows,
-    share,
-    D: tl.constexpr,
-    SIZE: tl.constexpr,
-    CENTRED: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    x, gate, weight, scale, mean, grad, more, gx, g_gate, g_weight, g_bias,
+    x_row, gate_row, grad_row, more_row, rows, share,
+    D: tl.constexpr, SIZE: tl.constexpr, CENTRED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Program p takes rows p * share to (p + 1) * share."""
     p = tl.program_id(0).to(tl.int64)
     group, groups = tl.program_id(1), tl.num_programs(1)

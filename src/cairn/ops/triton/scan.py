@@ -213,12 +213,17 @@ class _Form:
     def columns(self) -> int:
         """Columns of [H * P] that one program carries states of: of one group."""
         width = self.share * self.P
-        return min(width & -width, COLUMNS)
+        return TILE if self.rest else min(width & -width, COLUMNS)
+
+    @property
+    def rest(self) -> int:
+        """Columns of a head beside those, where a program carries one head's: of 80, 64 and 16."""
+        return self.P - TILE if self.P in (TILE + 16, TILE + 32) else 0
 
     @property
     def tile(self) -> int:
         """The largest power of two that divides a head's columns and a program's."""
-        return min(self.P & -self.P, self.columns)
+        return TILE if self.rest else min(self.P & -self.P, self.columns)
 
     @property
     def output_heads(self) -> int:
@@ -261,12 +266,12 @@ def _recur(
     tables = form.tables
     shape = (tables.chunks, form.H, form.P, form.N)
     out = u.new_empty(shape, dtype=state_type(u.dtype))
-    grid = form.H * form.P // form.columns, tables.spans
+    grid = form.H * form.P // (form.columns + form.rest), tables.spans
     state_kernel[grid](
         u, v, *decays, first, last, out, tables.by_span, tables.spans, form.T, form.H,
         form.share * form.P, u.stride(0), v.stride(0), form.P, form.N, tables.chunk_size,
-        form.block, form.columns, form.tile, reverse, first is not None, last is not None,
-        form.precision, **asdict(form.launches.state),
+        form.block, form.columns, form.rest, form.tile, reverse, first is not None,
+        last is not None, form.precision, **asdict(form.launches.state),
     )  # fmt: skip
     return out
 

@@ -17,36 +17,19 @@ from cairn.ops.triton.scan_forward import softplus
 @triton.jit
 def pair_kernel(
     x,  # [T, H, P], rows `x_row` apart
-    B,  # [T, G, N], rows `b_row` apart
-    C,  # [T, G, N], rows `c_row` apart
+    B, C,  # [T, G, N], rows `b_row` and `c_row` apart
     D,  # [H], where HAS_D
-    steps,
-    decay,
+    steps, decay,
     gy,  # [T, H, P], rows `y_row` apart
     gx,  # out, [T, H, P], rows `gx_row` apart
     near,  # out, fp32 [2, T, G, N]: of the gradients of B and C
     g_steps,  # out, fp32 [H, T]: of the time steps, but through decays
     g_decay,  # out, fp32 [H, T]: of the decays (natural logarithms)
     g_skip,  # out, fp32 [K * BLOCKS, H]: each block's share of D's gradient
-    by_chunk,
-    K,
-    T,
-    H,
-    share,
-    x_row,
-    b_row,
-    c_row,
-    y_row,
-    gx_row,
-    P1: tl.constexpr,
-    P2: tl.constexpr,
-    P: tl.constexpr,
-    N: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    L: tl.constexpr,
-    HAS_D: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    by_chunk, K, T, H, share, x_row, b_row, c_row, y_row, gx_row,
+    P1: tl.constexpr, P2: tl.constexpr, P: tl.constexpr, N: tl.constexpr, BLOCKS: tl.constexpr,
+    L: tl.constexpr, HAS_D: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """What the tokens of a block give each other, for all heads of a group, one after another.
 
     Token j gives, token i takes; matrices of pairs are [j, i].
@@ -55,9 +38,10 @@ def pair_kernel(
     block = tl.program_id(0) % BLOCKS
     group = tl.program_id(1)
     length = tl.load(by_chunk + K + chunk) - block * L
+    skips = g_skip + tl.program_id(0) * H + group * share
     if length <= 0:
         for head in range(share):
-            tl.store(g_skip + tl.program_id(0) * H + group * share + head, 0.0)
+            tl.store(skips + head, 0.0)
         return
     r = tl.arange(0, L)
     t = tl.load(by_chunk + chunk).to(tl.int64) + block * L + r
@@ -68,44 +52,15 @@ def pair_kernel(
     scores = tl.dot(bt, tl.trans(ct), input_precision=PRECISION)
     scores = tl.where(r[:, None] <= r[None, :], scores, 0.0)
     g_scores = tl.zeros((L, L), tl.float32)
-    p1 = tl.arange(0, P1)
-    p2 = P1 + tl.arange(0, P2 if P2 > 0 else 1)
-    WHOLE: tl.constexpr = P >= P1
-    ok1 = valid[:, None] if WHOLE else valid[:, None] & (p1 < P)[None, :]
-    ok2 = valid[:, None] & (p2 < P)[None, :]
     for head in range(share):
         h = group * share + head
-        at = h.to(tl.int64) * T
-        d = tl.load(decay + at + t, mask=valid, other=0.0)
-        s = tl.load(steps + at + t, mask=valid, other=0.0)
-        skip = tl.load(D + h).to(tl.float32) if HAS_D else 0.0
-        decayed = tl.exp2(tl.minimum(d[None, :] - d[:, None], 0.0))
-        m = (scores * decayed).to(ct.dtype)
-        xh = x + t[:, None] * x_row + h * P
-        yh = gy + t[:, None] * y_row + h * P
-        to_x = gx + t[:, None] * gx_row + h * P
-        gys = tl.load(yh + p1[None, :], mask=ok1, other=0.0)
-        xs = tl.load(xh + p1[None, :], mask=ok1, other=0.0)
-        given = tl.dot(m, gys, input_precision=PRECISION) * s[:, None] + skip * gys.to(tl.float32)
-        tl.store(to_x + p1[None, :], given.to(gx.dtype.element_ty), mask=ok1)
-        pairs = tl.dot(xs, tl.trans(gys), input_precision=PRECISION)
-        if P2 > 0:
-            gy2 = tl.load(yh + p2[None, :], mask=ok2, other=0.0)
-            x2 = tl.load(xh + p2[None, :], mask=ok2, other=0.0)
-            more = tl.dot(m, gy2, input_precision=PRECISION) * s[:, None]
-            more += skip * gy2.to(tl.float32)
-            tl.store(to_x + p2[None, :], more.to(gx.dtype.element_ty), mask=ok2)
-            pairs = tl.dot(x2, tl.trans(gy2), pairs, input_precision=PRECISION)
-        if HAS_D:
-            own = tl.sum(tl.where(r[:, None] == r[None, :], pairs, 0.0))
-            tl.store(g_skip + tl.program_id(0) * H + h, own)
-        pairs *= decayed
-        g_scores += pairs * s[:, None]
-        pairs *= scores
-        g_step = tl.sum(pairs, axis=1)
-        tl.store(g_steps + at + t, g_step, mask=valid)
-        taken = tl.sum(pairs * s[:, None], axis=0)
-        tl.store(g_decay + at + t, taken - s * g_step, mask=valid)
+        g_scores = _pairs(
+            x + t[:, None] * x_row + h * P, gy + t[:, None] * y_row + h * P,
+            gx + t[:, None] * gx_row + h * P, D, h, steps + h.to(tl.int64) * T + t,
+            decay + h.to(tl.int64) * T + t, g_steps + h.to(tl.int64) * T + t,
+            g_decay + h.to(tl.int64) * T + t, skips + head, scores, g_scores, r, valid, ct.dtype,
+            P1, P2, P, L, HAS_D, PRECISION,
+        )  # fmt: skip
     g_scores = tl.where(r[:, None] <= r[None, :], g_scores, 0.0).to(ct.dtype)
     width = tl.num_programs(1) * N
     place = t[:, None] * width + n[None, :]
@@ -113,6 +68,50 @@ def pair_kernel(
     tl.store(near + place, g_bt, mask=valid[:, None])
     g_ct = tl.dot(tl.trans(g_scores), bt, input_precision=PRECISION)
     tl.store(near + (t + T)[:, None] * width + n[None, :], g_ct, mask=valid[:, None])
+
+
+@triton.jit
+def _pairs(
+    xh, yh, to_x, D, h, steps, decay, g_steps, g_decay, g_skip, scores, g_scores, r, valid,
+    DTYPE: tl.constexpr, P1: tl.constexpr, P2: tl.constexpr, P: tl.constexpr, L: tl.constexpr,
+    HAS_D: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One head's pairs: its gradients, and the scores' with its share."""
+    d = tl.load(decay, mask=valid, other=0.0)
+    s = tl.load(steps, mask=valid, other=0.0)
+    skip = tl.load(D + h).to(tl.float32) if HAS_D else 0.0
+    decayed = tl.exp2(tl.minimum(d[None, :] - d[:, None], 0.0))
+    m = (scores * decayed).to(DTYPE)
+    pairs = tl.zeros((L, L), tl.float32)
+    pairs = _pair_columns(xh, yh, to_x, m, s, skip, valid, pairs, 0, P1, P, PRECISION)
+    if P2 > 0:
+        pairs = _pair_columns(xh, yh, to_x, m, s, skip, valid, pairs, P1, P2, P, PRECISION)
+    if HAS_D:
+        tl.store(g_skip, tl.sum(tl.where(r[:, None] == r[None, :], pairs, 0.0)))
+    pairs *= decayed
+    g_scores += pairs * s[:, None]
+    pairs *= scores
+    g_step = tl.sum(pairs, axis=1)
+    tl.store(g_steps, g_step, mask=valid)
+    taken = tl.sum(pairs * s[:, None], axis=0)
+    tl.store(g_decay, taken - s * g_step, mask=valid)
+    return g_scores
+
+
+@triton.jit
+def _pair_columns(
+    xh, yh, to_x, m, s, skip, valid, pairs,
+    FIRST: tl.constexpr, WIDTH: tl.constexpr, P: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Some columns of a head: x's gradient, and what they add to the pairs."""
+    p = FIRST + tl.arange(0, WIDTH)
+    WHOLE: tl.constexpr = P >= FIRST + WIDTH
+    ok = valid[:, None] if WHOLE else valid[:, None] & (p < P)[None, :]
+    gys = tl.load(yh + p[None, :], mask=ok, other=0.0)
+    xs = tl.load(xh + p[None, :], mask=ok, other=0.0)
+    given = tl.dot(m, gys, input_precision=PRECISION) * s[:, None] + skip * gys.to(tl.float32)
+    tl.store(to_x + p[None, :], given.to(to_x.dtype.element_ty), mask=ok)
+    return tl.dot(xs, tl.trans(gys), pairs, input_precision=PRECISION)
 
 
 @triton.jit
@@ -130,26 +129,10 @@ def far_kernel(
     gx,  # [T, H, P], rows `gx_row` apart: as pair_kernel left it; what states give is added
     g_steps,  # fp32 [H, T], likewise
     g_decay,  # fp32 [H, T], likewise
-    by_chunk,
-    K,
-    T,
-    H,
-    share,
-    u_row,
-    v_row,
-    other_u_row,
-    other_v_row,
-    gv_row,
-    gx_row,
-    P1: tl.constexpr,
-    P2: tl.constexpr,
-    P: tl.constexpr,
-    N: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    L: tl.constexpr,
-    REVERSE: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    by_chunk, K, T, H, share, u_row, v_row, other_u_row, other_v_row, gv_row, gx_row,
+    P1: tl.constexpr, P2: tl.constexpr, P: tl.constexpr, N: tl.constexpr, BLOCKS: tl.constexpr,
+    L: tl.constexpr, REVERSE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """What a block's tokens take from the state before it, or (REVERSE) give to the one after it.
 
     States are known at chunks' bounds. Of two blocks, the second takes the first's inputs to carry
@@ -197,37 +180,23 @@ def _far(
     vt = tl.load(v + t[:, None] * v_row + n[None, :], mask=valid[:, None], other=0.0)
     to = t + L if REVERSE else t - L
     to_valid = r < (chunk_length - L if REVERSE else L)
+    vo = vt
     if CARRY:
         places = other_v + to[:, None] * other_v_row + n[None, :]
         vo = tl.load(places, mask=to_valid[:, None], other=0.0)
-    else:
-        vo = vt
     width = tl.num_programs(1) * N
     g_vt = tl.load(near + t[:, None] * width + n[None, :], mask=valid[:, None], other=0.0)
     for head in range(share):
         h = group * share + head
         at = h.to(tl.int64) * T
-        d = tl.load(decay + at + t, mask=valid, other=0.0)
-        base = tl.load(decay + at + start - 1, mask=block > 0, other=0.0)
-        total = tl.load(decay + at + start + length - 1)
         taken = tl.load(g_decay + at + t, mask=valid, other=0.0)
         near_step = tl.load(g_steps + at + t, mask=valid, other=0.0) if REVERSE else taken
-        brought, left = d, 1.0
-        if REVERSE:
-            s = tl.load(steps + at + t, mask=valid, other=0.0)
-            reach = tl.where(valid, tl.exp2(tl.minimum(total - d, 0.0)), 0.0)
-            if CARRY:
-                do = tl.load(decay + at + to, mask=to_valid, other=0.0)
-                brought = tl.where(to_valid, tl.exp2(tl.minimum(do - total, 0.0)), 0.0)
-                chunk_end = tl.load(decay + at + chunk_start + chunk_length - 1)
-                left = tl.exp2(tl.minimum(chunk_end - total, 0.0))
-        else:
-            s = d
-            reach = tl.exp2(tl.minimum(d - base, 0.0))
-            if CARRY:
-                do = tl.load(decay + at + to)
-                brought = tl.exp2(tl.minimum(base - do, 0.0)) * tl.load(steps + at + to)
-                left = tl.exp2(base)
+        base = tl.load(decay + at + start - 1, mask=block > 0, other=0.0)
+        total = tl.load(decay + at + start + length - 1)
+        s, reach, brought, left = _reaches(
+            steps + at, decay + at, t, valid, to, to_valid, base, total,
+            chunk_start + chunk_length - 1, CARRY, REVERSE,
+        )  # fmt: skip
         tile = (chunk.to(tl.int64) * H + h) * (N * P)
         met, ended, g_vt = _far_columns(
             u, other_u, held + tile, other_held + tile, gx, h, t, valid, to, to_valid, vt, vo,
@@ -246,14 +215,41 @@ def _far(
         at_end = tl.exp2(tl.minimum(total - base, 0.0)) * ended if ENDS else 0.0
         if REVERSE:
             tl.store(g_steps + at + t, near_step + met, mask=valid)
-            at_end += tl.sum(met * s)
-            taken -= met * s
-        else:
-            taken += met
+            met *= -s
+            at_end -= tl.sum(met)
+        taken += met
         taken += tl.where(r == length - 1, at_end, 0.0)
         tl.store(g_decay + at + t, taken, mask=valid)
     places = gv + t[:, None] * gv_row + n[None, :]
     tl.store(places, g_vt.to(gv.dtype.element_ty), mask=valid[:, None])
+
+
+@triton.jit
+def _reaches(
+    steps, decay, t, valid, to, to_valid, base, total, chunk_last,
+    CARRY: tl.constexpr, REVERSE: tl.constexpr,
+):  # fmt: skip
+    """Of one head: time steps, and what decays leave.
+
+    Of the state where it is known, for each token; of the other block's tokens, where the state is
+    carried; of the state that they are added to.
+    """
+    d = tl.load(decay + t, mask=valid, other=0.0)
+    s, brought, left = d, d, 1.0
+    if REVERSE:
+        s = tl.load(steps + t, mask=valid, other=0.0)
+        reach = tl.where(valid, tl.exp2(tl.minimum(total - d, 0.0)), 0.0)
+        if CARRY:
+            do = tl.load(decay + to, mask=to_valid, other=0.0)
+            brought = tl.where(to_valid, tl.exp2(tl.minimum(do - total, 0.0)), 0.0)
+            left = tl.exp2(tl.minimum(tl.load(decay + chunk_last) - total, 0.0))
+    else:
+        reach = tl.exp2(tl.minimum(d - base, 0.0))
+        if CARRY:
+            do = tl.load(decay + to)
+            brought = tl.exp2(tl.minimum(base - do, 0.0)) * tl.load(steps + to)
+            left = tl.exp2(base)
+    return s, reach, brought, left
 
 
 @triton.jit
@@ -321,21 +317,10 @@ def step_gradient_kernel(
     g_decay,  # fp32 [H, T]
     g_dt,  # out, [T, H], rows `g_row` apart
     g_rates,  # out, fp32 [2, K * BLOCKS, H]: each block's share of A's and the bias's gradient
-    by_chunk,
-    K,
-    T,
-    H,
-    dt_row,
-    g_row,
-    low,
-    high,
-    HAS_BIAS: tl.constexpr,
-    SOFTPLUS: tl.constexpr,
-    LIMITS: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    L: tl.constexpr,
-    HEADS: tl.constexpr,
-):
+    by_chunk, K, T, H, dt_row, g_row, low, high,
+    HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, LIMITS: tl.constexpr,
+    BLOCKS: tl.constexpr, L: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
     """From gradients of decays to those of the time steps as they were given."""
     chunk = tl.program_id(0) // BLOCKS
     block = tl.program_id(0) % BLOCKS

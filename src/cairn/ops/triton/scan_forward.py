@@ -22,19 +22,10 @@ def decay_kernel(
     A,  # fp32 [H]
     steps,  # out, fp32 [H, T]: time steps after bias, softplus and limits
     decay,  # out, fp32 [H, T]: sums of steps * A * log2(e) from the chunk's first token on
-    by_chunk,
-    K,
-    T,
-    H,
-    dt_row,
-    low,
-    high,
-    HAS_BIAS: tl.constexpr,
-    SOFTPLUS: tl.constexpr,
-    LIMITS: tl.constexpr,
-    Q: tl.constexpr,
-    HEADS: tl.constexpr,
-):
+    by_chunk, K, T, H, dt_row, low, high,
+    HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, LIMITS: tl.constexpr,
+    Q: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
     chunk = tl.program_id(0)
     start = tl.load(by_chunk + chunk).to(tl.int64)
     length = tl.load(by_chunk + K + chunk)
@@ -74,29 +65,17 @@ def state_kernel(
     first,  # fp32 [S, H, P, N]: where the recurrence starts, where HAS_FIRST
     last,  # out, fp32 [S, H, P, N]: where it ends, where HAS_LAST
     out,  # out, [K, H, P, N]: what it holds before (REVERSE: after) each chunk
-    by_span,
-    S,
-    T,
-    H,
-    group_width,
-    u_row,
-    v_row,
-    P: tl.constexpr,
-    N: tl.constexpr,
-    Q: tl.constexpr,
-    STEP: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    TILE: tl.constexpr,
-    REVERSE: tl.constexpr,
-    HAS_FIRST: tl.constexpr,
-    HAS_LAST: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    by_span, S, T, H, group_width, u_row, v_row,
+    P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, STEP: tl.constexpr,
+    COLUMNS: tl.constexpr, REST: tl.constexpr, TILE: tl.constexpr, REVERSE: tl.constexpr,
+    HAS_FIRST: tl.constexpr, HAS_LAST: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """The recurrence of states over chunks (REVERSE: of their gradients), for some of [H * P].
 
-    Every program walks a span with the state in registers. Columns come in tiles of one head each.
+    Every program walks a span with the state in registers. Columns come in tiles of one head each;
+    or they are one head's, COLUMNS and REST.
     """
-    column = tl.program_id(0) * COLUMNS
+    column = tl.program_id(0) * (COLUMNS + REST)
     span = tl.load(by_span + tl.program_id(1)).to(tl.int64)
     start = tl.load(by_span + S + tl.program_id(1)).to(tl.int64)
     length = tl.load(by_span + 2 * S + tl.program_id(1))
@@ -109,10 +88,12 @@ def state_kernel(
     of_head = ((column + tl.arange(0, TILES) * TILE) // P).to(tl.int64) * T
     v += (column // group_width) * N
     place = c[:, None] * N + n[None, :]
-    if HAS_FIRST:
-        state = tl.load(first + span * H * P * N + place).to(tl.float32)
-    else:
-        state = tl.zeros((COLUMNS, N), tl.float32)
+    state = _first(first + span * H * P * N + place if HAS_FIRST else 0, COLUMNS, N, HAS_FIRST)
+    rest = state
+    if REST:
+        rest_c = column + COLUMNS + tl.arange(0, REST)
+        rest_place = rest_c[:, None] * N + n[None, :]
+        rest = _first(first + span * H * P * N + rest_place if HAS_FIRST else 0, REST, N, HAS_FIRST)
     rounds = tl.cdiv(length, STEP)
     i = rounds - 1 if REVERSE else 0
     scale, left = _step(steps, decay, of_head, start, length, i, STEP, PARTS, REVERSE)
@@ -125,19 +106,47 @@ def state_kernel(
         if PARTS == 1 or (i % PARTS == PARTS - 1 or done == 0 if REVERSE else i % PARTS == 0):
             to = out + (chunk + i // PARTS) * H * (P * N)
             tl.store(to + place, state.to(out.dtype.element_ty))
-        if TILES == 1:
-            scaled = us.to(tl.float32) * scale
-            state *= left[:, None]
-        else:
-            scaled = us.to(tl.float32).reshape(STEP, TILES, TILE) * scale[:, :, None]
-            scaled = scaled.reshape(STEP, COLUMNS)
-            state = (state.reshape(TILES, TILE, N) * left[:, None, None]).reshape(COLUMNS, N)
+            if REST:
+                tl.store(to + rest_place, rest.to(out.dtype.element_ty))
+        if REST:
+            more = tl.load(u + t[:, None] * u_row + rest_c[None, :], mask=valid[:, None], other=0.0)
+            more, rest = _scaled(more, rest, scale, left, STEP, 1, REST, N)
+            rest = tl.dot(tl.trans(more.to(vs.dtype)), vs, rest, input_precision=PRECISION)
+        scaled, state = _scaled(us, state, scale, left, STEP, TILES, TILE, N)
         # The next step's scales are asked for before this one's product is waited for.
         i = i - 1 if REVERSE else i + 1
         scale, left = _step(steps, decay, of_head, start, length, i, STEP, PARTS, REVERSE)
         state = tl.dot(tl.trans(scaled.to(vs.dtype)), vs, state, input_precision=PRECISION)
     if HAS_LAST:
         tl.store(last + span * H * P * N + place, state)
+        if REST:
+            tl.store(last + span * H * P * N + rest_place, rest)
+
+
+@triton.jit
+def _first(places, COLUMNS: tl.constexpr, N: tl.constexpr, HAS_FIRST: tl.constexpr):
+    """The states that a recurrence starts from, fp32 [COLUMNS, N]."""
+    if HAS_FIRST:  # noqa: SIM108 - compiled, not chosen
+        state = tl.load(places).to(tl.float32)
+    else:
+        state = tl.zeros((COLUMNS, N), tl.float32)
+    return state
+
+
+@triton.jit
+def _scaled(
+    us, state, scale, left,
+    STEP: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """Tokens us [STEP, columns] times `scale`, states [columns, N] times `left`, tile by tile."""
+    us = us.to(tl.float32)
+    if TILES == 1:
+        us *= scale
+        state *= left[:, None]
+    else:
+        us = (us.reshape(STEP, TILES, TILE) * scale[:, :, None]).reshape(STEP, TILES * TILE)
+        state = (state.reshape(TILES, TILE, N) * left[:, None, None]).reshape(TILES * TILE, N)
+    return us, state
 
 
 @triton.jit
@@ -170,32 +179,17 @@ def _step(
 @triton.jit
 def output_kernel(
     x,  # [T, H, P], rows `x_row` apart
-    B,  # [T, G, N], rows `b_row` apart
-    C,  # [T, G, N], rows `c_row` apart
+    B, C,  # [T, G, N], rows `b_row` and `c_row` apart
     D,  # fp32 [H], where HAS_D
-    steps,
-    decay,
+    steps, decay,
     states,  # [K, H, P, N]: before each chunk
     y,  # out, [T, H, P], rows `y_row` apart
-    by_chunk,
-    K,
-    T,
-    H,
+    by_chunk, K, T, H,
     share,  # heads of a group
-    x_row,
-    b_row,
-    c_row,
-    y_row,
-    P1: tl.constexpr,
-    P2: tl.constexpr,
-    P: tl.constexpr,
-    N: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    L: tl.constexpr,
-    HEADS: tl.constexpr,
-    HAS_D: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    x_row, b_row, c_row, y_row,
+    P1: tl.constexpr, P2: tl.constexpr, P: tl.constexpr, N: tl.constexpr, BLOCKS: tl.constexpr,
+    L: tl.constexpr, HEADS: tl.constexpr, HAS_D: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Outputs of a block of L tokens for HEADS heads of one group, which share C B^T.
 
     A head's P columns are in tiles of P1 and P2, of which the last may be masked in part.
@@ -207,41 +201,28 @@ def output_kernel(
         return
     start = tl.load(by_chunk + chunk).to(tl.int64) + block * L
     first_head = tl.program_id(1) * HEADS
-    group = first_head // share
     r = tl.arange(0, L)
-    n = tl.arange(0, N)
+    n = first_head // share * N + tl.arange(0, N)
     t = start + r
     valid = r < length
-    ct = tl.load(C + t[:, None] * c_row + (group * N + n)[None, :], mask=valid[:, None], other=0.0)
-    bt = tl.load(B + t[:, None] * b_row + (group * N + n)[None, :], mask=valid[:, None], other=0.0)
+    ct = tl.load(C + t[:, None] * c_row + n[None, :], mask=valid[:, None], other=0.0)
+    bt = tl.load(B + t[:, None] * b_row + n[None, :], mask=valid[:, None], other=0.0)
     near = tl.dot(ct, tl.trans(bt), input_precision=PRECISION)
     near = tl.where(r[:, None] >= r[None, :], near, 0.0)
-    second = block > 0
-    earlier = second & (r < L)
+    earlier = (block > 0) & (r < L)
+    far = near
     if BLOCKS == 2:
-        bo = tl.load(
-            B + (t - L)[:, None] * b_row + (group * N + n)[None, :],
-            mask=earlier[:, None],
-            other=0.0,
-        )
+        places = B + (t - L)[:, None] * b_row + n[None, :]
+        bo = tl.load(places, mask=earlier[:, None], other=0.0)
         far = tl.dot(ct, tl.trans(bo), input_precision=PRECISION)
     for i in range(HEADS):
         h = first_head + i
-        at = h.to(tl.int64) * T + start
-        d = tl.load(decay + at + r, mask=valid, other=0.0)
-        s = tl.load(steps + at + r, mask=valid, other=0.0)
-        m = near * (tl.exp2(tl.minimum(d[:, None] - d[None, :], 0.0)) * s[None, :])
-        m = m.to(ct.dtype)
         skip = tl.load(D + h).to(tl.float32) if HAS_D else 0.0
-        if BLOCKS == 2:
-            base = tl.load(decay + at - 1, mask=second, other=0.0)
-            do = tl.load(decay + at - L + r, mask=earlier, other=0.0)
-            so = tl.load(steps + at - L + r, mask=earlier, other=0.0)
-            mo = (far * (tl.exp2(tl.minimum(base - do, 0.0)) * so)[None, :]).to(ct.dtype)
-            from_start = tl.exp2(base)
-            from_block = tl.exp2(tl.minimum(d - base, 0.0))
-        else:
-            mo, from_start, from_block = m, 1.0, tl.exp2(d)
+        m, mo, from_start, from_block = _taken(
+            steps + h.to(tl.int64) * T + t, decay + h.to(tl.int64) * T + t,
+            decay + h.to(tl.int64) * T + start - 1, near, far, valid, earlier, block > 0, ct.dtype,
+            BLOCKS, L,
+        )  # fmt: skip
         held = states + (chunk.to(tl.int64) * H + h) * (N * P)
         xh = x + t[:, None] * x_row + h * P
         xb = x + (t - L)[:, None] * x_row + h * P
@@ -255,6 +236,30 @@ def output_kernel(
                 ct, held, xh, yh, mo, m, from_start, from_block, skip, valid, earlier, xb,
                 P1, P2, P, N, BLOCKS, PRECISION,
             )  # fmt: skip
+
+
+@triton.jit
+def _taken(
+    steps, decay, before, near, far, valid, earlier, second, DTYPE: tl.constexpr,
+    BLOCKS: tl.constexpr, L: tl.constexpr,
+):  # fmt: skip
+    """What a head's tokens take from their own block and from the earlier one [L, L].
+
+    And what is left of the state before the chunk: where the block begins, and from there on.
+    """
+    d = tl.load(decay, mask=valid, other=0.0)
+    s = tl.load(steps, mask=valid, other=0.0)
+    m = near * (tl.exp2(tl.minimum(d[:, None] - d[None, :], 0.0)) * s[None, :])
+    m = m.to(DTYPE)
+    mo, from_start, from_block = m, 1.0, tl.exp2(d)
+    if BLOCKS == 2:
+        base = tl.load(before, mask=second, other=0.0)
+        do = tl.load(decay - L, mask=earlier, other=0.0)
+        so = tl.load(steps - L, mask=earlier, other=0.0)
+        mo = (far * (tl.exp2(tl.minimum(base - do, 0.0)) * so)[None, :]).to(DTYPE)
+        from_start = tl.exp2(base)
+        from_block = tl.exp2(tl.minimum(d - base, 0.0))
+    return m, mo, from_start, from_block
 
 
 @triton.jit
