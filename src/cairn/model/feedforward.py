@@ -10,6 +10,7 @@ from cairn.model.initial import fill_bias, normal, residual_std
 from cairn.model.layout import Layout
 from cairn.model.linear import Linear
 from cairn.ops.activation import gelu_tanh, swiglu
+from cairn.ops.linear import linear_squared_relu
 from cairn.ops.norm import squared_relu
 
 ACTIVATIONS = {"relu2": squared_relu, "gelu_tanh": gelu_tanh, "silu": nn.functional.silu}
@@ -40,9 +41,12 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout, memory: None) -> Tensor:
         """x [T, D] to [T, D]."""
-        up = self.up_proj(x)
         if self.gate_proj is None:
-            return self.down_proj.after(self.activation, up)
+            plain = self.up_proj.plain(x) and self.down_proj.plain(x)
+            if plain and self.activation is squared_relu:
+                return self.down_proj(linear_squared_relu(x, self.up_proj.weight))
+            return self.down_proj.after(self.activation, self.up_proj(x))
+        up = self.up_proj(x)
         gate = self.gate_proj(x)
         if self.config.activation == "silu":
             return self.down_proj(swiglu(gate, up))

@@ -63,6 +63,12 @@ class Linear(nn.Linear):
             return self._product(input, True)
         return self(activation(input))
 
+    def plain(self, input: Tensor) -> bool:
+        """Whether this is input W^T and nothing more, with nobody who listens."""
+        listened = self._forward_hooks or self._forward_pre_hooks
+        bare = self.bias is None and self.inverse is None
+        return bare and not listened and not self._scales(input)
+
     def _scales(self, input: Tensor) -> bool:
         return self.scaled is not None and torch.is_autocast_enabled(input.device.type)
 

@@ -1,11 +1,15 @@
 """Rows times a weight matrix."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from cairn.ops import paths
 from cairn.ops.native import operations as native
+from cairn.ops.norm import squared_relu
 from cairn.ops.order import order_is_fixed, ordered_product
+
+MANY_ROWS = 2048  # from which on tiles of our own product fill a GPU as well as a library's
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -21,3 +25,30 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         y = native.linear(x, weight)
         return y if bias is None else y.add_(bias)
     return functional.linear(x, weight, bias)
+
+
+def linear_squared_relu(x: Tensor, weight: Tensor) -> Tensor:
+    """max(x W^T, 0) squared; x [T, I], weight [O, I]. Differentiable once.
+
+    Of many rows in 16 bits without a gradient, on a GPU with a copy engine, the product squares
+    what it has before it writes it.
+    """
+    if _squares(x, weight):
+        path = paths.choose("linear_squared_relu", x.device, triton="")
+        if path == "triton":
+            from cairn.ops.triton.product import linear_squared_relu as product
+
+            return product(x, weight)
+    return squared_relu(linear(x, weight))
+
+
+def _squares(x: Tensor, weight: Tensor) -> bool:
+    narrow = x.dtype == weight.dtype and x.dtype in (torch.bfloat16, torch.float16)
+    if not (x.is_cuda and narrow and x.ndim == 2 and len(x) >= MANY_ROWS) or order_is_fixed():
+        return False
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return False
+    close = x.is_contiguous() and weight.is_contiguous() and x.data_ptr() % 16 == 0
+    whole = x.shape[1] % 8 == 0 and len(weight) % 8 == 0  # rows are multiples of 16 bytes
+    hopper = torch.cuda.get_device_capability(x.device)[0] == 9  # where it was measured
+    return close and whole and hopper and not torch.is_autocast_enabled("cuda")

@@ -14,18 +14,13 @@ from torch import Tensor
 
 from cairn.ops.gradient import once, run
 
-SQUARED_RELU, GELU, SWIGLU = 0, 1, 2
+SQUARED_RELU, SWIGLU = 0, 1
 _BLOCK = 1024
 
 
 def squared_relu(x: Tensor) -> Tensor:
     """`cairn.ops.norm.squared_relu`."""
     return run(_Activation, x, None, SQUARED_RELU)
-
-
-def gelu_tanh(x: Tensor) -> Tensor:
-    """`cairn.ops.activation.gelu_tanh`."""
-    return run(_Activation, x, None, GELU)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -82,19 +77,6 @@ def _launch(kernel: Any, like: Tensor, arguments: tuple[Any, ...], kind: int) ->
         kernel[(T, triton.cdiv(F, _BLOCK))](*arguments, F, KIND=kind, BLOCK=_BLOCK)
 
 
-@triton.jit
-def _tanh(x):
-    return 1 - 2 / (tl.exp(2 * x) + 1)
-
-
-@triton.jit
-def _gelu_parts(x):
-    """tanh of the approximation's argument, and the argument's slope."""
-    c: tl.constexpr = 0.7978845608028654  # sqrt(2 / pi)
-    inner = c * (x + 0.044715 * x * x * x)
-    return _tanh(inner), c * (1 + 3 * 0.044715 * x * x)
-
-
 @triton.jit(do_not_specialize=["a_row", "b_row", "F"])
 def _activate(a, b, y, a_row, b_row, F, KIND: tl.constexpr, BLOCK: tl.constexpr):
     t = tl.program_id(0).to(tl.int64)
@@ -104,9 +86,6 @@ def _activate(a, b, y, a_row, b_row, F, KIND: tl.constexpr, BLOCK: tl.constexpr)
     if KIND == 0:
         x = tl.maximum(x, 0.0)
         x *= x
-    elif KIND == 1:
-        slope, _ = _gelu_parts(x)
-        x *= 0.5 * (1 + slope)
     else:
         x = x / (1 + tl.exp(-x))
         x *= tl.load(b + t * b_row + i, mask=inside, other=0).to(tl.float32)
@@ -124,9 +103,6 @@ def _activate_backward(
     g = tl.load(grad + t * grad_row + i, mask=inside, other=0).to(tl.float32)
     if KIND == 0:
         g *= 2 * tl.maximum(x, 0.0)
-    elif KIND == 1:
-        tanh, slope = _gelu_parts(x)
-        g *= 0.5 * (1 + tanh) + 0.5 * x * (1 - tanh * tanh) * slope
     else:
         up = tl.load(b + t * b_row + i, mask=inside, other=0).to(tl.float32)
         open_ = 1 / (1 + tl.exp(-x))
