@@ -2,8 +2,9 @@
 it must do, at the device's own copy and matrix rates of the same run, beside peers.
 
 Prints one JSON line a measurement. Peers: the plain PyTorch path (`torch`), torch.compile where
-it is fair, PyTorch's own attention kernels, and mamba-ssm's Triton state update where it can be
-imported (it computes the state alone: no convolution, gate or norm). On a CPU shapes are small.
+it is fair, PyTorch's own attention kernels, causal-conv1d and mamba-ssm's Triton state update where
+they can be imported (it computes the state alone: no convolution, gate or norm). On a CPU shapes
+are small.
 
     python bench/kernels.py [--device cuda] [--only state] [--no-compile]
 """
@@ -23,10 +24,12 @@ from torch.nn import functional
 from cairn.ops import paths
 from cairn.ops.activation import gelu_tanh, swiglu
 from cairn.ops.attention import AttentionPlan, Pages, attention
+from cairn.ops.conv import causal_conv
 from cairn.ops.layernorm import layer_norm
 from cairn.ops.loss import linear_cross_entropy, linear_kl
 from cairn.ops.mamba import MixerForm, MixerWeights
 from cairn.ops.norm import add_rms_norm, gated_rms_norm, squared_relu
+from cairn.ops.ragged import Chunks
 from cairn.ops.rotary import rotate
 from cairn.ops.state import Ring, Rows, Stored, replayed_update, state_update
 
@@ -60,7 +63,7 @@ def main() -> None:
     rates = measure_rates(device)
     print(json.dumps(rates), flush=True)
     compiled = arguments.compiled and device == "cuda"
-    for group in (state, rows, attentions, losses):
+    for group in (state, convolutions, rows, attentions, losses):
         for one in group(device, compiled):
             if not arguments.only or arguments.only in one.op:
                 report(one, device, rates)
@@ -268,6 +271,43 @@ def backward(outputs: Call, wanting: list[Tensor]) -> Call:
     found = list(found) if isinstance(found, tuple) else [found]
     grads = [torch.randn_like(x) for x in found]
     return lambda: torch.autograd.grad(found, wanting, grads, retain_graph=True)
+
+
+def convolutions(device: str, compiled: bool) -> Iterator[Measured]:
+    """The convolution of long spans with SiLU, beside causal-conv1d's, forward and backward."""
+    T, C = (65_536, 10_240) if device == "cuda" else (512, 768)
+    x, weight, bias = inputs(device, T, C), inputs(device, C, 1, 4), inputs(device, C)
+    chunks = Chunks.of([T], 128, 3, device)
+    moved = T * C * x.itemsize
+    run: Call = lambda: causal_conv(x, weight, bias, chunks)  # noqa: E731
+    peers = {"torch": plain(run), "causal-conv1d": conv1d(x, weight, bias)}
+    yield Measured("causal_conv", f"{T}x{C}", run, 2 * moved, peers=peers)
+    leaves = [v.detach().requires_grad_() for v in (x, weight, bias)]
+    with torch.enable_grad():
+        own = backward(lambda: causal_conv(*leaves, chunks), leaves)
+    peers = {"causal-conv1d": conv1d(x, weight, bias, torch.randn_like(x))}
+    yield Measured("causal_conv backward", f"{T}x{C}", own, 3 * moved, peers=peers, graph=False)
+
+
+def conv1d(x: Tensor, weight: Tensor, bias: Tensor, grad: Tensor | None = None) -> Call:
+    """Its kernels over one sequence whose channels lie together, as a model's do."""
+    like = [t.t()[None] for t in (x, torch.empty_like(x), torch.empty_like(x))]
+    taps = weight[:, 0].contiguous()
+
+    def call() -> Tensor:
+        import causal_conv1d_cuda as kernels  # type: ignore[import-not-found]
+
+        if grad is None:
+            kernels.causal_conv1d_fwd(like[0], taps, bias, None, None, like[1], None, True)
+            return like[1]
+        to_taps, to_bias = (torch.zeros_like(t, dtype=torch.float32) for t in (taps, bias))
+        kernels.causal_conv1d_bwd(
+            like[0], taps, bias, grad.t()[None], None, None, None, like[1], to_taps, to_bias, None,
+            True,
+        )  # fmt: skip
+        return like[1]
+
+    return call
 
 
 def rows(device: str, compiled: bool) -> Iterator[Measured]:

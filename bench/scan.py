@@ -25,7 +25,8 @@ import torch
 import triton
 from torch import Tensor
 
-from cairn.model import Spans, build
+from cairn.model import Spans
+from cairn.model.decoder import empty
 from cairn.model.presets import preset
 from cairn.ops import paths
 from cairn.ops.ragged import Chunks
@@ -75,7 +76,18 @@ def main() -> None:
 def prefill(tokens: int) -> dict[str, float]:
     """One sequence through preset nemotron-h-8b with random bf16 weights, without a cache."""
     config, rates = preset("nemotron-h-8b"), device_rates()
-    model = build(config, device="cuda", dtype=torch.bfloat16)
+    model = empty(config, "cuda", torch.bfloat16)
+    generator = torch.Generator("cuda").manual_seed(0)  # drawn on the host it takes minutes
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("A_log"):
+                parameter.uniform_(0, 2.7, generator=generator)
+            elif name.endswith("dt_bias"):
+                parameter.uniform_(-7, -2.3, generator=generator)
+            elif "norm" in name:
+                parameter.fill_(1)
+            else:
+                parameter.normal_(0, 0.02, generator=generator)
     ids = torch.randint(config.vocab_size, (tokens,), device="cuda")
     spans = Spans.of([tokens])
 

@@ -1,7 +1,7 @@
 """What devices can do at best: one table from their makers' data sheets. No torch.
 
 Peak rates are dense (no structured sparsity), bf16 and fp16 with fp32 accumulation, in FLOP/s.
-Sources, read by their tables of specifications:
+Sources, read by their tables of specifications (rates with sparsity halved):
 A10G      NVIDIA A10G datasheet (AWS G5); tensor rates are those of that card, not of the A10
 RTX 5090  NVIDIA RTX Blackwell GPU Architecture whitepaper, appendix A (fp32 accumulation)
 A100      NVIDIA A100 Tensor Core GPU datasheet, 80 GB SXM
