@@ -170,10 +170,8 @@ def _far(
     ENDS: tl.constexpr, CARRY: tl.constexpr, REVERSE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One block; CARRY: its state is not at hand; ENDS: <state, its gradient> is computed here."""
-    group = tl.program_id(1)
-    r = tl.arange(0, L)
-    start = chunk_start + block * L
-    length = tl.minimum(chunk_length - block * L, L)
+    group, r = tl.program_id(1), tl.arange(0, L)
+    start, length = chunk_start + block * L, tl.minimum(chunk_length - block * L, L)
     t = start + r
     valid = r < length
     n = group * N + tl.arange(0, N)

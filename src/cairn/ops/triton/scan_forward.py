@@ -60,8 +60,7 @@ def softplus(x):
 def state_kernel(
     u,  # [T, H * P], rows `u_row` apart: x, or y's gradient where REVERSE
     v,  # [T, G * N], rows `v_row` apart: B, or C where REVERSE
-    steps,
-    decay,
+    steps, decay,
     first,  # fp32 [S, H, P, N]: where the recurrence starts, where HAS_FIRST
     last,  # out, fp32 [S, H, P, N]: where it ends, where HAS_LAST
     out,  # out, [K, H, P, N]: what it holds before (REVERSE: after) each chunk
@@ -72,8 +71,7 @@ def state_kernel(
 ):  # fmt: skip
     """The recurrence of states over chunks (REVERSE: of their gradients), for some of [H * P].
 
-    Every program walks a span with the state in registers. Columns come in tiles of one head each;
-    or they are one head's, COLUMNS and REST.
+    Columns come in tiles of one head each; or they are one head's, COLUMNS and REST.
     """
     column = tl.program_id(0) * (COLUMNS + REST)
     span = tl.load(by_span + tl.program_id(1)).to(tl.int64)
@@ -82,25 +80,22 @@ def state_kernel(
     chunk = tl.load(by_span + 3 * S + tl.program_id(1)).to(tl.int64)
     TILES: tl.constexpr = COLUMNS // TILE
     PARTS: tl.constexpr = Q // STEP
-    c = column + tl.arange(0, COLUMNS)
-    n = tl.arange(0, N)
-    r = tl.arange(0, STEP)
+    c, n, r = column + tl.arange(0, COLUMNS), tl.arange(0, N), tl.arange(0, STEP)
     of_head = ((column + tl.arange(0, TILES) * TILE) // P).to(tl.int64) * T
     v += (column // group_width) * N
     place = c[:, None] * N + n[None, :]
-    state = _first(first + span * H * P * N + place if HAS_FIRST else 0, COLUMNS, N, HAS_FIRST)
+    state = _first(first, span * H * P * N + place, COLUMNS, N, HAS_FIRST)
     rest = state
     if REST:
         rest_c = column + COLUMNS + tl.arange(0, REST)
         rest_place = rest_c[:, None] * N + n[None, :]
-        rest = _first(first + span * H * P * N + rest_place if HAS_FIRST else 0, REST, N, HAS_FIRST)
+        rest = _first(first, span * H * P * N + rest_place, REST, N, HAS_FIRST)
     rounds = tl.cdiv(length, STEP)
     i = rounds - 1 if REVERSE else 0
     scale, left = _step(steps, decay, of_head, start, length, i, STEP, PARTS, REVERSE)
     for done in range(rounds):
         i = rounds - 1 - done if REVERSE else done
-        t = start + i * STEP + r
-        valid = r < length - i * STEP
+        t, valid = start + i * STEP + r, r < length - i * STEP
         vs = tl.load(v + t[:, None] * v_row + n[None, :], mask=valid[:, None], other=0.0)
         us = tl.load(u + t[:, None] * u_row + c[None, :], mask=valid[:, None], other=0.0)
         if PARTS == 1 or (i % PARTS == PARTS - 1 or done == 0 if REVERSE else i % PARTS == 0):
@@ -124,10 +119,10 @@ def state_kernel(
 
 
 @triton.jit
-def _first(places, COLUMNS: tl.constexpr, N: tl.constexpr, HAS_FIRST: tl.constexpr):
+def _first(first, places, COLUMNS: tl.constexpr, N: tl.constexpr, HAS_FIRST: tl.constexpr):
     """The states that a recurrence starts from, fp32 [COLUMNS, N]."""
-    if HAS_FIRST:  # noqa: SIM108 - compiled, not chosen
-        state = tl.load(places).to(tl.float32)
+    if HAS_FIRST:
+        state = tl.load(first + places).to(tl.float32)
     else:
         state = tl.zeros((COLUMNS, N), tl.float32)
     return state
