@@ -5,6 +5,9 @@ import json
 import subprocess
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from cairn.base.make import make
 from cairn.curate import Curate, read_files
 from cairn.sources.events import METADATA_SCHEMA, repository_metadata
@@ -56,6 +59,31 @@ def test_of_names_that_differ_by_case_the_most_watched_counts(tmp_path: Path):
     )
     (found,) = with_metadata([file], table)
     assert found.origin.star_events_count == 2
+
+
+def test_a_large_table_is_read_where_the_url_stands(tmp_path: Path):
+    names = sorted(f"o{number % 7}/n{number}" for number in range(3_000))
+    rows = [
+        {"repo_name": name, "origin_url": f"https://github.com/{name}", "star_events_count": number}
+        for number, name in enumerate(names)
+    ]
+    table = tmp_path / "repositories.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, METADATA_SCHEMA), table, row_group_size=100)
+
+    def file(url: str) -> SourceFile:
+        origin = Origin(repo_name="x", origin_url=url, directory_id="")
+        return SourceFile(
+            origin=origin, path="a", content_id="", blob_id="", mode=0, length_bytes=0, raw=b""
+        )
+
+    for ending in ("", ".git", "/"):
+        files = [file(f"https://github.com/{name.upper()}{ending}") for name in names[::-1]]
+        found = [one.origin.star_events_count for one in with_metadata(files, table)]
+        assert found == list(range(3_000))[::-1]
+    others = ("", "https://a", "https://github.com/o3/n", "https://github.com/o9/n1", "z", "\udce9")
+    assert not any(one.origin.star_events_count for one in with_metadata(map(file, others), table))
+    pq.write_table(METADATA_SCHEMA.empty_table(), table)
+    assert list(with_metadata([file("https://a")], table)) == [file("https://a")]
 
 
 def test_a_recipe_takes_hours_and_prefers_the_popular_copy(tmp_path: Path):

@@ -21,7 +21,7 @@ from cairn.sources.events.layout import (
     text_of,
     utc,
 )
-from cairn.sources.spill import Spill, database
+from cairn.sources.spill import ROWS, Spill, database
 
 METADATA_SCHEMA = pa.schema(
     [
@@ -67,11 +67,11 @@ _COLLAPSE = """
             count(*) FILTER (counts = 'ForkEvent') AS forks
         FROM (SELECT DISTINCT repo_name, counts, key FROM seen) GROUP BY repo_name
     )
-    SELECT repo_name, 'https://github.com/' || repo_name,
+    SELECT repo_name, 'https://github.com/' || lower(repo_name) AS origin_url,
         coalesce(t.github_id, n.github_id), t.default_branch, t.license, t.language,
         t.repo_created_at, t.created_at, stars, forks
     FROM counted JOIN numbered n USING (repo_name) LEFT JOIN told t USING (repo_name)
-    ORDER BY repo_name
+    ORDER BY origin_url, repo_name
 """
 
 
@@ -84,12 +84,13 @@ class Metadata:
 
 
 def repository_metadata(hours: Sequence[Path], out: Path) -> Metadata:
-    """Collapse hours of events to one row of METADATA_SCHEMA a repository, by name.
+    """Collapse hours of events to one row of METADATA_SCHEMA a repository, in the order of URLs.
 
     As The Stack v2 has it: the latest base repository of a PullRequestEvent or object of a
     ForkEvent tells of a repository (the forkee, and before 2015 the one that was forked); stars are
     WatchEvents and forks ForkEvents, each event once. A repository is known by its name, so that
-    one that was renamed has two rows. Dates are ISO 8601 in UTC. Damage is counted, not fatal.
+    one that was renamed has two rows. URLs are in lower case, by which they are found, dates ISO
+    8601 in UTC. Damage is counted, not fatal.
     """
     read = [Hour(path) for path in hours]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +104,7 @@ def repository_metadata(hours: Sequence[Path], out: Path) -> Metadata:
         count = 0
         with database(folder) as connection, pq.ParquetWriter(made, METADATA_SCHEMA) as writer:
             connection.read_parquet(pattern_of(seen.path)).create_view("seen")
-            reader = connection.sql(_COLLAPSE).to_arrow_reader(20_000)
+            reader = connection.sql(_COLLAPSE).to_arrow_reader(ROWS)  # each a row group
             for batch in reader:
                 columns = [
                     column.cast(field.type)
