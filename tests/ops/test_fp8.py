@@ -6,7 +6,8 @@ from torch import Tensor
 
 from cairn.ops import fp8, paths
 from cairn.ops.fp8 import Statistics, cast, product
-from cairn.ops.fp8_linear import fp8_linear
+from cairn.ops.fp8_linear import Scaled, fp8_feed_forward, fp8_linear
+from cairn.ops.norm import squared_relu
 
 pytestmark = pytest.mark.kernels
 
@@ -83,23 +84,52 @@ def test_what_is_not_finite_becomes_nan_and_is_counted(recipe):
     assert statistics.take()["fp8_nan"] == 0
 
 
+def gradients(layer, leaves: list[Tensor | None], grad: Tensor) -> list[Tensor]:
+    wanted = [x for x in leaves if x is not None]
+    y = layer(*leaves)
+    return [y.detach(), *torch.autograd.grad(y, wanted, grad)]
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("squared", [False, True])
 @pytest.mark.parametrize("shape", [(5, 48), (70, 128), (130, 272)])
-def test_forward_and_backward_are_near_the_exact_ones(recipe, squared, shape):
+def test_forward_and_backward_are_near_the_exact_ones(recipe, shape):
     T, width = shape
-    x, weight, bias = draw(T, width, spread=0), draw(80, width, spread=0), draw(80)
-    leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
-    exact = [t.double().requires_grad_() for t in (x, weight, bias)]
-    y = fp8_linear(*leaves, recipe, Statistics(), torch.float32, squared_relu=squared)
-    before = exact[0].relu().square() if squared else exact[0]
-    wanted = before @ exact[1].t() + exact[2]
+    leaves = [draw(T, width, spread=0), draw(80, width, spread=0), draw(80)]
+    scaled = Scaled(recipe, Statistics(), torch.float32)
     grad = draw(T, 80, seed=2, spread=0)
-    got = torch.autograd.grad(y, leaves, grad)
-    true = torch.autograd.grad(wanted, exact, grad.double())
-    for a, b in zip((y, *got), (wanted, *true), strict=True):
+    exact = [x.double().requires_grad_() for x in leaves]
+    leaves = [x.requires_grad_() for x in leaves]
+    true = gradients(lambda x, w, b: x @ w.t() + b, exact, grad.double())
+    got = gradients(lambda x, w, b: fp8_linear(x, w, b, scaled), leaves, grad)
+    for a, b in zip(got, true, strict=True):
         assert a.dtype == torch.float32
-        assert relative(a.double(), b) < 0.08
+        assert relative(a.double(), b) < 0.06
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_feed_forward_is_its_two_layers(recipe):
+    """But for roundings: what squared ReLU makes is cast from fp32, and not from a result."""
+    leaves = [draw(70, 128, spread=0), draw(272, 128, spread=0), draw(48, 272, spread=0)]
+    leaves = [x.requires_grad_() for x in leaves]
+    one, two = (Scaled(recipe, Statistics(), torch.float32) for _ in range(2))
+
+    def parts(x, up, down):
+        return fp8_linear(squared_relu(fp8_linear(x, up, None, two)), down, None, two)
+
+    grad = draw(70, 48, seed=2, spread=0)
+    got = gradients(lambda x, u, d: fp8_feed_forward(x, u, d, one), leaves, grad)
+    for a, b in zip(got, gradients(parts, leaves, grad), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * b.abs().max().item())
+    assert one.statistics.take() == two.statistics.take()
+
+
+def test_nothing_is_computed_for_gradients_that_nobody_wants():
+    x, weight = draw(16, 32), draw(48, 32).requires_grad_()
+    scaled = Scaled("current", Statistics(), torch.float32)
+    with paths.recorded() as taken:
+        fp8_linear(x, weight, None, scaled).sum().backward()
+    assert sum(choice.op == "fp8_product" for choice in taken) == 2
+    assert x.grad is None
 
 
 def test_a_product_sums_in_fp32():
@@ -113,15 +143,17 @@ def test_a_product_sums_in_fp32():
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("role", fp8.ROLES)
-@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("before", [None, "squared_relu", "squared_relu_gradient"])
 @pytest.mark.parametrize("shape", [(1, 16), (37, 144), (256, 128), (130, 400)])
 @pytest.mark.parametrize("order", ["both", "rows", "columns"])
-def test_kernels_cast_as_the_definition_does(triton_device, recipe, role, squared, shape, order):
+def test_kernels_cast_as_the_definition_does(triton_device, recipe, role, before, shape, order):
     x = draw(*shape, spread=4)
     x[0, :5] = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0, 1e-30])
     dtype = torch.bfloat16 if role == "gradients" else torch.float32
     x = x.to(triton_device, dtype)
-    kinds = {"rows": order != "columns", "columns": order != "rows", "squared_relu": squared}
+    kinds = {"rows": order != "columns", "columns": order != "rows", "before": before}
+    if before == "squared_relu_gradient":
+        kinds["of"] = draw(*shape, seed=1).to(triton_device, torch.bfloat16)
     ours, theirs = Statistics(triton_device), Statistics(triton_device)
     with fp8.emulation(), paths.only("torch"):
         wanted = cast(x, role, recipe, theirs, **kinds)
@@ -150,22 +182,25 @@ def test_kernels_read_parts_of_a_wider_matrix(triton_device):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("shape", [(512, 1024, 768), (100, 400, 144), (1000, 2320, 1024)])
+@pytest.mark.parametrize("shape", [(512, 1024, 1536), (100, 144, 400), (1000, 1024, 2320)])
 def test_a_gpu_computes_what_the_definition_says(recipe, shape):
     if fp8.problem(recipe, torch.device("cuda")):
         pytest.skip(fp8.problem(recipe, torch.device("cuda")))
     T, width, outputs = shape
-    x, weight = draw(T, width, spread=1), draw(outputs, width, spread=1)
-    grad = draw(T, outputs, seed=2, spread=1).cuda().to(torch.bfloat16)
+    leaves = draw(T, width, spread=1), draw(outputs, width, spread=1), draw(width, outputs)
+    leaves = [x.cuda().requires_grad_() for x in leaves]
+    grad = draw(T, width, seed=2, spread=1).cuda().to(torch.bfloat16)
+    scaled = Scaled(recipe, Statistics("cuda"))
+
+    def layers(x, up, down):
+        return fp8_linear(fp8_feed_forward(x, up, down, scaled), up, None, scaled)[:, :width]
 
     def both(emulate: bool) -> list[Tensor]:
-        leaves = [t.cuda().requires_grad_() for t in (x, weight)]
         with fp8.emulation(emulate):
-            y = fp8_linear(*leaves, None, recipe, Statistics("cuda"), squared_relu=True)
-        return [y.detach(), *torch.autograd.grad(y, leaves, grad)]
+            return gradients(layers, leaves, grad)
 
     with paths.recorded() as taken:
         got = both(False)
     assert {choice.path for choice in taken if choice.op == "fp8_product"} == {"library"}
     for a, b in zip(got, both(True), strict=True):
-        assert relative(a.double(), b.double()) < 4e-3
+        assert relative(a.double(), b.double()) < 1e-2

@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 from cairn.model.config import ModelConfig
 from cairn.model.initial import fill_bias, normal, residual_std
 from cairn.model.layout import Layout
-from cairn.model.linear import Linear
+from cairn.model.linear import Linear, scaled_feed_forward
 from cairn.ops.activation import gelu_tanh, swiglu
 from cairn.ops.linear import linear_squared_relu
 from cairn.ops.norm import squared_relu
@@ -41,6 +41,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout, memory: None) -> Tensor:
         """x [T, D] to [T, D]."""
+        if self.gate_proj is None and self.config.activation == "relu2":
+            whole = scaled_feed_forward(self.up_proj, self.down_proj, x)
+            if whole is not None:
+                return whole
         if self.gate_proj is None:
             plain = self.up_proj.plain(x) and self.down_proj.plain(x)
             if plain and self.activation is squared_relu:

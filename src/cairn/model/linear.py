@@ -1,24 +1,15 @@
 """Linear layers as modules, with the parameter names of released checkpoints."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from cairn.ops.fp8 import Recipe, Statistics
-from cairn.ops.fp8_linear import fp8_linear
+from cairn.ops.fp8_linear import Scaled, fp8_feed_forward, fp8_linear
 from cairn.ops.linear import linear
 from cairn.ops.narrow import narrow_linear, narrowed
 from cairn.ops.norm import squared_relu
-
-
-@dataclass(frozen=True)
-class Scaled:
-    """How a layer multiplies in FP8, and where it counts what casts met."""
-
-    recipe: Recipe
-    statistics: Statistics
 
 
 class Linear(nn.Linear):
@@ -50,32 +41,40 @@ class Linear(nn.Linear):
         """[..., in] to [..., out]."""
         if self.inverse is not None:
             return narrow_linear(input, self.weight, self.inverse, self.bias)
-        if self._scales(input):
-            return self._product(input, False)
+        scaled = self.scaling(input)
+        if scaled is not None:
+            return fp8_linear(input, self.weight, self.bias, scaled)
         return linear(input, self.weight, self.bias)
 
     def after(self, activation: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
-        """self(activation(input)): [..., in] to [..., out], without writing what FP8 can cast."""
+        """self(activation(input)): [..., in] to [..., out], without writing what 8 bits can cast."""
         if activation is squared_relu and self.inverse is not None:
             weight, inverse = self.weight, self.inverse
             return narrow_linear(input, weight, inverse, self.bias, squared_relu=True)
-        if activation is squared_relu and self._scales(input):
-            return self._product(input, True)
         return self(activation(input))
 
     def plain(self, input: Tensor) -> bool:
         """Whether this is input W^T and nothing more, with nobody who listens."""
-        listened = self._forward_hooks or self._forward_pre_hooks
         bare = self.bias is None and self.inverse is None
-        return bare and not listened and not self._scales(input)
+        return bare and not self.listened and self.scaling(input) is None
 
-    def _scales(self, input: Tensor) -> bool:
-        return self.scaled is not None and torch.is_autocast_enabled(input.device.type)
+    @property
+    def listened(self) -> bool:
+        """Whether somebody hears of the calls, so that they have to be made."""
+        return bool(self._forward_hooks or self._forward_pre_hooks)
 
-    def _product(self, input: Tensor, squared: bool) -> Tensor:
-        assert self.scaled is not None
-        dtype = torch.get_autocast_dtype(input.device.type)
-        recipe, statistics = self.scaled.recipe, self.scaled.statistics
-        return fp8_linear(
-            input, self.weight, self.bias, recipe, statistics, dtype, squared_relu=squared
-        )
+    def scaling(self, input: Tensor) -> Scaled | None:
+        """How this call multiplies in FP8; None where it does not."""
+        kind = input.device.type
+        if self.scaled is None or not torch.is_autocast_enabled(kind):
+            return None
+        return replace(self.scaled, dtype=torch.get_autocast_dtype(kind))
+
+
+def scaled_feed_forward(up: Linear, down: Linear, input: Tensor) -> Tensor | None:
+    """down(max(up(input), 0)^2) in FP8, [..., in] to [..., out]; None where it has to be parts."""
+    scaled = up.scaling(input)
+    parts = up.bias is not None or down.bias is not None or up.listened or down.listened
+    if scaled is None or down.scaled is None or parts:
+        return None
+    return fp8_feed_forward(input, up.weight, down.weight, scaled)

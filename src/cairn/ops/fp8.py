@@ -28,12 +28,12 @@ from cairn.ops import paths
 Recipe = Literal["current", "block"]
 Role = Literal["activations", "weights", "gradients"]
 Kind = Literal["tensor", "row", "tile"]
+Before = Literal["squared_relu", "squared_relu_gradient"]
 
 ROLES: tuple[Role, ...] = ("activations", "weights", "gradients")
-COUNTED = ("nan", "overflow", "underflow")
+COUNTED = ("nan", "overflow", "underflow")  # NaN, infinite, and what becomes 0 without being 0
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 LIMITS = {E4M3: 448.0, E5M2: 57344.0}
-OVER = 1 + 2**-12  # a scaled maximum exceeds the limit by an fp32 rounding, which is no overflow
 BLOCK = 128
 WIDTH = 16  # a matrix unit takes outer and inner dimensions in multiples of this
 LARGEST_SCALE = 2.0**126  # its inverse is the smallest normal number
@@ -55,7 +55,7 @@ Cast = tuple[Operand | None, Operand | None]
 
 
 class Statistics:
-    """What casts met: elements that were NaN, overflowed or became 0, by role; on the device."""
+    """What casts met: elements that were NaN, infinite or became 0, by role; on the device."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.counts = torch.zeros(len(ROLES), len(COUNTED), dtype=torch.int64, device=device)
@@ -119,22 +119,27 @@ def cast(
     *,
     rows: bool = True,
     columns: bool = True,
-    squared_relu: bool = False,
+    before: Before | None = None,
+    of: Tensor | None = None,
 ) -> Cast:
     """x [R, C] as operands [R, C] and [C, R], each where it is asked for; else None.
 
-    The number of rows is filled up to a multiple of 16. With `squared_relu`, of max(x, 0)^2, in
-    fp32. C has to be a multiple of 16.
+    The number of rows is filled up to a multiple of 16; C has to be one. `before` the cast, in
+    fp32: "squared_relu" takes max(x, 0)^2, "squared_relu_gradient" the gradient of that at
+    `of` [R, C] from the result's gradient x.
     """
     statistics.elements[ROLES.index(role)] += x.numel()
     triton = None if emulated() else paths.for_kernel(x)
     if paths.choose("fp8_cast", x.device, triton=triton) == "triton":
         from cairn.ops.triton import fp8
 
-        return fp8.cast(x, role, recipe, statistics.counts, rows, columns, squared_relu)
+        return fp8.cast(x, role, recipe, statistics.counts, rows, columns, before, of)
     x = x.float()
-    if squared_relu:
+    if before == "squared_relu":
         x = functional.relu(x).square()
+    elif before == "squared_relu_gradient":
+        assert of is not None
+        x = x * (2 * functional.relu(of.float()))
     counts = statistics.counts[ROLES.index(role)]
     if recipe == "current":
         return _cast_tensor(x, format_of(recipe, role), counts, rows, columns)
@@ -243,7 +248,7 @@ def _rounded(x: Tensor, scale: Tensor, dtype: torch.dtype, counts: Tensor | None
     values = torch.where(finite, scaled.clamp(-limit, limit), torch.nan).to(dtype)
     if counts is not None:
         nan = x.isnan()
-        over = ~finite & ~nan | finite & (scaled.abs() > limit * OVER)
+        over = ~finite & ~nan  # a scaled number exceeds the limit by a rounding at most
         # Comparisons of FP8 are not implemented; the sign bit aside, zero is zero.
         under = (values.view(torch.uint8) & 0x7F == 0) & (x != 0)
         counts += torch.stack([part.sum() for part in (nan, over, under)])

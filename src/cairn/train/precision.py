@@ -14,8 +14,9 @@ import torch
 
 from cairn.base import UserError
 from cairn.model import Decoder
-from cairn.model.linear import Linear, Scaled
+from cairn.model.linear import Linear
 from cairn.ops import fp8
+from cairn.ops.fp8_linear import Scaled
 
 FP8 = ("current", "block")
 KEPT_LAYERS = 2  # at either end, each of two products

@@ -1,8 +1,9 @@
 """Casts to FP8 in both orders in one pass: `cairn.ops.fp8.cast`.
 
-A program takes 128 x 128 elements. With one scale a tensor, a pass for the largest magnitude goes
-before; with blocks, scales are found where the elements already are. What is counted and the
-largest magnitude are integers, so that results do not depend on the order of programs.
+A program takes 128 x 128 elements, every fourth row at a time: four rows' bytes make a word, and
+words are what is transposed. With one scale a tensor, a pass for the largest magnitude goes before;
+with blocks, scales are found where the elements already are. What is counted and the largest
+magnitude are integers, so that results do not depend on the order of programs.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportMissingImports=false, reportIndexIssue=false
@@ -20,9 +21,9 @@ from cairn.ops.fp8 import (
     E4M3,
     LARGEST_SCALE,
     LIMITS,
-    OVER,
     ROLES,
     WIDTH,
+    Before,
     Cast,
     Kind,
     Operand,
@@ -31,6 +32,8 @@ from cairn.ops.fp8 import (
     format_of,
 )
 
+WARPS = 4  # of a program; more of the one that keeps a tile's fp32 elements for its one scale
+TILE_WARPS = 16
 _WIDE = 512  # columns that a program looks for the largest magnitude in
 
 
@@ -41,29 +44,39 @@ def cast(
     counts: Tensor,
     rows: bool,
     columns: bool,
-    squared_relu: bool,
+    before: Before | None = None,
+    of: Tensor | None = None,
 ) -> Cast:
     """`cairn.ops.fp8.cast`; counts int64 [3, 3] by role, of NaN, overflows and underflows."""
     x = x if x.stride(-1) == 1 else x.contiguous()
+    if of is not None:
+        of = of if of.stride(-1) == 1 else of.contiguous()
+    source = x, of, x.stride(0), 0 if of is None else of.stride(0)
+    squared = before == "squared_relu"
     counted = counts[ROLES.index(role)]
     if recipe == "current":
-        return _cast_tensor(x, format_of(recipe, role), counted, rows, columns, squared_relu)
+        return _cast_tensor(source, format_of(recipe, role), counted, rows, columns, squared)
     R, C = x.shape
     tiles = role == "weights"
     first = _blocks(R, C, tiles, x) if rows else None
     second = _blocks(C, R, tiles, x) if columns else None
-    parts = [part for operand in (first, second) for part in _parts(operand)]
+    parts = (*_parts(first, torch.uint8), *_parts(second, torch.int32))
     if x.numel() and (rows or columns):
-        _cast_blocks[(triton.cdiv(R, BLOCK), triton.cdiv(C, BLOCK))](
-            x, *parts, counted, x.stride(0), *_sizes(x, first, second), *_steps(first, second),
-            TILES=tiles, SQUARED=squared_relu, **_form(E4M3, x), num_warps=8,
+        kernel = _cast_tiles if tiles else _cast_rows
+        kernel[(triton.cdiv(R, BLOCK), triton.cdiv(C, BLOCK))](
+            *source, *parts, counted, *_sizes(x, first, second), *_steps(first, second),
+            SQUARED=squared, **_form(E4M3, x), num_warps=TILE_WARPS if tiles else WARPS,
         )  # fmt: skip
     return first, second
 
 
+Source = tuple[Tensor, Tensor | None, int, int]  # x, `of`, and how far their rows lie apart
+
+
 def _cast_tensor(
-    x: Tensor, dtype: torch.dtype, counts: Tensor, rows: bool, columns: bool, squared: bool
+    source: Source, dtype: torch.dtype, counts: Tensor, rows: bool, columns: bool, squared: bool
 ) -> Cast:
+    x = source[0]
     R, C = x.shape
     largest = torch.zeros(1, dtype=torch.int32, device=x.device)
     inverse = torch.empty(1, device=x.device)
@@ -73,13 +86,13 @@ def _cast_tensor(
     grid = triton.cdiv(R, BLOCK // 4), triton.cdiv(C, _WIDE)
     if x.numel():
         _largest[grid](
-            x, largest, x.stride(0), R, C,
+            *source, largest, R, C,
             SQUARED=squared, BLOCK_R=BLOCK // 4, BLOCK_C=_WIDE, num_warps=8,
         )  # fmt: skip
         _cast_one[(triton.cdiv(R, BLOCK), triton.cdiv(C, BLOCK))](
-            x, largest, *(None if o is None else _bytes(o.values) for o in (first, second)),
-            inverse, counts, x.stride(0), R, C, outer,
-            SQUARED=squared, **_form(dtype, x), num_warps=8,
+            *source, largest, _parts(first, torch.uint8)[0], _parts(second, torch.int32)[0],
+            inverse, counts, R, C, outer,
+            SQUARED=squared, **_form(dtype, x), num_warps=WARPS,
         )  # fmt: skip
     return first, second
 
@@ -108,12 +121,8 @@ def _steps(first: Operand | None, second: Operand | None) -> tuple[int, ...]:
     return tuple(0 if x is None else x.inverse.shape[1] for x in (first, second))
 
 
-def _parts(x: Operand | None) -> tuple[Tensor | None, Tensor | None]:
-    return (None, None) if x is None else (_bytes(x.values), x.inverse)
-
-
-def _bytes(values: Tensor) -> Tensor:
-    return values.view(torch.uint8)
+def _parts(x: Operand | None, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if x is None else (x.values.view(dtype), x.inverse)
 
 
 def _empty(rows: int, columns: int, dtype: torch.dtype, like: Tensor) -> Tensor:
@@ -128,18 +137,20 @@ def _form(dtype: torch.dtype, x: Tensor) -> dict[str, Any]:
         "HARDWARE": x.is_cuda,
         "BLOCK": BLOCK,
         "LARGEST": LARGEST_SCALE,
-        "OVER": LIMITS[dtype] * OVER,
     }
 
 
 @triton.jit
-def _tile(x, row, r, c, R, C, SQUARED: tl.constexpr):
-    """Elements in fp32, 0 outside."""
+def _tile(x, of, row, of_row, r, c, R, C, SQUARED: tl.constexpr):
+    """Elements in fp32 after what stands before the cast, 0 outside."""
     inside = (r < R)[:, None] & (c < C)[None, :]
     v = tl.load(x + r[:, None] * row + c[None, :], mask=inside, other=0).to(tl.float32)
     if SQUARED:
         v = tl.where(v < 0, 0.0, v)  # keeps NaN
         v *= v
+    if of is not None:
+        u = tl.load(of + r[:, None] * of_row + c[None, :], mask=inside, other=0).to(tl.float32)
+        v *= 2 * tl.where(u < 0, 0.0, u)
     return v
 
 
@@ -167,63 +178,126 @@ def _inverse_of(scale):
 
 
 @triton.jit
-def _codes(v, scaled, LIMIT: tl.constexpr, MANTISSA: tl.constexpr, HARDWARE: tl.constexpr):
-    """Bytes of `scaled` within the limit in FP8; NaN where v is not finite."""
-    scaled = tl.minimum(tl.maximum(scaled, -LIMIT), LIMIT)
-    if HARDWARE:
-        if MANTISSA == 3:
-            codes = scaled.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
-        else:
-            codes = scaled.to(tl.float8e5).to(tl.uint8, bitcast=True)
-    else:
-        SHIFT: tl.constexpr = 23 - MANTISSA
-        BIAS: tl.constexpr = 7 if MANTISSA == 3 else 15
-        # Adding this leaves subnormal numbers' multiples of the smallest in the last bits.
-        STEP: tl.constexpr = 2.0 ** (23 + 1 - BIAS - MANTISSA)
-        a = tl.abs(scaled)
-        bits = a.to(tl.int32, bitcast=True)
-        normal = (bits + ((bits >> SHIFT) & 1) + ((1 << (SHIFT - 1)) - 1)) >> SHIFT
-        normal -= (127 - BIAS) << MANTISSA
-        small = (a + STEP).to(tl.int32, bitcast=True) & 0xFF
-        size = tl.where(a < 2.0 ** (1 - BIAS), small, normal)
-        sign = (scaled.to(tl.int32, bitcast=True) >> 24) & 0x80
-        codes = (size | sign).to(tl.uint8)
-    return tl.where(tl.abs(v) < float("inf"), codes, 0x7F).to(tl.uint8)
+def _made(scaled, LIMIT: tl.constexpr, MANTISSA: tl.constexpr):
+    """Bytes of `scaled` in FP8, to nearest, even on ties, by integers; NaN stays one."""
+    SHIFT: tl.constexpr = 23 - MANTISSA
+    BIAS: tl.constexpr = 7 if MANTISSA == 3 else 15
+    # Adding this leaves subnormal numbers' multiples of the smallest in the last bits.
+    STEP: tl.constexpr = 2.0 ** (23 + 1 - BIAS - MANTISSA)
+    a = tl.minimum(tl.abs(scaled), LIMIT)
+    bits = a.to(tl.int32, bitcast=True)
+    normal = (bits + ((bits >> SHIFT) & 1) + ((1 << (SHIFT - 1)) - 1)) >> SHIFT
+    normal -= (127 - BIAS) << MANTISSA
+    small = (a + STEP).to(tl.int32, bitcast=True) & 0xFF
+    size = tl.where(a < 2.0 ** (1 - BIAS), small, normal)
+    size = tl.where(scaled == scaled, size, 0x7F)
+    sign = (scaled.to(tl.int32, bitcast=True) >> 24) & 0x80
+    return (size | sign).to(tl.uint8)
 
 
 @triton.jit
-def _count(counts, v, scaled, codes, OVER: tl.constexpr):
-    """Add how many are NaN, overflowed, became 0; most programs have none of the first two."""
-    nan = v != v
-    over = (tl.abs(v) == float("inf")) | ((tl.abs(scaled) > OVER) & (v == v))
-    under = ((codes & 0x7F) == 0) & (v != 0)
-    nans, overs = tl.sum(nan.to(tl.int32)), tl.sum(over.to(tl.int32))
-    unders = tl.sum(under.to(tl.int32))
-    tl.atomic_add(counts, nans.to(tl.int64), mask=nans > 0)
-    tl.atomic_add(counts + 1, overs.to(tl.int64), mask=overs > 0)
-    tl.atomic_add(counts + 2, unders.to(tl.int64), mask=unders > 0)
+def _codes(v, scaled, LIMIT: tl.constexpr, MANTISSA: tl.constexpr, HARDWARE: tl.constexpr):
+    """Bytes of `scaled` in FP8, to nearest, even on ties; NaN where v is not finite."""
+    scaled = tl.where(tl.abs(v) < float("inf"), scaled, float("nan"))
+    if HARDWARE:  # what rounding lifts over the limit becomes the limit
+        if MANTISSA == 3:
+            return scaled.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
+        else:
+            return scaled.to(tl.float8e5).to(tl.uint8, bitcast=True)
+    else:
+        return _made(scaled, LIMIT, MANTISSA)
 
 
-@triton.jit(do_not_specialize=["R", "C"])
+@triton.jit
+def _fours(v, scaled, LIMIT: tl.constexpr, MANTISSA: tl.constexpr, HARDWARE: tl.constexpr):
+    """`_codes`, four of a thread's at once, into one register.
+
+    The compiler's own conversion makes two in half a register. Where bytes are stored and make
+    words too, those that it makes on an H200 (Triton 3.6.0) are wrong.
+    """
+    if HARDWARE:
+        scaled = tl.where(tl.abs(v) < float("inf"), scaled, float("nan"))
+        if MANTISSA == 3:
+            return tl.inline_asm_elementwise(
+                "{ .reg .b16 a, b; cvt.rn.satfinite.e4m3x2.f32 a, $2, $1; "
+                "cvt.rn.satfinite.e4m3x2.f32 b, $4, $3; mov.b32 $0, {a, b}; }",
+                "=r,r,r,r,r", [scaled], dtype=tl.uint8, is_pure=True, pack=4,
+            )  # fmt: skip
+        else:
+            return tl.inline_asm_elementwise(
+                "{ .reg .b16 a, b; cvt.rn.satfinite.e5m2x2.f32 a, $2, $1; "
+                "cvt.rn.satfinite.e5m2x2.f32 b, $4, $3; mov.b32 $0, {a, b}; }",
+                "=r,r,r,r,r", [scaled], dtype=tl.uint8, is_pure=True, pack=4,
+            )  # fmt: skip
+    else:
+        return _codes(v, scaled, LIMIT, MANTISSA, HARDWARE)
+
+
+@triton.jit
+def _bytes_set(word):
+    """How many of a word's bytes have their highest bit set."""
+    return (((word >> 7) & 0x01010101) * 0x01010101) >> 24
+
+
+@triton.jit
+def _tally(words, some):
+    """2^16 for what is not finite, and 1 for what became 0: sums of a tile fit both.
+
+    words holds four codes each, `some` how many of the four were not 0.
+    """
+    size = words & 0x7F7F7F7F
+    return (some - _bytes_set(size + 0x7F7F7F7F)) + _bytes_set(size + 0x01010101) * 65536
+
+
+@triton.jit
+def _count(
+    counts, tally, x, of, row, of_row, first, c, R, C, SQUARED: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Add a tile's sums. Hardly any has what is not finite, of which NaN is looked for again."""
+    total = tl.sum(tally)
+    under, wild = total & 0xFFFF, total >> 16
+    tl.atomic_add(counts + 2, under.to(tl.int64), mask=under > 0)
+    if wild > 0:
+        nan = 0
+        for k in range(4):
+            r = first + 4 * tl.arange(0, BLOCK // 4) + k
+            v = _tile(x, of, row, of_row, r, c, R, C, SQUARED)
+            nan += tl.sum((v != v).to(tl.int32))
+        tl.atomic_add(counts, nan.to(tl.int64))
+        tl.atomic_add(counts + 1, (wild - nan).to(tl.int64))
+
+
+@triton.jit(do_not_specialize=["R"])
 def _largest(
-    x, largest, row, R, C, SQUARED: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr
+    x,
+    of,
+    row,
+    of_row,
+    largest,
+    R,
+    C,
+    SQUARED: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):
     r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    found = tl.max(tl.max(_magnitude(_tile(x, row, r, c, R, C, SQUARED)), 1), 0)
+    found = tl.max(tl.max(_magnitude(_tile(x, of, row, of_row, r, c, R, C, SQUARED)), 1), 0)
     # Bits of numbers that are not negative are ordered as they are.
     tl.atomic_max(largest, found.to(tl.int32, bitcast=True))
 
 
-@triton.jit(do_not_specialize=["R", "C", "outer"])
+@triton.jit(do_not_specialize=["R"])
 def _cast_one(
     x,
+    of,
+    row,
+    of_row,
     largest,
     values,
     turned,
     inverse,
     counts,
-    row,
     R,
     C,
     outer,
@@ -233,35 +307,47 @@ def _cast_one(
     HARDWARE: tl.constexpr,
     BLOCK: tl.constexpr,
     LARGEST: tl.constexpr,
-    OVER: tl.constexpr,
 ):
-    """values [outer, C], turned [C, outer]; either may be missing."""
-    r = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    """values [outer, C]; turned [C, outer / 4], four rows' bytes a word; either may be missing."""
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    i = tl.arange(0, BLOCK // 4)
     c = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    v = _tile(x, row, r, c, R, C, SQUARED)
     scale = _scale_of(tl.load(largest).to(tl.float32, bitcast=True), LIMIT, LARGEST, False)
     if tl.program_id(0) + tl.program_id(1) == 0:
         tl.store(inverse, _inverse_of(scale))
-    scaled = v * scale
-    codes = _codes(v, scaled, LIMIT, MANTISSA, HARDWARE)
-    _count(counts, v, scaled, codes, OVER)
-    if values is not None:
-        there = (r < outer)[:, None] & (c < C)[None, :]
-        tl.store(values + r[:, None] * C + c[None, :], codes, mask=there)
+    words = tl.zeros((BLOCK // 4, BLOCK), tl.int32)
+    some = tl.zeros_like(words)
+    for k in tl.static_range(4):
+        r = first + 4 * i + k
+        v = _tile(x, of, row, of_row, r, c, R, C, SQUARED)
+        codes = _fours(v, v * scale, LIMIT, MANTISSA, HARDWARE)
+        some += (v != 0).to(tl.int32)
+        words |= codes.to(tl.int32) << 8 * k
+        if values is not None:
+            there = (r < outer)[:, None] & (c < C)[None, :]
+            tl.store(values + r[:, None] * C + c[None, :], codes, mask=there)
     if turned is not None:
-        there = (c < C)[:, None] & (r < outer)[None, :]
-        tl.store(turned + c[:, None] * outer + r[None, :], tl.trans(codes), mask=there)
+        _store_turned(turned, words, first // 4 + i, c, outer // 4, C)
+    _count(counts, _tally(words, some), x, of, row, of_row, first, c, R, C, SQUARED, BLOCK)
 
 
-@triton.jit(do_not_specialize=["R", "C", "outer", "K", "outer_t", "K_t"])
-def _cast_blocks(
+@triton.jit
+def _store_turned(turned, words, w, c, row, C):
+    there = (c < C)[:, None] & (w < row)[None, :]
+    tl.store(turned + c[:, None] * row + w[None, :], tl.trans(words), mask=there)
+
+
+@triton.jit(do_not_specialize=["R"])
+def _cast_rows(
     x,
+    of,
+    row,
+    of_row,
     values,
     inverse,
     turned,
     inverse_t,
     counts,
-    row,
     R,
     C,
     outer,
@@ -270,45 +356,99 @@ def _cast_blocks(
     K_t,
     step,
     step_t,
-    TILES: tl.constexpr,
     SQUARED: tl.constexpr,
     LIMIT: tl.constexpr,
     MANTISSA: tl.constexpr,
     HARDWARE: tl.constexpr,
     BLOCK: tl.constexpr,
     LARGEST: tl.constexpr,
-    OVER: tl.constexpr,
 ):
-    """values [outer, K] by scales along K; turned [outer_t, K_t] by scales along K_t."""
+    """values [outer, K] by scales along K; turned [outer_t, K_t / 4] by scales along K_t.
+
+    Scales of columns are known when all rows were read, which are then read again, from a cache.
+    """
     p, q = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
-    r, c = p * BLOCK + tl.arange(0, BLOCK), q * BLOCK + tl.arange(0, BLOCK)
-    v = _tile(x, row, r, c, R, C, SQUARED)
-    size = _magnitude(v)
-    if TILES:
-        scale = _scale_of(tl.max(tl.max(size, 1), 0), LIMIT, LARGEST, True)
-        scaled = v * scale
-        codes = _codes(v, scaled, LIMIT, MANTISSA, HARDWARE)
-        _count(counts, v, scaled, codes, OVER)
-        if values is not None:
-            tl.store(inverse + p * step + q, _inverse_of(scale))
+    i, c = tl.arange(0, BLOCK // 4), q * BLOCK + tl.arange(0, BLOCK)
+    words = tl.zeros((BLOCK // 4, BLOCK), tl.int32)
+    some = tl.zeros_like(words)
+    size = tl.zeros((BLOCK // 4, BLOCK), tl.float32)
+    for k in tl.static_range(4):
+        r = p * BLOCK + 4 * i + k
+        v = _tile(x, of, row, of_row, r, c, R, C, SQUARED)
+        some += (v != 0).to(tl.int32)
+        a = _magnitude(v)
         if turned is not None:
-            tl.store(inverse_t + q * step_t + p, _inverse_of(scale))
-    elif values is not None:
-        scale = _scale_of(tl.max(size, 1), LIMIT, LARGEST, True)
-        scaled = v * scale[:, None]
-        codes = _codes(v, scaled, LIMIT, MANTISSA, HARDWARE)
-        _count(counts, v, scaled, codes, OVER)
-        tl.store(inverse + q * step + r, _inverse_of(scale), mask=r < outer)
-    if values is not None:
-        there = (r < outer)[:, None] & (c < K)[None, :]
-        tl.store(values + r[:, None] * K + c[None, :], codes, mask=there)
+            size = tl.maximum(size, a)
+        if values is not None:
+            scale = _scale_of(tl.max(a, 1), LIMIT, LARGEST, True)
+            codes = _fours(v, v * scale[:, None], LIMIT, MANTISSA, HARDWARE)
+            words |= codes.to(tl.int32) << 8 * k
+            tl.store(inverse + q * step + r, _inverse_of(scale), mask=r < outer)
+            there = (r < outer)[:, None] & (c < K)[None, :]
+            tl.store(values + r[:, None] * K + c[None, :], codes, mask=there)
+    tally = _tally(words, some)
     if turned is not None:
-        if not TILES:
-            scale = _scale_of(tl.max(size, 0), LIMIT, LARGEST, True)
-            scaled = v * scale[None, :]
-            codes = _codes(v, scaled, LIMIT, MANTISSA, HARDWARE)
-            if values is None:
-                _count(counts, v, scaled, codes, OVER)
-            tl.store(inverse_t + p * step_t + c, _inverse_of(scale), mask=c < outer_t)
-        there = (c < outer_t)[:, None] & (r < K_t)[None, :]
-        tl.store(turned + c[:, None] * K_t + r[None, :], tl.trans(codes), mask=there)
+        scale = _scale_of(tl.max(size, 0), LIMIT, LARGEST, True)
+        words = tl.zeros((BLOCK // 4, BLOCK), tl.int32)
+        for k in tl.static_range(4):
+            v = _tile(x, of, row, of_row, p * BLOCK + 4 * i + k, c, R, C, SQUARED)
+            codes = _fours(v, v * scale[None, :], LIMIT, MANTISSA, HARDWARE)
+            words |= codes.to(tl.int32) << 8 * k
+        tl.store(inverse_t + p * step_t + c, _inverse_of(scale), mask=c < outer_t)
+        if values is None:
+            tally = _tally(words, some)
+        _store_turned(turned, words, p * (BLOCK // 4) + i, c, K_t // 4, outer_t)
+    _count(counts, tally, x, of, row, of_row, p * BLOCK, c, R, C, SQUARED, BLOCK)
+
+
+@triton.jit(do_not_specialize=["R"])
+def _cast_tiles(
+    x,
+    of,
+    row,
+    of_row,
+    values,
+    inverse,
+    turned,
+    inverse_t,
+    counts,
+    R,
+    C,
+    outer,
+    K,
+    outer_t,
+    K_t,
+    step,
+    step_t,
+    SQUARED: tl.constexpr,
+    LIMIT: tl.constexpr,
+    MANTISSA: tl.constexpr,
+    HARDWARE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    LARGEST: tl.constexpr,
+):
+    """values [outer, K] and turned [outer_t, K_t / 4] by one scale a tile."""
+    p, q = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    i, c = tl.arange(0, BLOCK // 4), q * BLOCK + tl.arange(0, BLOCK)
+    words = tl.zeros((BLOCK // 4, BLOCK), tl.int32)
+    some = tl.zeros_like(words)
+    size = tl.zeros((BLOCK // 4, BLOCK), tl.float32)
+    for k in tl.static_range(4):
+        v = _tile(x, of, row, of_row, p * BLOCK + 4 * i + k, c, R, C, SQUARED)
+        size = tl.maximum(size, _magnitude(v))
+    scale = _scale_of(tl.max(tl.max(size, 1), 0), LIMIT, LARGEST, True)
+    for k in tl.static_range(4):
+        r = p * BLOCK + 4 * i + k
+        v = _tile(x, of, row, of_row, r, c, R, C, SQUARED)
+        codes = _fours(v, v * scale, LIMIT, MANTISSA, HARDWARE)
+        some += (v != 0).to(tl.int32)
+        words |= codes.to(tl.int32) << 8 * k
+        if values is not None:
+            there = (r < outer)[:, None] & (c < K)[None, :]
+            tl.store(values + r[:, None] * K + c[None, :], codes, mask=there)
+    if values is not None:
+        tl.store(inverse + p * step + q, _inverse_of(scale))
+    if turned is not None:
+        tl.store(inverse_t + q * step_t + p, _inverse_of(scale))
+        _store_turned(turned, words, p * (BLOCK // 4) + i, c, K_t // 4, outer_t)
+    _count(counts, _tally(words, some), x, of, row, of_row, p * BLOCK, c, R, C, SQUARED, BLOCK)

@@ -1,0 +1,272 @@
+"""FP8 against bf16: the same hybrid on the same tokens by each precision, with several seeds.
+
+    python bench/training.py shards PACKAGES FOLDER      token shards of real source packages
+    python bench/training.py run FOLDER OUT              a run for each precision and seed
+    python bench/training.py gap OUT [--plot docs/fp8.png]
+
+`shards` curates what it is given (archives or folders) and learns the tokenizer on it. `run` skips
+runs that are finished and goes on with those that were cut short; on a CPU, and with --emulate on a
+GPU too, FP8 is computed by its definition. `gap` prints a JSON line a precision: loss over the last
+tenth of the steps and held-out bits per byte against the baseline's, relative, at equal seeds.
+`--size large` is the run for a GPU of one's own: a larger hybrid, 300M tokens unless told.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+from cairn.model import Decoder, ModelConfig, build
+from cairn.ops import fp8, keep_freed_memory
+from cairn.tokens import PretrainingStream, Tokenizer, TokenShards
+from cairn.train import Loss, NextToken, TrainSettings, train
+from cairn.train.heldout import bits_per_byte
+from cairn.train.objective import Tokens
+from cairn.train.precision import pick_device
+
+PRECISIONS = ("bf16", "current", "block")
+SHAPE = dict(
+    pattern="M-M-M*-M-M-M-", vocab_size=0, head_dim=64, key_value_heads=2, mamba_head_dim=64,
+    state_size=128, groups=2, chunk_size=128, max_positions=8192,
+)  # fmt: skip
+SIZES = {  # model, tokens, settings: widths in multiples of 16, most of 128
+    "small": (
+        dict(hidden_size=384, intermediate_size=1536, attention_heads=6, mamba_heads=16),
+        20_000_000,
+        dict(sequences=32, sequence_length=1024, lr=2e-3, warmup=40),
+    ),
+    "large": (
+        dict(
+            pattern="M-M-M-MM-M-M-M*-M-M-M*-M-M-M-", hidden_size=1024, intermediate_size=4096,
+            attention_heads=16, key_value_heads=4, mamba_heads=32,
+        ),
+        300_000_000,
+        dict(sequences=32, sequence_length=2048, lr=1.5e-3, warmup=200),
+    ),
+}  # fmt: skip
+HELD_OUT = 200  # files
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    one = verbs.add_parser("shards")
+    one.add_argument("packages", type=Path, nargs="+")
+    one.add_argument("folder", type=Path)
+    one.add_argument("--vocab", type=int, default=8192)
+    one = verbs.add_parser("run")
+    one.add_argument("folder", type=Path)
+    one.add_argument("out", type=Path)
+    one.add_argument("--size", choices=SIZES, default="small")
+    one.add_argument("--tokens", type=int)
+    one.add_argument("--precisions", nargs="+", default=PRECISIONS)
+    one.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    one.add_argument("--device", default="auto")
+    one.add_argument("--emulate", action="store_true", help="FP8 by its definition, on a GPU too")
+    one.add_argument("--first", type=int, help="break off after as many steps")
+    one.add_argument("--sequences", type=int, help="of a step")
+    one.add_argument("--sequence-length", type=int)
+    one.add_argument("--jobs", type=int, default=1, help="runs at a time, a process each")
+    one = verbs.add_parser("gap")
+    one.add_argument("out", type=Path)
+    one.add_argument("--baseline", default="bf16")
+    one.add_argument("--plot", type=Path)
+    arguments = parser.parse_args()
+    {"shards": make_shards, "run": run, "gap": gap}[arguments.verb](arguments)
+
+
+def make_shards(arguments: argparse.Namespace) -> None:
+    from cairn.base import Ref
+    from cairn.base.make import make
+    from cairn.curate import Curate
+    from cairn.tokens import LearnTokenizer, Tokenize
+
+    corpus, words = Ref("corpus"), Ref("words")
+    plan = {
+        "corpus": Curate(sources=tuple(str(path) for path in arguments.packages)),
+        "words": LearnTokenizer(corpus=corpus, vocab_size=arguments.vocab),
+        "shards": Tokenize(corpus=corpus, tokenizer=words, heldout=0.02),
+    }
+    make(plan, arguments.folder, report=lambda text: print(text, flush=True))
+
+
+# -- runs ----------------------------------------------------------------------------------------
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Each run in a process of its own, where there are several."""
+    runs = [(p, s) for p in arguments.precisions for s in arguments.seeds]
+    if len(runs) == 1:
+        return learn(arguments, *runs[0])
+
+    def child(precision: str, seed: int) -> int:
+        given = [str(arguments.folder), str(arguments.out), "--size", arguments.size]
+        for name in ("tokens", "first", "sequences", "sequence_length"):
+            if getattr(arguments, name):
+                given += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+        given += ["--emulate"] if arguments.emulate else []
+        given += ["--device", arguments.device, "--precisions", precision, "--seeds", str(seed)]
+        log = arguments.out / f"{precision}-{seed}.log"
+        with log.open("w") as output:
+            command = [sys.executable, __file__, "run", *given]
+            return subprocess.run(command, stdout=output, stderr=output).returncode
+
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        ended = list(pool.map(lambda one: child(*one), runs))
+    for (precision, seed), code in zip(runs, ended, strict=True):
+        if code:
+            print(f"{precision}-{seed} ended with {code}: see its log in {arguments.out}")
+    if any(ended):
+        sys.exit(1)
+
+
+class BreakOffError(Exception):
+    """As many steps as wanted are done."""
+
+
+class First(NextToken):
+    """The objective for a number of micro-batches."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def __call__(self, model: Decoder, batch: Tokens) -> Loss:
+        if self.left == 0:
+            raise BreakOffError
+        self.left -= 1
+        return super().__call__(model, batch)
+
+
+def learn(arguments: argparse.Namespace, precision: str, seed: int) -> None:
+    """One run; facts.json comes last."""
+    out = arguments.out / f"{precision}-{seed}"
+    if (out / "facts.json").exists():
+        return
+    if torch.get_num_threads() > 1 and arguments.jobs > 1:
+        torch.set_num_threads(1)
+    keep_freed_memory()
+    shards = arguments.folder / "shards" if (arguments.folder / "shards").exists() else None
+    shards = shards or arguments.folder
+    widths, tokens, given = SIZES[arguments.size]
+    tokens = arguments.tokens or tokens
+    chosen = {name: getattr(arguments, name) for name in ("sequences", "sequence_length")}
+    given = given | {name: value for name, value in chosen.items() if value}
+    settings = TrainSettings(
+        tokens=tokens, seed=seed, precision=precision, save_every=10**6, **given
+    )
+    tokenizer = Tokenizer.load(shards)
+    config = ModelConfig(**(SHAPE | widths | {"vocab_size": tokenizer.vocab_size}))
+    model = build(config, seed, pick_device(arguments.device))
+    training = TokenShards.open(shards / "train", verify=False)
+    stream = PretrainingStream(training, tokenizer, settings.sequence_length, seed=seed)
+    objective = First(arguments.first) if arguments.first else NextToken()
+    try:
+        with fp8.emulation(arguments.emulate):
+            facts = train(model, objective, stream, settings, out)
+    except BreakOffError:
+        return
+    held = TokenShards.open(shards / "heldout", verify=False)
+    facts |= {
+        "precision": precision,
+        "seed": seed,
+        "parameters": config.parameters,
+        "tokens_in_shards": int(training.index["tokens"]),
+        "bits_per_byte": bits_per_byte(model, held, tokenizer, HELD_OUT),
+        "device": torch.cuda.get_device_name() if model.device.type == "cuda" else "cpu",
+        "emulated": arguments.emulate or model.device.type == "cpu",
+    }
+    for old in (out / "resume").glob("*/*"):
+        old.unlink()
+    (out / "facts.json").write_text(json.dumps(facts))
+
+
+# -- what came out -------------------------------------------------------------------------------
+
+
+def gap(arguments: argparse.Namespace) -> None:
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for folder in sorted(arguments.out.glob("*-*/facts.json")):
+        facts = json.loads(folder.read_text())
+        lines = (folder.parent / "metrics.jsonl").read_text().splitlines()
+        facts["steps"] = [json.loads(line) for line in lines]
+        losses = [row["loss"] for row in facts["steps"]]
+        facts["end"] = mean(losses[-max(1, len(losses) // 10) :])
+        found.setdefault(facts["precision"], {})[facts["seed"]] = facts
+    base = found[arguments.baseline]
+    ends = [facts["end"] for facts in base.values()]
+    for precision, runs in found.items():
+        line = {"precision": precision, "seeds": sorted(runs)}
+        for name in ("parameters", "tokens", "emulated", "device"):
+            line[name] = next(iter(runs.values()))[name]
+        for key in ("end", "bits_per_byte"):
+            line[key] = round(mean(facts[key] for facts in runs.values()), 5)
+            pairs = [100 * (runs[s][key] / base[s][key] - 1) for s in runs if s in base]
+            line[f"{key}_gap_percent"] = [round(one, 3) for one in pairs]
+            line[f"{key}_mean_gap_percent"] = round(mean(pairs), 3)
+        line |= _counted(runs)
+        print(json.dumps(line))
+    if len(ends) > 1:
+        print(json.dumps({"seed_spread_percent": round(100 * stdev(ends) / mean(ends), 3)}))
+    if arguments.plot:
+        plot(found, arguments.baseline, arguments.plot)
+
+
+def _counted(runs: dict[int, dict[str, Any]]) -> dict[str, float]:
+    """FP8 counts over all steps and seeds: sums of NaN and overflow, mean underflow."""
+    steps = [row for facts in runs.values() for row in facts["steps"] if "fp8_nan" in row]
+    if not steps:
+        return {}
+    line: dict[str, float] = {name: sum(row[name] for row in steps) for name in COUNTS}
+    for role in fp8.ROLES:
+        line[f"fp8_underflow_{role}"] = mean(row[f"fp8_underflow_{role}"] for row in steps)
+    return line
+
+
+COUNTS = ("fp8_nan", "fp8_overflow")
+COLOURS = {"bf16": "black", "fp32": "tab:gray", "current": "tab:blue", "block": "tab:orange"}
+WINDOW = 25  # steps that a drawn gap is the mean of
+
+
+def plot(found: dict[str, dict[int, dict[str, Any]]], baseline: str, path: Path) -> None:
+    """Losses above, gaps to the baseline at the same seed below; a line a seed."""
+    import matplotlib
+
+    matplotlib.use("svg" if path.suffix == ".svg" else "agg")
+    from matplotlib import pyplot
+
+    figure, (above, below) = pyplot.subplots(2, 1, figsize=(8, 7), sharex=True)
+    for precision, runs in found.items():
+        for number, (seed, facts) in enumerate(runs.items()):
+            tokens = [row["tokens"] / 1e6 for row in facts["steps"]]
+            losses = [row["loss"] for row in facts["steps"]]
+            style: dict[str, Any] = dict(color=COLOURS.get(precision), lw=0.8, alpha=0.8)
+            label = precision if number == 0 else None
+            above.plot(tokens, losses, label=label, **style)
+            if precision != baseline and seed in found[baseline]:
+                against = [row["loss"] for row in found[baseline][seed]["steps"]]
+                ratios = [100 * (a / b - 1) for a, b in zip(losses, against, strict=True)]
+                smooth = [mean(ratios[max(0, i - WINDOW + 1) : i + 1]) for i in range(len(ratios))]
+                below.plot(tokens, smooth, label=label, **style)
+    above.set_ylabel("loss (nats a token)")
+    above.set_yscale("log")
+    above.legend()
+    below.axhline(0, color="black", lw=0.6)
+    below.set_ylim(-1, 1)
+    below.set_ylabel(f"loss over {baseline}'s, same seed (%)")
+    below.set_xlabel("million tokens")
+    below.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
