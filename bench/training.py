@@ -8,7 +8,7 @@
 runs that are finished and goes on with those that were cut short; on a CPU, and with --emulate on a
 GPU too, FP8 is computed by its definition. `gap` prints a JSON line a precision: loss over the last
 tenth of the steps and held-out bits per byte against the baseline's, relative, at equal seeds.
-`--size large` is the run for a GPU of one's own: a larger hybrid, 300M tokens unless told.
+`--size tiny` is for two cores (minutes a run), `large` for a GPU of one's own: 300M tokens.
 """
 
 import argparse
@@ -36,6 +36,14 @@ SHAPE = dict(
     state_size=128, groups=2, chunk_size=128, max_positions=8192,
 )  # fmt: skip
 SIZES = {  # model, tokens, settings: widths in multiples of 16, most of 128
+    "tiny": (
+        dict(
+            pattern="M-M*-M-", hidden_size=64, intermediate_size=256, attention_heads=4,
+            head_dim=16, mamba_heads=8, mamba_head_dim=16, state_size=16, groups=1, chunk_size=64,
+        ),
+        250_000,
+        dict(sequences=8, sequence_length=256, lr=5e-3, warmup=10),
+    ),
     "small": (
         dict(hidden_size=384, intermediate_size=1536, attention_heads=6, mamba_heads=16),
         20_000_000,

@@ -47,7 +47,7 @@ class Linear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
     def after(self, activation: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
-        """self(activation(input)): [..., in] to [..., out], without writing what 8 bits can cast."""
+        """self(activation(input)): [..., in] to [..., out], without writing what 8 bits take."""
         if activation is squared_relu and self.inverse is not None:
             weight, inverse = self.weight, self.inverse
             return narrow_linear(input, weight, inverse, self.bias, squared_relu=True)
