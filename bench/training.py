@@ -39,7 +39,7 @@ SIZES = {  # model, tokens, settings: widths in multiples of 16, most of 128
     "tiny": (
         dict(
             pattern="M-M*-M-", hidden_size=64, intermediate_size=256, attention_heads=4,
-            head_dim=16, mamba_heads=8, mamba_head_dim=16, state_size=16, groups=1, chunk_size=64,
+            head_dim=16, mamba_heads=16, mamba_head_dim=8, state_size=16, groups=1, chunk_size=64,
         ),
         250_000,
         dict(sequences=8, sequence_length=256, lr=5e-3, warmup=10),
@@ -58,7 +58,7 @@ SIZES = {  # model, tokens, settings: widths in multiples of 16, most of 128
         dict(sequences=32, sequence_length=2048, lr=1.5e-3, warmup=200),
     ),
 }  # fmt: skip
-HELD_OUT = 200  # files
+HELD_OUT = {"tiny": 8, "small": 200, "large": 200}  # files
 
 
 def main() -> None:
@@ -188,7 +188,7 @@ def learn(arguments: argparse.Namespace, precision: str, seed: int) -> None:
         "seed": seed,
         "parameters": config.parameters,
         "tokens_in_shards": int(training.index["tokens"]),
-        "bits_per_byte": bits_per_byte(model, held, tokenizer, HELD_OUT),
+        "bits_per_byte": bits_per_byte(model, held, tokenizer, HELD_OUT[arguments.size]),
         "device": torch.cuda.get_device_name() if model.device.type == "cuda" else "cpu",
         "emulated": arguments.emulate or model.device.type == "cpu",
     }
