@@ -1,7 +1,7 @@
 """Nemotron-H-8B-Base (arXiv 2504.03624, section 2): 15T tokens in bf16, in four phases.
 
 cairn show plans/nemotron_h_8b.py                    tokens, steps, FLOPs, GPU-days
-cairn show plans/nemotron_h_8b.py --gpus 1536        memory, bytes over links, time of a step
+cairn show plans/nemotron_h_8b.py --gpus 768         memory, bytes over links, time of a step
 cairn make plans/nemotron_h_8b.py scale=tiny         the same life in small, in a minute
 
 Published: tokens, length, precision, peak of the rate, warmup, switches at 60% and 80%, a last

@@ -1,7 +1,7 @@
 """Nemotron-Nano-12B-v2-Base (arXiv 2508.14444, section 2): 20T tokens in FP8, then 18.9B at 512k.
 
 cairn show plans/nemotron_nano_12b_v2.py                    tokens, steps, FLOPs, GPU-days
-cairn show plans/nemotron_nano_12b_v2.py --gpus 2944        memory, bytes over links, time of a step
+cairn show plans/nemotron_nano_12b_v2.py --gpus 736         memory, bytes over links, time of a step
 cairn make plans/nemotron_nano_12b_v2.py scale=tiny         the same life in small, in a minute
 
 Published: tokens, batch (736 x 8,192), law of the rate, FP8 recipe, Adam, switches at 60% and

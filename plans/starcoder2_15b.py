@@ -1,7 +1,7 @@
 """StarCoder2-15B (arXiv 2402.19173, section 6): about 4.1T tokens at 4,096, then 200B at 16,384.
 
 cairn show plans/starcoder2_15b.py                    tokens, steps, FLOPs, GPU-days
-cairn show plans/starcoder2_15b.py --gpus 128         memory, bytes over links, time of a step
+cairn show plans/starcoder2_15b.py --gpus 1000        memory, bytes over links, time of a step
 cairn make plans/starcoder2_15b.py scale=tiny         the same life in small, in a minute
 
 The report's 1M iterations of 4.1M tokens; 1000 sequences are that many tokens. Its first base of

@@ -1,7 +1,7 @@
 """StarCoder2-7B (arXiv 2402.19173, section 6): about 3.5T tokens at 4,096, then 200B at 16,384.
 
 cairn show plans/starcoder2_7b.py                    tokens, steps, FLOPs, GPU-days
-cairn show plans/starcoder2_7b.py --gpus 128         memory, bytes over links, time of a step
+cairn show plans/starcoder2_7b.py --gpus 432         memory, bytes over links, time of a step
 cairn make plans/starcoder2_7b.py scale=tiny         the same life in small, in a minute
 
 The report's 1M iterations of 3.5M tokens; 864 sequences are that many tokens.

@@ -113,6 +113,13 @@ def test_show_tells_training_and_a_step_on_paper(capsys):
     assert "bytes to a GPU in a step" in out
     assert found["base"]["settings"]["seed"] == 1
     assert found["base"]["training"]["gpu_days"] == found["base"]["step"]["gpu_days"]
+    nano = PLANS / "nemotron_nano_12b_v2.py"
+    both = show_plan(nano, None, [], 736, None, quiet=False)
+    assert both["base"]["step"]["fits"]
+    assert "gpus=736" in both["long"]["no_step"]
+    assert "long: gpus=736" in capsys.readouterr().out
+    with pytest.raises(UserError, match="gpus=736"):
+        show_plan(nano, "long", [], 736, None, quiet=True)
     alone = show_plan(path, None, [], None, None, quiet=True)
     assert alone["base"]["training"]["mfu"] == 0.4
     assert "training" not in alone["words"]

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
-from cairn.base import Recipe
+from cairn.base import Recipe, UserError
 from cairn.base.config import to_plain
 from cairn.base.plan import apply_overrides, load_plan, order_of, split_overrides
 from cairn.base.tables import console, plan_table, table
@@ -46,7 +47,14 @@ def show_plan(
         model = shape(plan, name)
         assert model is not None, "trainings names those whose shape is known"
         settings: Any = getattr(plan[name], "settings", None)
-        step = facts(best_layout(model, settings, gpus, chosen))
+        try:
+            step = facts(best_layout(model, settings, gpus, chosen))
+        except UserError as error:
+            if name == target:
+                raise
+            told[name]["no_step"] = str(error)  # so many GPUs suit another training of the plan
+            training |= {"device": chosen.name, "mfu": None, "gpu_days": None}
+            continue
         told[name]["step"] = step
         training |= {key: step[key] for key in ("device", "mfu", "gpu_days")}
     if not quiet:
@@ -71,14 +79,16 @@ def _print(plan: dict[str, Recipe], told: dict[str, Any], gpus: int | None) -> N
             f"{one['steps']:,}",
             f"{one['tokens_per_step']:,}",
             f"{one['flops']:.3g}",
-            f"{one['mfu']:.0%}" + ("" if gpus else " assumed"),
-            _days(one["gpu_days"]),
+            "" if one["mfu"] is None else f"{one['mfu']:.0%}" + ("" if gpus else " assumed"),
+            "" if one["gpu_days"] is None else _days(one["gpu_days"]),
             one["device"],
         )
     out.print(shown)
     for name, one in told.items():
         if "step" in one:
             _print_step(out, name, one["step"])
+        elif "no_step" in one:
+            out.print(f"\n[bold]{name}[/bold]: {escape(one['no_step'])}", highlight=False)
 
 
 def _print_step(out: Console, name: str, step: dict[str, Any]) -> None:
