@@ -36,7 +36,7 @@ def test_an_example_has_its_length_and_its_needle_once(words, held, tokens, grou
     lines = haystack(held.files, words, tokens)
     depths = []
     for number in range(10):
-        example, ids, counted = task.example(group, number, lines, words)
+        example, ids, other, counted = task.example(group, number, lines, words)
         assert len(ids) == tokens
         assert words.decode(ids[-counted:]) == example.reference
         assert len(example.reference) == DIGITS
@@ -44,7 +44,10 @@ def test_an_example_has_its_length_and_its_needle_once(words, held, tokens, grou
         assert example.prompt.count(f'{name} = "{example.reference}"\n') == 1
         assert example.prompt.count("magic_") == (2 if group == "single" else 5)
         depths.append(example.prompt.index(name) / len(example.prompt))
-        assert (example, ids, counted) == task.example(group, number, lines, words)
+        differ = [place for place in range(tokens) if ids[place] != other[place]]
+        assert len(differ) == DIGITS
+        assert len(other) == tokens
+        assert (example, ids, other, counted) == task.example(group, number, lines, words)
     assert depths[0] < 0.25 < 0.7 < depths[-1]
 
 
@@ -77,6 +80,7 @@ def test_scores_of_one_who_knows_and_one_who_guesses(words, held, small_model, s
     expected = 0.0 if sure else math.log2(words.vocab_size)
     assert scores["bits_per_digit"].value == pytest.approx(expected, abs=1e-3)
     assert scores["bits_per_digit/multikey"].n == 6
+    assert scores["bits_found_per_digit"].value == 0, "neither looks back"
     assert result.conditions["trained_context"] == 256
 
 

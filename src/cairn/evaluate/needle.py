@@ -11,6 +11,7 @@ the line, as code has it:
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,9 @@ class Needle:
     """Find a needle in `tokens` tokens of held-out files.
 
     `accuracy`: greedy drawing gives all digits. `bits_per_digit`: what the model spends on a digit
-    of the answer; guessing costs 3.32, so it tells of a gain long before accuracy does.
+    of the answer; guessing costs 3.32. `bits_found_per_digit`: how many fewer they are than where
+    the needle holds other digits. That is 0 for a model that does not look back, whatever it knows
+    of digits, and tells of a gain long before accuracy does.
     """
 
     name: str
@@ -49,11 +52,12 @@ class Needle:
         examples, pieces = [], []
         for group in GROUPS:
             for number in range(min(setting.limit or EXAMPLES, EXAMPLES)):
-                example, ids, counted = self.example(group, number, lines, speaker.tokenizer)
+                example, ids, other, counted = self.example(group, number, lines, speaker.tokenizer)
                 examples.append(example)
-                pieces.append((ids, counted))
+                pieces += [(ids, counted), (other, counted)]
         refuse_empty(self, examples)
         found = speaker.answered(pieces, self.name)
+        lost = [bits for bits, _ in found[1::2]]
         records = [
             {
                 "id": example.id,
@@ -61,9 +65,10 @@ class Needle:
                 "depth": example.facts["depth"],
                 "reference": example.reference,
                 "bits": round(bits, 3),
+                "bits_without": round(without, 3),
                 "found": exact,
             }
-            for example, (bits, exact) in zip(examples, found, strict=True)
+            for example, (bits, exact), without in zip(examples, found[::2], lost, strict=True)
         ]
         conditions = {
             "version": self.version,
@@ -76,12 +81,14 @@ class Needle:
 
     def example(
         self, group: str, number: int, lines: Sequence[Sequence[int]], tokenizer: Tokenizer
-    ) -> tuple[Example, list[int], int]:
-        """One example, its token ids (just `tokens` of them), and how many are the answer."""
+    ) -> tuple[Example, list[int], list[int], int]:
+        """One example, its token ids (just `tokens` of them), the same ids where the needle holds
+        other digits, and how many of them are the answer."""
         seed = hashlib.sha256(f"{group}/{number}".encode()).digest()
         generator = np.random.default_rng(list(seed[:8]))
         names, values = _draw(generator, DISTRACTORS if group == "multikey" else 0)
         needles = [tokenizer.encode(f'{n} = "{v}"\n') for n, v in zip(names, values, strict=True)]
+        false = tokenizer.encode(f'{names[0]} = "{_turned(values[0])}"\n')
         question = tokenizer.encode(f'\n{names[0]} = "')
         answer = tokenizer.encode(values[0])
         start = tokenizer.id("<file_sep>" if tokenizer.has("<file_sep>") else "<|endoftext|>")
@@ -91,7 +98,10 @@ class Needle:
         places = [int(depth * len(told)), *generator.integers(0, len(told), len(needles) - 1)]
         for place, needle in sorted(zip(places, needles, strict=True), reverse=True):
             told[place:place] = [needle]
-        ids = [start, *(token for line in told for token in line), *question, *answer]
+        other = [false if line is needles[0] else line for line in told]
+        end = [*question, *answer]
+        ids = [start, *(token for line in told for token in line), *end]
+        without = [start, *(token for line in other for token in line), *end]
         example = Example(
             id=f"{group}/{number}",
             prompt=tokenizer.decode(ids[: -len(answer)]),
@@ -99,18 +109,20 @@ class Needle:
             group=group,
             facts={"depth": depth},
         )
-        return example, ids, len(answer)
+        return example, ids, without, len(answer)
 
-    def _scores(self, records: Sequence[dict[str, object]]) -> list[Score]:
+    def _scores(self, records: Sequence[dict[str, Any]]) -> list[Score]:
         scores = []
         for group in (None, *GROUPS):
             chosen = [one for one in records if group in (None, one["group"])]
             tail = "" if group is None else f"/{group}"
-            for metric, up in (("accuracy", True), ("bits_per_digit", False)):
-                values = [
-                    float(one["found"]) if up else float(one["bits"]) / DIGITS  # type: ignore[arg-type]
-                    for one in chosen
-                ]
+            bits = [float(one["bits"]) for one in chosen]
+            saved = [float(one["bits_without"]) - b for one, b in zip(chosen, bits, strict=True)]
+            for metric, values in (
+                ("accuracy", [float(one["found"]) for one in chosen]),
+                ("bits_per_digit", [one / DIGITS for one in bits]),
+                ("bits_found_per_digit", [one / DIGITS for one in saved]),
+            ):
                 value, error = mean(values)
                 scores.append(
                     Score(
@@ -120,7 +132,7 @@ class Needle:
                         value=value,
                         n=len(values),
                         standard_error=error,
-                        higher_is_better=up,
+                        higher_is_better=metric != "bits_per_digit",
                     )
                 )
         return scores
@@ -144,6 +156,11 @@ def _cut(lines: Sequence[Sequence[int]], first: int, room: int) -> list[Sequence
         room -= len(line)
         at += 1
     return told
+
+
+def _turned(value: str) -> str:
+    """Other digits in every place."""
+    return "".join(str((int(digit) + 5) % 10) for digit in value)
 
 
 def _draw(generator: np.random.Generator, others: int) -> tuple[list[str], list[str]]:

@@ -24,9 +24,7 @@ MATMUL_SHARE = 0.70  # of the peak rate: a bf16 product of 8,192 on an H200 (doc
 FP8_GAIN = 1.45  # of the same products in 8 bits, casts and scales included: an assumption
 ATTENTION_SHARE = 0.35  # of the peak rate: 0.40 forward on an H200, less backward
 MEMORY_SHARE = 0.89  # of the memory's rate: a copy on an H200
-PASSES = (
-    4  # times that what a layer keeps is read or written: 1.3 in the 8B's prefill, and backward
-)
+PASSES = 8.5  # times that what a layer keeps is read or written: fits ten layers of the 8B there
 LINK_SHARE = 0.8  # of a link's rate, in collectives: an assumption
 NODE = 8  # GPUs that the fast link joins
 
