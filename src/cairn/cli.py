@@ -138,6 +138,12 @@ def _add_use(verb: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument(
         "--self-check", type=_positive, metavar="N", help="compute every Nth cached answer again"
     )
+    one.add_argument("--float8", action="store_true", help="keep matrices in 8 bits")
+    one.add_argument(
+        "--invariant",
+        action="store_true",
+        help="answers to the last bit whatever the batch; slower",
+    )
     one.add_argument("--guess", type=_positive, metavar="N", help="guess N tokens ahead")
     one.add_argument("--draft", type=Path, help="a small model that guesses (with --guess)")
     one.add_argument("--grace", type=float, default=10, help="seconds for running requests at end")
@@ -353,6 +359,9 @@ def run_serve(arguments: Arguments) -> None:
     if arguments.draft is not None and arguments.guess is None:
         raise UserError("--draft", str(arguments.draft), "guesses nothing", "add --guess 4")
     guess = arguments.guess and Speculation(most=arguments.guess, model=arguments.draft)
+    caching = None
+    if not arguments.invariant or arguments.cache or arguments.self_check:
+        caching = Caching(disk=arguments.cache, check=arguments.self_check)
     also = [text.partition("=") for text in arguments.also]
     for name, equals, folder in also:
         if not (name and equals and folder):
@@ -371,8 +380,10 @@ def run_serve(arguments: Arguments) -> None:
         admin_keys=Keys.read(arguments.admin_keys, "CAIRN_ADMIN_KEYS"),
         weights=arguments.weights,
         grace=arguments.grace,
-        caching=Caching(disk=arguments.cache, check=arguments.self_check),
+        caching=caching,
         speculation=guess,
+        float8=arguments.float8,
+        invariant=arguments.invariant,
     )
 
 

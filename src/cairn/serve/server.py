@@ -39,13 +39,16 @@ def serve(
     grace: float = GRACE,
     caching: Caching | None = None,
     speculation: Speculation | None = None,
+    float8: bool = False,
+    invariant: bool = False,
 ) -> None:
     """Serve the checkpoint in `folder` over HTTP until SIGINT or SIGTERM.
 
     Only this machine can reach the default host. Port 0 takes a free one. `more` are folders of
     other models by name; `keys`, `admin_keys` and `weights` are those of `create_app`. At the end
     no new request is taken, and those that run have `grace` seconds. `caching` holds for every
-    model, `speculation` for the first. Raises UserError for a
+    model, as do `float8` (matrices in 8 bits) and `invariant` (see `Engine`), `speculation` for the
+    first. Raises UserError for a
     host or a port that cannot be had (before the model is loaded) and for a folder that is no
     checkpoint.
     """
@@ -55,7 +58,8 @@ def serve(
     if name in others:
         raise UserError("name", name, "is that of two models", "name them apart")
     with listen(host, port) as listening:
-        sizes = {"slots": slots, "capacity": capacity, "caching": caching}
+        sizes = {"slots": slots, "capacity": capacity, "caching": caching, "invariant": invariant}
+        sizes |= {"weights": "float8" if float8 else None}
         engine = Engine(folder, speculation=speculation, **sizes)
         rest = {other: Engine(path, **sizes) for other, path in others.items()}
         app = create_app(
