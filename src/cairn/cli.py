@@ -139,11 +139,7 @@ def _add_use(verb: Callable[..., argparse.ArgumentParser]) -> None:
         "--self-check", type=_positive, metavar="N", help="compute every Nth cached answer again"
     )
     one.add_argument("--float8", action="store_true", help="keep matrices in 8 bits")
-    one.add_argument(
-        "--invariant",
-        action="store_true",
-        help="answers to the last bit whatever the batch; slower",
-    )
+    one.add_argument("--invariant", action="store_true", help="the same bits in any batch")
     one.add_argument("--guess", type=_positive, metavar="N", help="guess N tokens ahead")
     one.add_argument("--draft", type=Path, help="a small model that guesses (with --guess)")
     one.add_argument("--grace", type=float, default=10, help="seconds for running requests at end")
@@ -354,24 +350,19 @@ def run_chat(arguments: Arguments) -> None:
 def run_serve(arguments: Arguments) -> None:
     """`cairn serve`."""
     from cairn.engine.options import Caching, Speculation
-    from cairn.serve import Keys, Limits, serve
+    from cairn.serve import Keys, Limits, folders_by_name, serve
 
     if arguments.draft is not None and arguments.guess is None:
         raise UserError("--draft", str(arguments.draft), "guesses nothing", "add --guess 4")
     guess = arguments.guess and Speculation(most=arguments.guess, model=arguments.draft)
-    caching = None
-    if not arguments.invariant or arguments.cache or arguments.self_check:
-        caching = Caching(disk=arguments.cache, check=arguments.self_check)
-    also = [text.partition("=") for text in arguments.also]
-    for name, equals, folder in also:
-        if not (name and equals and folder):
-            raise UserError("--also", name, "is no NAME=CHECKPOINT")
+    prefixes, disk = not arguments.invariant, arguments.cache
+    caching = Caching(prefixes=prefixes, disk=disk, check=arguments.self_check)
     serve(
         arguments.checkpoint,
         host=arguments.host,
         port=arguments.port,
         name=arguments.name,
-        more={name: Path(folder) for name, _, folder in also},
+        more=folders_by_name(arguments.also),
         slots=arguments.slots,
         capacity=arguments.capacity,
         attribution=arguments.attribution,

@@ -20,16 +20,18 @@ CUT = {"cpu": 256, "cuda": 2048}  # tokens: where prompts are cut in a batch-inv
 UNBOUNDED = 2**62
 
 
-def refuse_variation(caching: Caching | None, speculation: Speculation | None) -> None:
-    """UserError for what would give a request other bits than it has alone.
+def without_variation(caching: Caching | None, speculation: Speculation | None) -> Caching:
+    """What a batch-invariant engine keeps; UserError for what would give a request other bits.
 
-    A cached prefix was cut elsewhere, and a guess is verified in another pass than a lone token.
+    A cached prefix was cut elsewhere, a guess is verified in another pass than a lone token, and
+    what is computed again is computed otherwise: everything preempted is swapped out.
     """
     if caching is not None and caching.prefixes:
         mend = "give Caching(prefixes=False), or leave it out"
         raise UserError("invariant", True, "keeps no prefixes", mend)
     if speculation is not None:
         raise UserError("invariant", True, "does not guess ahead", "leave speculation out")
+    return Caching(prefixes=False, swap_bytes=UNBOUNDED)
 
 
 def archive_of(model: Decoder, caching: Caching) -> Archive | None:

@@ -13,14 +13,13 @@ import torch
 from cairn.base import UserError
 from cairn.engine.assembly import (
     CUT,
-    UNBOUNDED,
     allocate,
     archive_of,
     drafter_of,
     loaded,
-    refuse_variation,
     signature,
     states_in,
+    without_variation,
 )
 from cairn.engine.code import CodePrompt
 from cairn.engine.detokenizer import Detokenizer
@@ -90,8 +89,7 @@ class Engine:
             raise UserError("device, dtype, weights are for folders: a live model stays as it is")
         kind = (model.device, model.dtype)
         if invariant:
-            refuse_variation(caching, speculation)
-            caching = Caching(prefixes=False, swap_bytes=UNBOUNDED)
+            caching = without_variation(caching, speculation)
         self._caching = caching or Caching()
         self.model, self.tokenizer = model, tokenizer
         wanted = token_budget or TOKEN_BUDGET[model.device.type]
@@ -106,12 +104,8 @@ class Engine:
         self._allocation = allocate(self._runner.pool, self._caching, self._archive)
         self._check = SelfCheck(self._caching.check)
         budget = wanted if token_budget else max(wanted, self.slots)
-        pieces = None
-        if invariant:
-            pieces, budget = (
-                CUT[model.device.type],
-                max(budget, self.slots + CUT[model.device.type]),
-            )
+        pieces = CUT[model.device.type] if invariant else None
+        budget = max(budget, self.slots + pieces) if pieces else budget
         self._scheduler = Scheduler(self.slots, budget, self._allocation, every=pieces)
         ahead = model.device.type == "cuda" if overlap is None else overlap
         ahead = ahead and speculation is None

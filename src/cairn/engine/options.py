@@ -38,6 +38,8 @@ class Caching:
             value = getattr(self, field)
             if value is not None and (not isinstance(value, int) or value < 0):
                 raise UserError(field, value, "is no number of 0 or more", "write it in digits")
+        if self.disk is not None and not self.prefixes:
+            raise UserError("disk", str(self.disk), "would stay empty: no prefixes are kept")
         for field in ("check", "every"):
             if getattr(self, field) == 0:
                 raise UserError(field, 0, "is no distance", "leave it out")

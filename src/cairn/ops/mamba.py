@@ -17,6 +17,7 @@ from cairn.ops.context import Context, context_conv, context_scan
 from cairn.ops.conv import causal_conv, next_window
 from cairn.ops.native import operations as native
 from cairn.ops.norm import gated_rms_norm, shared_gated_rms_norm
+from cairn.ops.order import order_is_fixed
 from cairn.ops.ragged import Chunks
 from cairn.ops.scan import ssd_scan
 from cairn.ops.slots import Slots
@@ -90,6 +91,8 @@ def mamba_inner(
     the first span goes on from what earlier ranks have of it, and there is no pool.
     Returns [T, I] in z's dtype; differentiable once.
     """
+    if order_is_fixed() and z.device.type == "cpu" and chunks.spans > 1 and context is None:
+        return _each(z, xbc, dt, weights, form, chunks, pool, slots)
     narrow = pool is not None and pool.state.dtype in (torch.float16, torch.int8)
     if pool is not None and slots is not None and _few(z, chunks):
         seed = ROUNDING_SEED if narrow else None
@@ -117,6 +120,31 @@ def mamba_inner(
         assert last is not None
         pool.state[slots.rows] = last.detach()
     return _normed(y, z, weights, form)
+
+
+def _each(
+    z: Tensor,
+    xbc: Tensor,
+    dt: Tensor,
+    weights: MixerWeights,
+    form: MixerForm,
+    chunks: Chunks,
+    pool: Pool | None,
+    slots: Slots | None,
+) -> Tensor:
+    """Every span by itself: where chunks are padded to the longest, sums depend on the others."""
+    found, lengths = [], list(chunks.lengths)
+    parts = zip(z.split(lengths), xbc.split(lengths), dt.split(lengths), strict=True)
+    for number, (length, (gate, mixed, steps)) in enumerate(zip(lengths, parts, strict=True)):
+        if not length:
+            continue
+        own = None
+        if slots is not None:
+            past = None if slots.past is None else slots.past[number : number + 1]
+            own = Slots.of(slots.numbers[number : number + 1], slots.device, past)
+        alone = Chunks.of([length], chunks.size, chunks.window, chunks.device)
+        found.append(mamba_inner(gate, mixed, steps, weights, form, alone, pool, own))
+    return torch.cat(found)
 
 
 def _normed(y: Tensor, z: Tensor, weights: MixerWeights, form: MixerForm) -> Tensor:

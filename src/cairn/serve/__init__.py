@@ -13,12 +13,18 @@ if TYPE_CHECKING:
     from cairn.serve.app import create_app
     from cairn.serve.keys import Keys
     from cairn.serve.limits import Limits
-    from cairn.serve.server import serve
+    from cairn.serve.server import folders_by_name, serve
 
-_HOMES = {"create_app": "app", "Keys": "keys", "Limits": "limits", "serve": "server"}
+_HOMES = {
+    "create_app": "app",
+    "folders_by_name": "server",
+    "Keys": "keys",
+    "Limits": "limits",
+    "serve": "server",
+}
 _EXTRA = {"fastapi", "pydantic", "starlette", "uvicorn"}
 
-__all__ = ["Keys", "Limits", "create_app", "serve"]
+__all__ = ["Keys", "Limits", "create_app", "folders_by_name", "serve"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -20,6 +20,15 @@ from cairn.serve.keys import Keys
 from cairn.serve.limits import Limits
 
 GRACE = 10  # seconds that running requests get when the server is asked to end
+
+
+def folders_by_name(texts: Sequence[str]) -> dict[str, Path]:
+    """`NAME=CHECKPOINT` each; UserError for one that is none."""
+    found = [text.partition("=") for text in texts]
+    for name, equals, folder in found:
+        if not (name and equals and folder):
+            raise UserError("--also", name, "is no NAME=CHECKPOINT")
+    return {name: Path(folder) for name, _, folder in found}
 
 
 def serve(
