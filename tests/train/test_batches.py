@@ -60,7 +60,8 @@ def test_ranks_that_do_not_share_evenly_are_refused():
 def test_steps_or_tokens():
     by_tokens = TrainSettings(tokens=20_000_000_000_000, sequences=736, sequence_length=8192)
     assert total_steps(by_tokens) == -(-20_000_000_000_000 // (736 * 8192)) == 3_317_129
-    for wrong in ({"steps": 0}, {"steps": 3, "tokens": 5}, {"steps": -1}):
+    assert total_steps(replace(by_tokens, steps=5)) == 3_317_129, "tokens say, where they are given"
+    for wrong in ({"steps": 0}, {"steps": -1}, {"steps": 3, "tokens": -5}):
         with pytest.raises(UserError, match="give one of them"):
             TrainSettings(**wrong)
 

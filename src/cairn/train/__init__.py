@@ -28,9 +28,9 @@ class TrainSettings:
     """How long, how fast and how much at a time: the same for every objective."""
 
     steps: int = 0
-    """Optimizer steps; or give `tokens`."""
+    """Optimizer steps, where `tokens` is 0."""
     tokens: int = field(default=0, metadata={LATER: True})
-    """Instead of `steps`: tokens to train on; the last step is whole."""
+    """Tokens to train on, whatever `steps` says; the last step is whole."""
     sequences: int = 16
     """Sequences in a micro-batch."""
     sequence_length: int = 256
@@ -84,7 +84,7 @@ class TrainSettings:
     """How the processes that `torchrun` starts share the run."""
 
     def __post_init__(self) -> None:
-        if (self.steps > 0) == (self.tokens > 0) or min(self.steps, self.tokens) < 0:
+        if min(self.steps, self.tokens) < 0 or not max(self.steps, self.tokens):
             given = f"steps={self.steps}, tokens={self.tokens}"
             raise UserError(f"{given}: give one of them, 1 or more")
         for name in ("sequences", "accumulate", "save_every"):

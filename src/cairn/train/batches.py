@@ -49,7 +49,7 @@ def samples_before(settings: TrainSettings, steps: int) -> int:
 
 def total_steps(settings: TrainSettings) -> int:
     """Steps of the run: as given, or as many as its tokens take, the last one whole."""
-    if settings.steps:
+    if not settings.tokens:
         return settings.steps
     samples = -(-settings.tokens // settings.sequence_length)
     known = stages(settings)
