@@ -1,9 +1,11 @@
 """The page of a corpus: what is on it, nothing hostile runs, and a browser shows it."""
 
+import hashlib
 import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -96,3 +98,32 @@ def test_reports_stay_small_however_many_repositories_there_are(tmp_path: Path):
     shown = page(facts, ["x"], ledger)
     assert "<b>30,000</b><span>repositories" in shown
     assert len(json.dumps(facts)) + len(text) + len(shown) < 500_000
+
+
+def test_samples_and_clusters_are_those_that_a_plain_count_gives(tmp_path: Path):
+    """In bounded memory too: of a million rows only those that are shown are read."""
+    base = {name: None for name in LEDGER_SCHEMA.names} | {"repo_name": "r", "language": "C"}
+    rows = []
+    for n in range(4_000):
+        rule = ("licence", "near_duplicate", None)[n % 3]
+        # Thirty clusters of unequal sizes, named by kept rows.
+        leader = 3 * (n * n % 31 % 30) + 2 if rule == "near_duplicate" else None
+        found = {"row": n, "path": f"p{n}", "content_id": f"{n % 997:040x}", "length_bytes": n}
+        verdict = "drop" if rule else "keep"
+        rows.append(base | found | {"rule": rule, "verdict": verdict, "duplicate_of": leader})
+    parts = [rows[:1_000], rows[1_000:]]
+    for number, part in enumerate(parts):
+        table = pa.Table.from_pylist(part, LEDGER_SCHEMA)
+        pq.write_table(table, tmp_path / f"part-{number:05d}.parquet", row_group_size=100)
+    shown = page(summarise(tmp_path) | {"malware": "not scanned"}, ["x"], tmp_path)
+    for rule in ("licence", "near_duplicate"):
+        order = sorted(
+            (hashlib.sha256(row["content_id"].encode()).hexdigest(), row["row"])
+            for row in rows
+            if row["rule"] == rule
+        )
+        inside = shown.partition(f'id="rule-{rule}"')[2].partition("</details>")[0]
+        assert re.findall(r"<td class=text>(p\d+)</td>", inside) == [f"p{n}" for _, n in order[:12]]
+    sizes = Counter(row["duplicate_of"] for row in rows if row["rule"] == "near_duplicate")
+    largest = sorted(sizes, key=lambda row: (-sizes[row], row))[:20]
+    assert re.findall(r"<code>r: (p\d+)</code>", shown) == [f"p{row}" for row in largest]

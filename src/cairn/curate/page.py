@@ -20,28 +20,38 @@ CLUSTERS = 20
 MEMBERS = 8  # shown of a cluster
 LANGUAGES = 25  # shown at once
 
+LEDGER = "read_parquet($ledger, hive_partitioning = false)"
+# Which rows are shown is settled first, and then those alone are read: a ledger may be large, and a
+# join or an order over all of it would hold it in memory.
+CHOSEN = f"""
+    SELECT unnest(min({{'hash': sha256(content_id), 'row': row}}, {SAMPLES})).row AS row
+    FROM {LEDGER} WHERE verdict = 'drop' GROUP BY rule
+"""
 SAMPLED = f"""
-    SELECT rule, repo_name, path, origin_url, length_bytes, reason FROM (
-        SELECT *, row_number() OVER (PARTITION BY rule ORDER BY sha256(content_id), row) AS place
-        FROM read_parquet($ledger, hive_partitioning = false) WHERE verdict = 'drop'
-    ) WHERE place <= {SAMPLES} ORDER BY rule, place
+    SELECT rule, repo_name, path, origin_url, length_bytes, reason FROM {LEDGER}
+    WHERE row IN ({{rows}}) ORDER BY rule, sha256(content_id), row
+"""
+LARGEST = f"""
+    SELECT duplicate_of AS row FROM {LEDGER} WHERE rule = 'near_duplicate'
+    GROUP BY duplicate_of ORDER BY count(*) DESC, duplicate_of LIMIT {CLUSTERS}
 """
 CLUSTERED = f"""
     WITH members AS (
         SELECT duplicate_of, count(*) AS size, count(DISTINCT repo_name) AS repositories,
             sum(length_bytes)::BIGINT AS bytes,
             list(repo_name || ': ' || path ORDER BY row)[:{MEMBERS}] AS shown
-        FROM read_parquet($ledger, hive_partitioning = false) WHERE rule = 'near_duplicate'
+        FROM {LEDGER} WHERE rule = 'near_duplicate' AND duplicate_of IN ({{rows}})
         GROUP BY duplicate_of
+    ), kept AS (
+        SELECT row, repo_name, path, language FROM {LEDGER} WHERE row IN ({{rows}})
     )
     SELECT k.repo_name, k.path, k.language, m.size + 1 AS size, m.repositories, m.bytes, m.shown
-    FROM members m JOIN read_parquet($ledger, hive_partitioning = false) k ON k.row = m.duplicate_of
-    ORDER BY m.size DESC, k.row LIMIT {CLUSTERS}
+    FROM members m JOIN kept k ON k.row = m.duplicate_of ORDER BY m.size DESC, k.row
 """
-SIZES = """
+SIZES = f"""
     SELECT size, count(*) AS clusters FROM (
-        SELECT count(*) + 1 AS size FROM read_parquet($ledger, hive_partitioning = false)
-        WHERE rule = 'near_duplicate' GROUP BY duplicate_of
+        SELECT count(*) + 1 AS size FROM {LEDGER} WHERE rule = 'near_duplicate'
+        GROUP BY duplicate_of
     ) GROUP BY size ORDER BY size
 """
 
@@ -56,6 +66,10 @@ def page(facts: dict[str, Any], sources: Sequence[str], ledger: Path) -> str:
             names = [column[0] for column in found.description or ()]
             return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
+        def shown(query: str, chosen: str) -> list[dict[str, Any]]:
+            numbers = ", ".join(str(row["row"]) for row in rows(chosen)) or "-1"
+            return rows(query.format(rows=numbers))
+
         body = [
             _head(facts, sources),
             _section("funnel", "From seen to kept", _funnel(facts)),
@@ -65,8 +79,10 @@ def page(facts: dict[str, Any], sources: Sequence[str], ledger: Path) -> str:
             _section(
                 "repositories", "Repositories", _bars(facts["repositories"], "repository", 20)
             ),
-            _section("clusters", "Near duplicates", _clusters(rows(CLUSTERED), rows(SIZES))),
-            _section("rules", "What each rule dropped", _rules(facts, rows(SAMPLED))),
+            _section(
+                "clusters", "Near duplicates", _clusters(shown(CLUSTERED, LARGEST), rows(SIZES))
+            ),
+            _section("rules", "What each rule dropped", _rules(facts, shown(SAMPLED, CHOSEN))),
             _section("redactions", "Personal data and secrets replaced", _redactions(facts)),
         ]
     template = files("cairn.curate").joinpath("page.html").read_text(encoding="utf-8")
