@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cairn.base import UserError
 from cairn.model import Cache, ModelConfig, Spans, build
-from cairn.model.decoder import empty
+from cairn.model.decoder import drawn, empty
 from cairn.ops.loss import linear_cross_entropy
 
 NEAR = {"rtol": 0, "atol": 1e-4}
@@ -297,3 +297,10 @@ def test_a_gpu_computes_what_the_cpu_computes(tiny):
             there(part, Spans.of([len(part)], [1]), cache) for part in tokens.split([9, 1, 20])
         ]
         torch.testing.assert_close(torch.cat(parts).cpu(), alone(host, tokens), rtol=0, atol=1e-3)
+
+
+def test_parameters_drawn_one_module_at_a_time_are_those_of_a_built_model(tiny):
+    wanted = dict(build(tiny, seed=3).named_parameters())
+    found = [(name, tensor.clone()) for name, tensor in drawn(tiny, seed=3)]
+    assert sorted(name for name, _ in found) == sorted(wanted)
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in found)

@@ -149,3 +149,32 @@ def test_the_librarys_path_trains_as_the_twin(window):
         found.append([out, *torch.autograd.grad(out.float().square().sum(), leaves)])
     for one, other in zip(*found, strict=True):
         assert (one - other).float().norm() < 0.02 * other.float().norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("window", [None, 40])
+def test_keys_of_a_past_that_lie_before_each_spans_own(window: int | None) -> None:
+    lengths, past = (130, 70), (300, 0)
+    torch.manual_seed(0)
+    q = torch.randn(200, 4, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    k, v = (
+        torch.randn(500, 2, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        for _ in range(2)
+    )
+    plan = AttentionPlan.of(lengths, past, "cuda", window)
+
+    def read(spans: tuple[int, ...], start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        begins, ends = torch.tensor([0, 430]), torch.tensor([430, 500])
+        which = torch.tensor(spans)
+        index = begins[which, None] + torch.arange(start, stop)
+        index = torch.minimum(index, ends[which, None] - 1).cuda()
+        return k[index].transpose(1, 2), v[index].transpose(1, 2)
+
+    fast = attention(q, k, v, plan, read)
+    with paths.only("torch"):
+        plain = attention(q, k, v, plan, read)
+    assert torch.allclose(fast, plain, atol=2e-2)
+    one, two = (torch.autograd.grad(y.float().square().sum(), (q, k, v)) for y in (fast, plain))
+    for mine, theirs in zip(one, two, strict=True):
+        assert torch.allclose(mine, theirs, rtol=5e-2, atol=1e-1)

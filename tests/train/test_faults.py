@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -229,6 +230,16 @@ def test_activations_computed_again_change_nothing(tmp_path, fresh, stream):
     train(again, NextToken(), stream, replace(settings, recompute="M*-"), tmp_path / "b")
     left, right = parameters(plain), parameters(again)
     assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parallel
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_parts_compute_the_same(tmp_path, fresh, stream):
+    settings = replace(SETTINGS, steps=3)
+    train(fresh(), NextToken(), stream, settings, tmp_path / "a")
+    train(fresh(), NextToken(), stream, replace(settings, compile=True), tmp_path / "b")
+    plain, compiled = ([row["loss"] for row in rows(tmp_path / name)] for name in "ab")
+    assert compiled == pytest.approx(plain, abs=1e-5)
 
 
 def test_twenty_steps_are_ten_and_ten(tmp_path, fresh, stream):

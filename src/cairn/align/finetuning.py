@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
-import torch
 
 from cairn.align.pairs import Pair, Source, find_pairs, pair_table, sample
 from cairn.align.sft import Conversation, ConversationStream
 from cairn.base import UserError, Work, note
 from cairn.evaluate.speaker import Speaker
-from cairn.model import Decoder, load
+from cairn.model import Decoder
 from cairn.sources.record import SOURCE
 from cairn.tokens import Tokenizer, TokenShards, conversation
 from cairn.tokens.sentinels import END_OF_TEXT
@@ -20,7 +19,7 @@ from cairn.train.checkpoint import write_checkpoint
 from cairn.train.loop import train
 from cairn.train.objective import NextToken
 from cairn.train.parallel.ranks import join
-from cairn.train.parallel.shard import shard
+from cairn.train.parallel.shard import loaded
 
 if TYPE_CHECKING:
     from cairn.align import FineTune
@@ -51,7 +50,7 @@ def fine_tune(recipe: "FineTune", work: Work) -> dict[str, Any]:
     def measure(model: Decoder) -> dict[str, float]:
         return {"response_loss": response_loss(model, tokenizer, asked)} if asked else {}
 
-    model = shard(load(start, ranks.device, torch.float32), ranks)
+    model = loaded(start, ranks)
     name = work.out.name
     facts = train(
         model, NextToken(), stream, settings, work.out, ranks=ranks, evaluate=measure, label=name

@@ -14,7 +14,7 @@ from cairn.train.heldout import evaluator
 from cairn.train.loop import train
 from cairn.train.objective import Loss, Tokens
 from cairn.train.parallel.ranks import join
-from cairn.train.parallel.shard import shard
+from cairn.train.parallel.shard import loaded
 
 if TYPE_CHECKING:
     from cairn.compress import Distill
@@ -52,8 +52,7 @@ def distill(recipe: "Distill", work: Work) -> dict[str, Any]:
         problem = "would cut the student's vocabulary, which is compared with the teacher's"
         mend = "take shard and context"
         raise UserError("parallel.tensor", ranks.tensors, problem, mend)
-    student = load(work.input(recipe.start), device=ranks.device, dtype=torch.float32)
-    student = shard(student, ranks)
+    student = loaded(work.input(recipe.start), ranks)
     teacher = load(work.input(recipe.teacher), device=ranks.device)
     if student.config.vocab_size != teacher.config.vocab_size:
         mend = "distil between models of one tokenizer"

@@ -1,5 +1,7 @@
 """The decoder: one forward for training, prefill, chunked prefill and decode."""
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +28,9 @@ from cairn.ops.transfer import sent
 if TYPE_CHECKING:
     from cairn.model.served import Served
     from cairn.ops.vocabulary import Vocabulary
+
+
+INITIALISED = (RMSNorm, LayerNorm, Mamba2, Attention, MLP)  # modules that draw their parameters
 
 
 class Block(nn.Module):
@@ -98,13 +103,18 @@ class Decoder(nn.Module):
     def initialise(self, seed: int) -> None:
         """Draw every parameter anew: a function of the configuration and the seed alone."""
         generator = torch.Generator().manual_seed(seed)
+        for _, draw in self.draws():
+            draw(generator)
+
+    def draws(self) -> Iterator[tuple[str, Callable[[torch.Generator], None]]]:
+        """In the order of initialisation: a module's name, and what draws its own parameters."""
         std = self.config.initializer_range
-        normal(self.backbone.embeddings.weight, std, generator)
+        yield "backbone.embeddings", partial(normal, self.backbone.embeddings.weight, std)
         if not self.config.tie_embeddings:
-            normal(self.lm_head.weight, std, generator)
-        for module in self.modules():
-            if isinstance(module, RMSNorm | LayerNorm | Mamba2 | Attention | MLP):
-                module.initialise(generator)
+            yield "lm_head", partial(normal, self.lm_head.weight, std)
+        for name, module in self.named_modules():
+            if isinstance(module, INITIALISED):
+                yield name, module.initialise
 
     def forward(self, tokens: Tensor, spans: Spans, cache: Cache | None = None) -> Tensor:
         """Logits [T, V] in fp32 of flat tokens int64 [T]; continues and updates `cache`.
@@ -142,6 +152,17 @@ class Decoder(nn.Module):
             assert isinstance(block, Block)
             block.recompute = letter in letters
 
+    def compile_parts(self) -> None:
+        """Let torch.compile make the kernels of feed-forward layers.
+
+        The other mixers depend on where spans end, which changes with every batch, and have
+        kernels of their own.
+        """
+        for block in self.backbone.layers:
+            assert isinstance(block, Block)
+            if isinstance(block.mixer, MLP):
+                block.mixer.compile(dynamic=False)
+
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] in fp32 of hidden [..., D]."""
         logits = self.lm_head(hidden)
@@ -157,6 +178,31 @@ class Decoder(nn.Module):
         """Logits [B, L, V] of whole sequences int64 [B, L], each by itself."""
         batch, length = ids.shape
         return self(ids.reshape(-1), Spans.of([length] * batch)).unflatten(0, (batch, length))
+
+
+def drawn(config: ModelConfig, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """The parameters that `build` gives a model, in fp32 on the CPU, one module's at a time.
+
+    For models that no process can hold whole.
+    """
+    model = skeleton(config)
+    generator = torch.Generator().manual_seed(seed)
+    names = [name for name, _ in model.draws()]
+    for owner in names:
+        inner = [name for name in names if name.startswith(f"{owner}.")]
+        module = model.get_submodule(owner)
+        own: list[tuple[nn.Module, str, nn.Parameter, str]] = []
+        for name, parameter in module.named_parameters():
+            whole = f"{owner}.{name}"
+            if not any(whole.startswith(f"{one}.") for one in inner):
+                holder, _, leaf = whole.rpartition(".")
+                own.append((model.get_submodule(holder), leaf, parameter, whole))
+        for holder, leaf, parameter, _ in own:
+            setattr(holder, leaf, nn.Parameter(torch.empty(parameter.shape, device="cpu")))
+        next(draw for name, draw in model.draws() if name == owner)(generator)
+        for holder, leaf, parameter, whole in own:
+            yield whole, getattr(holder, leaf).detach()
+            setattr(holder, leaf, parameter)
 
 
 _DRAWS = (

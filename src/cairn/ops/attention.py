@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import signature
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -144,6 +145,12 @@ class AttentionPlan:
         places = Places.of(np.concatenate(index), np.concatenate(valid), tokens, self.device)
         return tuple(batches), places
 
+    @property
+    def keys(self) -> tuple[int, ...]:
+        """Keys of each span, those of its past too."""
+        past = self.past or (0,) * len(self.lengths)
+        return tuple(old + new for old, new in zip(past, self.lengths, strict=True))
+
     def bounds(self, device: torch.device) -> Tensor:
         """int32 [S + 1]: where spans begin, on a device."""
         return self.tables(1, 64, device).bounds
@@ -233,7 +240,8 @@ def attention(
     q [T, heads, width]; k, v [T, key_value_heads, width], each shared by consecutive query heads.
     With a window in `plan`, a token sees itself and the `window - 1` tokens before it.
     With `read`, keys and values (those of this call included) come from memory; `pages` tells
-    where they lie there, for kernels that read them in place. Returns q's shape.
+    where they lie there, for kernels that read them in place. Or k and v hold those of each span's
+    past too, before its own, and `read` cuts them. Returns q's shape.
     """
     library, triton = _fast_paths(q, k, v, plan, pages)
     path = paths.choose("attention", q.device, triton=triton, library=library)
@@ -259,11 +267,12 @@ def _fast_paths(
         return "it takes spans in other orders in other company", paths.for_kernel(q)
     few = max(plan.lengths, default=0) * (q.shape[1] // k.shape[1]) <= 16
     fresh = plan.past is None or not any(plan.past)
+    carried = len(k) > len(q)  # the past's keys lie before each span's own
     width = q.shape[-1]
     served = q.dtype in (torch.bfloat16, torch.float16) and width % 8 == 0 and width <= 256
-    if served and fresh and not few and (trained or _even(plan)):
+    if served and not few and (carried or (fresh and (trained or _even(plan)))):
         return "", "PyTorch's kernel serves it"
-    if trained:  # padded batches, each in a fused kernel of PyTorch's
+    if trained or carried:  # padded batches, each in a fused kernel of PyTorch's
         return None, None
     return None, paths.for_kernel(q)
 
@@ -274,7 +283,7 @@ def _even(plan: AttentionPlan) -> bool:
 
 def _library(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> Tensor:
     """cuDNN's attention for spans of one length, else FlashAttention over ragged ones."""
-    if _even(plan):
+    if _even(plan) and len(k) == len(q):
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         order = [
@@ -288,9 +297,12 @@ def _library(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     bounds, longest = plan.bounds(q.device), max(plan.lengths)
+    # With more keys than queries, the last query of a span is the one that sees its last key.
+    begins = torch.tensor([0, *accumulate(plan.keys)], dtype=torch.int32, device=q.device)
+    widest = max(plan.keys)
     left = -1 if plan.window is None else plan.window - 1
     more: Any = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
-    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, window_size=(left, 0), **more)
+    out = varlen_attn(q, k, v, bounds, begins, longest, widest, window_size=(left, 0), **more)
     assert isinstance(out, Tensor)
     return out
 

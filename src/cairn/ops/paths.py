@@ -50,6 +50,8 @@ def choose(
     can goes before Triton. Raises UserError on a GPU where only the plain path is left, but inside
     `slow_paths`.
     """
+    if torch.compiler.is_compiling():  # the compiler makes kernels of plain PyTorch itself
+        return "torch"
     forced = _forced.get()
     on_gpu = device.type == "cuda"
     fast: Path = "native"

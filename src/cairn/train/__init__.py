@@ -80,6 +80,8 @@ class TrainSettings:
     """Seconds that a step may last before the process ends itself; 0 turns it off."""
     recompute: str = field(default="", metadata={FREE: True})
     """Kinds of layers, as in the pattern, that the backward computes again instead of keeping."""
+    compile: bool = field(default=False, metadata={FREE: True})
+    """Whether torch.compile makes the kernels of feed-forward layers."""
     parallel: Parallel = field(default=Parallel(), metadata={FREE: True})
     """How the processes that `torchrun` starts share the run."""
 

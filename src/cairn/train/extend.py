@@ -3,10 +3,8 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from cairn.base import UserError, Work
-from cairn.model import ModelConfig, build, load
+from cairn.model import ModelConfig
 from cairn.tokens.tokenizer import Tokenizer
 from cairn.train.checkpoint import write_checkpoint
 from cairn.train.data import blend_of, folders_of, open_blend, told
@@ -14,7 +12,7 @@ from cairn.train.heldout import evaluator
 from cairn.train.loop import train
 from cairn.train.objective import NextToken
 from cairn.train.parallel.ranks import join
-from cairn.train.parallel.shard import shard
+from cairn.train.parallel.shard import loaded
 
 if TYPE_CHECKING:
     from cairn.train import Extend
@@ -29,9 +27,7 @@ def extend(recipe: "Extend", work: Work) -> dict[str, Any]:
     stream = open_blend(blend, folders, tokenizer, settings)
     config = extended(ModelConfig.from_folder(start), recipe.served, recipe.rope_theta)
     ranks = join(settings.parallel, settings.device)
-    model = build(config, 0, ranks.device)
-    model.load_state_dict(load(start, dtype=torch.float32).state_dict())
-    model = shard(model, ranks)
+    model = loaded(start, ranks, config)
     evaluate = evaluator(folders, recipe.heldout_files)
     name = work.out.name
     facts = train(

@@ -57,6 +57,8 @@ def train(
     optimizer = make_optimizer(model, settings)
     precision = pick_precision(settings.precision, model.device)
     model.recompute(settings.recompute)
+    if settings.compile:
+        model.compile_parts()
     with Saves(out / "resume", model, optimizer, ranks) as saves:
         saved = saves.load()
         if saved is None:

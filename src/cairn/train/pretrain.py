@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cairn.base import UserError, Work
-from cairn.model import ModelConfig, build
+from cairn.model import ModelConfig
 from cairn.tokens.sentinels import END_OF_TEXT
 from cairn.tokens.tokenizer import Tokenizer
 from cairn.train.checkpoint import write_checkpoint
@@ -13,7 +13,7 @@ from cairn.train.heldout import evaluator
 from cairn.train.loop import train
 from cairn.train.objective import NextToken
 from cairn.train.parallel.ranks import join
-from cairn.train.parallel.shard import shard
+from cairn.train.parallel.shard import fresh
 
 if TYPE_CHECKING:
     from cairn.train import Pretrain
@@ -28,7 +28,7 @@ def pretrain(recipe: "Pretrain", work: Work) -> dict[str, Any]:
     config = shape_of(recipe, work, tokenizer)
     stream = open_blend(blend, folders, tokenizer, settings)
     ranks = join(settings.parallel, settings.device)
-    model = shard(build(config, settings.seed, ranks.device), ranks)
+    model = fresh(config, settings.seed, ranks)
     evaluate = evaluator(folders, recipe.heldout_files)
     name = work.out.name
     facts = train(

@@ -1,6 +1,8 @@
 """The ranks of a run: who reads which samples, who shares what, and what all agree on."""
 
 import os
+import time
+import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -9,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from cairn.base import UserError
 from cairn.ops.context import Context
@@ -113,9 +117,36 @@ def join(parallel: Parallel, device: str) -> Ranks:
 
 def meet() -> None:
     """Open the connections between all processes, once."""
-    if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, timeout=PATIENCE)
+    if dist.is_initialized():
+        return
+    store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
+    store.set_timeout(PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    met = PrefixStore(_meeting(store, rank, world), store)
+    dist.init_process_group(backend, store=met, rank=rank, world_size=world, timeout=PATIENCE)
+
+
+def _meeting(store: Store, rank: int, world: int) -> str:
+    """A name that the living processes agree on, for what they tell each other in the store.
+
+    The store of `torchrun` outlives them: after a restart it still has the addresses of the dead,
+    and nodes may have counted restarts differently. So the first process gives a name of its own to
+    each meeting, and lets only those in who have answered to it.
+    """
+    own = uuid.uuid4().hex
+    if rank == 0:
+        store.set("meeting", own)
+        answers = [store.get(f"{own}/{other}").decode() for other in range(1, world)]
+        store.set(f"{own}/all", " ".join(answers))
+        return own
+    while True:
+        name = store.get("meeting").decode()
+        store.set(f"{name}/{rank}", own)
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until and not store.check([f"{name}/all"]):
+            time.sleep(0.02)
+        if store.check([f"{name}/all"]) and own in store.get(f"{name}/all").decode().split():
+            return name
 
 
 @cache  # groups are opened once, for all artifacts of a plan that are made alike

@@ -1,17 +1,51 @@
 """A whole model to this rank's share of it, and back."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
-from cairn.model import Decoder
-from cairn.model.decoder import empty
-from cairn.train.parallel.pieces import Piece, held, pieces
+from cairn.model import Decoder, ModelConfig, build, load
+from cairn.model.decoder import drawn, empty, skeleton
+from cairn.train.parallel.pieces import Piece, held, pieces, put
 from cairn.train.parallel.ranks import Ranks
 from cairn.train.parallel.tensor import cut_model
+
+
+def fresh(config: ModelConfig, seed: int, ranks: Ranks) -> Decoder:
+    """This rank's share of the model that `build` makes of a configuration and a seed."""
+    if ranks.world == 1 or config.tie_embeddings:
+        return shard(build(config, seed, ranks.device), ranks)
+    return _filled(config, drawn(config, seed), ranks)
+
+
+def loaded(folder: Path, ranks: Ranks, config: ModelConfig | None = None) -> Decoder:
+    """This rank's share of a checkpoint's model, in fp32; `config`: otherwise than it says."""
+    stored = load(folder)  # a view of its files
+    config = config or stored.config
+    if ranks.world > 1 and not config.tie_embeddings:
+        return _filled(config, stored.named_parameters(), ranks)
+    model = empty(config, ranks.device)
+    model.load_state_dict(stored.state_dict())
+    return shard(model, ranks)
+
+
+def _filled(config: ModelConfig, tensors: Iterable[tuple[str, Tensor]], ranks: Ranks) -> Decoder:
+    """A share that is filled one whole tensor at a time: no process holds the whole model.
+
+    Not for tied matrices, which `to_empty` would part.
+    """
+    model = shard(skeleton(config), ranks)
+    model.to_empty(device=ranks.device)
+    mine, parameters = pieces(model, ranks), dict(model.named_parameters())
+    for name, tensor in tensors:
+        put(parameters.pop(name), mine[name], tensor)
+    assert not parameters, f"not drawn: {sorted(parameters)}"
+    return model
 
 
 def shard(model: Decoder, ranks: Ranks) -> Decoder:
@@ -23,6 +57,8 @@ def shard(model: Decoder, ranks: Ranks) -> Decoder:
     if ranks.tensor is not None:
         cut_model(model, ranks)
     if ranks.mesh is not None:
+        # It warns of additions in place to what blocks return: there are none.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
         for block in model.backbone.layers:
             _share(block, ranks)
         # The root has the embedding and the output matrix, which the objective reads by itself.
