@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ def steps(model, config: ModelConfig, path: paths.Path | None = None) -> torch.T
     cache, found = Cache(config, 3, 64), []
     tokens = torch.arange(20) % config.vocab_size
     with torch.no_grad():
-        for lengths in ([13, 1], [1, 1], [2, 4]):
+        for lengths in ([13, 1], [1, 1], [2, 4], [7, 0], [1, 12]):
             spans = Spans.of(lengths, [2, 0])
             if path is None:
                 found.append(model(tokens[: sum(lengths)], spans, cache))
@@ -34,11 +35,35 @@ def taken(model, config: ModelConfig) -> set[str]:
     return {choice.op for choice in choices if choice.path == "native"}
 
 
-def test_whole_layers_are_their_parts(model, tiny):
-    assert {"mamba_layer", "feedforward_layer"} <= taken(model, tiny)
+LAYERS = {"M": "mamba_layer", "-": "feedforward_layer", "*": "attention_layer"}
+
+
+@pytest.mark.parametrize("width", [None, 32, 40])  # of heads: below a vector, whole, and a rest
+def test_whole_layers_are_their_parts(each_tiny, roughen, width):
+    if width and "*" in each_tiny.pattern:
+        each_tiny = replace(each_tiny, head_dim=width)
+    model = roughen(build(each_tiny, seed=1)).eval()
+    assert {LAYERS[letter] for letter in each_tiny.pattern} <= taken(model, each_tiny)
     torch.testing.assert_close(
-        steps(model, tiny), steps(model, tiny, "torch"), rtol=1e-4, atol=1e-4
+        steps(model, each_tiny), steps(model, each_tiny, "torch"), rtol=1e-5, atol=1e-5
     )
+
+
+def test_keys_are_read_from_pages_that_lie_anywhere(tinies, roughen):
+    config = tinies["qwen3"]
+    model, tokens = roughen(build(config, seed=1)).eval(), torch.arange(60) % config.vocab_size
+    found = []
+    for scattered in (False, True):
+        cache = Cache(config, 2, 64, pages=[8] if scattered else None)
+        if scattered:
+            cache.tables[0][:] = [[7, 2, 5, 1], [3, 8, 4, 6]]
+        with torch.no_grad():
+            parts = [
+                model(tokens[: sum(lengths)], Spans.of(lengths, [1, 0]), cache)
+                for lengths in ([30, 18], [2, 1], [1, 4], [1, 1])
+            ]
+        found.append(torch.cat(parts))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
 
 
 def test_new_parameters_are_seen(tiny, roughen):
@@ -60,7 +85,7 @@ def test_hooks_on_the_parts_are_called(tiny):
     heard = []
     hook = model.backbone.layers[0].mixer.register_forward_hook(lambda *_: heard.append(1))
     steps(model, tiny)
-    assert len(heard) == 3
+    assert len(heard) == 5
     hook.remove()
     assert "mamba_layer" in taken(model, tiny)
 

@@ -12,18 +12,27 @@ from torch import Tensor, nn
 from cairn.model.feedforward import MLP
 from cairn.model.layout import Layout
 from cairn.model.mamba import Mamba2
-from cairn.model.norms import RMSNorm
+from cairn.model.paging import PagePlan
 from cairn.ops import paths
-from cairn.ops.native.layer import FeedForwardLayer, MixerLayer, fits
+from cairn.ops.native.layer import (
+    Affine,
+    AttentionLayer,
+    AttentionWeights,
+    FeedForwardLayer,
+    MixerLayer,
+    Places,
+    fits,
+)
 from cairn.ops.order import order_is_fixed
 
+Whole = FeedForwardLayer | MixerLayer | AttentionLayer
 Held = tuple[dict[str, nn.Parameter | None], str, nn.Parameter, int]  # holder, name, and address
 
 
 class _Kept:
     """A block's compiled layer (None: it has none), as long as its parameters stay in place."""
 
-    def __init__(self, block: nn.Module, layer: FeedForwardLayer | MixerLayer | None) -> None:
+    def __init__(self, block: nn.Module, layer: Whole | None) -> None:
         self.layer = layer
         self.modules = [m for m in block.modules() if m is not block]  # or it would never go
         self.held: list[Held] = [
@@ -46,44 +55,57 @@ def fused(
     block: Any, x: Tensor, added: Tensor | None, layout: Layout, memory: Any
 ) -> Tensor | None:
     """x + mixer(norm(x)) [T, D] of a `Block`, x = x + added; None where it is done in parts."""
-    mixer = block.mixer
-    if not isinstance(mixer, Mamba2 | MLP) or not fits(x) or order_is_fixed():
+    if not fits(x) or order_is_fixed():
         return None
     kept = _kept.get(block)
     if kept is None or not kept.valid:
         _kept[block] = kept = _Kept(block, _layer(block))
         if not kept.valid:  # somebody listens to the parts
             return None
-    if kept.layer is None:
-        return None
-    if isinstance(kept.layer, MixerLayer):
+    layer = kept.layer
+    if isinstance(layer, FeedForwardLayer):
+        return layer(_total(x, added)) if _chosen("feedforward_layer", x) else None
+    if isinstance(layer, MixerLayer):
         if memory is not None and {memory.window.dtype, memory.state.dtype} != {torch.float32}:
             return None
-        if paths.choose("mamba_layer", x.device, native="") != "native":
+        if not _chosen("mamba_layer", x):
             return None
         assert layout.chunks is not None
-        x = x if added is None else x + added
-        return kept.layer(x, layout.chunks, memory, layout.memory_slots)
-    if paths.choose("feedforward_layer", x.device, native="") != "native":
+        return layer(_total(x, added), layout.chunks, memory, layout.memory_slots)
+    if layer is None or memory is None or memory.keys.dtype != torch.float32:
         return None
-    return kept.layer(x if added is None else x + added)
+    if not isinstance(layout.pages, PagePlan) or not _chosen("attention_layer", x):
+        return None
+    places = Places(*layout.pages.raw(memory.group))
+    return layer(_total(x, added), layout.turns, memory.keys, memory.values, places)
 
 
-def _layer(block: Any) -> FeedForwardLayer | MixerLayer | None:
-    mixer, norm = block.mixer, block.norm
-    if not isinstance(norm, RMSNorm):
-        return None
+def _total(x: Tensor, added: Tensor | None) -> Tensor:
+    return x if added is None else x + added
+
+
+def _chosen(op: str, x: Tensor) -> bool:
+    return paths.choose(op, x.device, native="") == "native"
+
+
+def _layer(block: Any) -> Whole | None:
+    """What is compiled for a block; None where nothing is."""
+    mixer, norm = block.mixer, Affine(block.norm.weight, getattr(block.norm, "bias", None))
+    eps = block.norm.eps
     if isinstance(mixer, Mamba2):
-        matrices = mixer.in_proj, mixer.out_proj
-    elif mixer.gate_proj is None and mixer.config.activation == "relu2":
-        matrices = mixer.up_proj, mixer.down_proj
+        matrices = _affine(mixer.in_proj), _affine(mixer.out_proj)
+        layer = MixerLayer(norm, eps, *matrices, mixer.weights, mixer.form)
+    elif isinstance(mixer, MLP):
+        gate = None if mixer.gate_proj is None else _affine(mixer.gate_proj)
+        matrices = _affine(mixer.up_proj), _affine(mixer.down_proj)
+        layer = FeedForwardLayer(norm, eps, *matrices, mixer.config.activation, gate)
     else:
-        return None
-    if any(matrix.bias is not None for matrix in matrices):
-        return None
-    first, last = (matrix.weight for matrix in matrices)
-    if isinstance(mixer, Mamba2):
-        layer = MixerLayer(norm.weight, norm.eps, first, last, mixer.weights, mixer.form)
-    else:
-        layer = FeedForwardLayer(norm.weight, norm.eps, first, last)
+        q, k, v, last = map(_affine, (mixer.q_proj, mixer.k_proj, mixer.v_proj, mixer.o_proj))
+        norms = (None if n is None else n.weight for n in (mixer.q_norm, mixer.k_norm))
+        weights = AttentionWeights(q, k, v, *norms)
+        layer = AttentionLayer(norm, eps, last, weights, mixer.config.head_dim, mixer.window)
     return layer if layer.fits else None
+
+
+def _affine(linear: nn.Linear) -> Affine:
+    return Affine(linear.weight, linear.bias)

@@ -5,6 +5,7 @@ Legend: T tokens, B sequences that are read together, P pages of one of them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -76,6 +77,14 @@ class PagePlan:
             found = sent(torch.from_numpy(pages * PAGE + place % PAGE), self._device)
             self._places[group] = found
         return found
+
+    def raw(self, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """int64 arrays: pages [slots, n], and of the spans bounds [S + 1], slots and pasts [S]."""
+        return self._tables[group], self._bounds, self._slots, self._past
+
+    @cached_property
+    def _bounds(self) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum(self._lengths)]).astype(np.int64)
 
     def table(self, group: int) -> Tensor:
         """int32 [S, n]: the pages of every span, the new tokens' included."""

@@ -27,6 +27,9 @@ DTYPES = {
 HEADER_BYTES = 100 * 10**6  # the library's own limit
 PIECE_BYTES = 32 * 2**20  # read at a time where bytes are not yet what the parameter holds
 FRESH_BYTES = 4 * 2**20  # of new memory made ready at a time: it is filled while still in a cache
+# Where the file system has large pages, a first look brings in 2 MiB of a file at once: a disk is
+# as busy as when all is asked for, and the memory is faster to stream through ever after.
+_READ_IN_PIECES = getattr(mmap, "MADV_HUGEPAGE", getattr(mmap, "MADV_WILLNEED", 0))
 _POPULATE_WRITE = 23  # of Linux's madvise, since 5.14
 PAGE = mmap.PAGESIZE
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -95,7 +98,7 @@ class Maps:
         if one.path not in self._maps:
             with one.path.open("rb") as file:
                 made = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            made.madvise(mmap.MADV_WILLNEED)  # the disk begins to read now, all of it
+            made.madvise(_READ_IN_PIECES)
             self._maps[one.path] = made
         count = (one.stop - one.start) // dtype.itemsize
         flat = torch.frombuffer(self._maps[one.path], dtype=dtype, count=count, offset=one.start)

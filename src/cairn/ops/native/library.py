@@ -35,10 +35,25 @@ class Layer(ctypes.Structure):
     """`Layer` of layer.c."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "norm", "first", "last", "out", "room")),
-        *((name, ctypes.c_int64) for name in ("T", "D", "inside", "width")),
+        *((name, ctypes.c_void_p) for name in ("x", "norm", "norm_bias", "first", "first_bias")),
+        *((name, ctypes.c_void_p) for name in ("gate", "gate_bias", "last", "last_bias")),
+        *((name, ctypes.c_void_p) for name in ("out", "room")),
+        *((name, ctypes.c_int64) for name in ("T", "D", "inside", "width", "activation")),
         ("eps", ctypes.c_float),
         ("threads", ctypes.c_int64),
+    ]
+
+
+class Attention(ctypes.Structure):
+    """`Attention` of attention.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("k", "k_bias", "v", "v_bias", "q_norm", "k_norm")),
+        *((name, ctypes.c_void_p) for name in ("cos", "sin", "keys", "values", "table")),
+        *((name, ctypes.c_void_p) for name in ("bounds", "slots", "past", "projected", "out")),
+        *((name, ctypes.c_int64) for name in ("apart", "S", "H", "KV", "P", "R", "pages")),
+        ("window", ctypes.c_int64),
+        ("eps", ctypes.c_float),
     ]
 
 
@@ -78,8 +93,10 @@ def native() -> Native:
     ]
     library.cairn_mixer.argtypes = [ctypes.POINTER(Mixer)]
     library.cairn_mixer.restype = size
-    library.cairn_squared_relu_layer.argtypes = [ctypes.POINTER(Layer)]
-    library.cairn_squared_relu_layer.restype = None
+    library.cairn_feed_forward_layer.argtypes = [ctypes.POINTER(Layer)]
+    library.cairn_feed_forward_layer.restype = None
+    library.cairn_attention_layer.argtypes = [ctypes.POINTER(Layer), ctypes.POINTER(Attention)]
+    library.cairn_attention_layer.restype = None
     library.cairn_mixer_layer.argtypes = [ctypes.POINTER(Layer), ctypes.POINTER(Mixer)]
     library.cairn_mixer_layer.restype = size
     library.cairn_linear.restype = library.cairn_norm.restype = None

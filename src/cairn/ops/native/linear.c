@@ -87,8 +87,9 @@ INLINE void write_value(void *y, ptrdiff_t at, float value, const int kind)
     else ((uint16_t *)y)[at] = to_bfloat16(value);
 }
 
-INLINE void some_outputs(const float *x, const char *weight, void *y, ptrdiff_t tokens,
-                         ptrdiff_t outputs, ptrdiff_t inner, const int kind, ptrdiff_t first,
+/* Outputs `first` to `stop`; rows of y are `apart` elements apart. */
+INLINE void some_outputs(const float *x, const char *weight, void *y, ptrdiff_t apart,
+                         ptrdiff_t tokens, ptrdiff_t inner, const int kind, ptrdiff_t first,
                          ptrdiff_t stop)
 {
     ptrdiff_t row = inner * (kind == FLOAT32 ? 4 : 2), passes = (tokens + TOKENS - 1) / TOKENS;
@@ -105,7 +106,7 @@ INLINE void some_outputs(const float *x, const char *weight, void *y, ptrdiff_t 
                     dots_of(1, high, weight + (o + j) * row, kind, rows, inner, sums + j,
                             NULL, 0);
             for (int i = 0; i < high; i++) {
-                ptrdiff_t at = (t + i) * outputs + o;
+                ptrdiff_t at = (t + i) * apart + o;
                 if (kind == FLOAT32 && wide == OUTPUTS)
                     memcpy((float *)y + at, sums + i * OUTPUTS, OUTPUTS * sizeof *sums);
                 else
@@ -116,18 +117,36 @@ INLINE void some_outputs(const float *x, const char *weight, void *y, ptrdiff_t 
     }
 }
 
+typedef struct {
+    ptrdiff_t first, stop;
+} Share;
+
+/* Of outputs, those that one of `parts` threads computes. */
+static Share share_of(ptrdiff_t outputs, ptrdiff_t part, ptrdiff_t parts)
+{
+    ptrdiff_t groups = (outputs + OUTPUTS - 1) / OUTPUTS;
+    return (Share){part * groups / parts * OUTPUTS,
+                   least((part + 1) * groups / parts * OUTPUTS, outputs)};
+}
+
+/* The same outputs in fp32. */
+static void linear_share(const float *x, const float *weight, float *y, ptrdiff_t apart,
+                         ptrdiff_t tokens, ptrdiff_t inner, Share share)
+{
+    some_outputs(x, (const char *)weight, y, apart, tokens, inner, FLOAT32, share.first,
+                 share.stop);
+}
+
 /* y [tokens, outputs] = x [tokens, inner] weight [outputs, inner]^T; x is fp32, weight and y are of
  * `kind`; sums are in fp32. */
 void cairn_linear(const float *x, const void *weight, void *y, int64_t tokens, int64_t outputs,
                   int64_t inner, int64_t kind, int64_t threads)
 {
-    ptrdiff_t groups = (outputs + OUTPUTS - 1) / OUTPUTS;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t part = 0; part < threads; part++) {
-        ptrdiff_t first = part * groups / threads * OUTPUTS;
-        ptrdiff_t stop = least((part + 1) * groups / threads * OUTPUTS, outputs);
-        if (kind == FLOAT32)
-            some_outputs(x, weight, y, tokens, outputs, inner, FLOAT32, first, stop);
-        else some_outputs(x, weight, y, tokens, outputs, inner, BFLOAT16, first, stop);
+        Share share = share_of(outputs, part, threads);
+        if (kind == FLOAT32) linear_share(x, weight, y, outputs, tokens, inner, share);
+        else
+            some_outputs(x, weight, y, outputs, tokens, inner, BFLOAT16, share.first, share.stop);
     }
 }

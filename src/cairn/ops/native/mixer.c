@@ -347,39 +347,50 @@ static void replace_window(const Mixer *m, ptrdiff_t span)
     }
 }
 
+/* A thread's part of the tasks, in its room. */
+static void mixer_tasks(const Mixer *m, float *memory, ptrdiff_t part)
+{
+    ptrdiff_t all = m->G * m->blocks * m->S, last = -1;
+    Room room = make_room(m, memory + (size_t)part * room_floats(m));
+    for (ptrdiff_t i = part * all / m->threads; i < (part + 1) * all / m->threads; i++) {
+        if (i / m->S != last) read_weights(m, &room, last = i / m->S);
+        task(m, &room, last, i % m->S);
+    }
+}
+
+/* When all tasks are done, a part of what is left: windows, and gate and norm of rows. */
+static void mixer_rows(const Mixer *m, ptrdiff_t part)
+{
+    ptrdiff_t width = m->H * m->P, tokens = m->bounds[m->S];
+    if (m->window)
+        for (ptrdiff_t span = part; span < m->S; span += m->threads) replace_window(m, span);
+    float row[width];
+    for (ptrdiff_t t = part * tokens / m->threads; t < (part + 1) * tokens / m->threads; t++) {
+        memcpy(row, m->y + t * width, (size_t)width * sizeof *row);
+        gate_row(row, m->z, t * m->z_stride, width, (int)m->kind);
+        norm_row(row, m->norm, (int)m->weight_kind, width, m->norm_groups, m->eps);
+        write_row(row, width, m->out, t * width, (int)m->kind);
+    }
+}
+
+static float *mixer_memory(const Mixer *m)
+{
+    float *memory = NULL;
+    size_t bytes = room_floats(m) * (size_t)m->threads * sizeof *memory;
+    return posix_memalign((void **)&memory, 64, bytes) ? NULL : memory;
+}
+
 /* 0, or 1 where there is no memory to work in. */
 int64_t cairn_mixer(const Mixer *m)
 {
-    ptrdiff_t blocks = m->G * m->blocks, width = m->H * m->P, tokens = m->bounds[m->S];
-    size_t each = room_floats(m);
-    float *memory = NULL;
-    if (posix_memalign((void **)&memory, 64, each * (size_t)m->threads * sizeof *memory)) return 1;
+    float *memory = mixer_memory(m);
+    if (!memory) return 1;
 #pragma omp parallel num_threads(m->threads)
     {
-        ptrdiff_t last = -1;
-        Room room;
-#pragma omp for schedule(static) nowait
-        for (ptrdiff_t part = 0; part < m->threads; part++) {
-            room = make_room(m, memory + (size_t)part * each);
-            for (ptrdiff_t i = part * blocks * m->S / m->threads;
-                 i < (part + 1) * blocks * m->S / m->threads; i++) {
-                if (i / m->S != last) read_weights(m, &room, last = i / m->S);
-                task(m, &room, last, i % m->S);
-            }
-        }
-#pragma omp barrier
-        if (m->window) {
-#pragma omp for schedule(static) nowait
-            for (ptrdiff_t span = 0; span < m->S; span++) replace_window(m, span);
-        }
-        float row[width];
 #pragma omp for schedule(static)
-        for (ptrdiff_t t = 0; t < tokens; t++) {
-            memcpy(row, m->y + t * width, (size_t)width * sizeof *row);
-            gate_row(row, m->z, t * m->z_stride, width, (int)m->kind);
-            norm_row(row, m->norm, (int)m->weight_kind, width, m->norm_groups, m->eps);
-            write_row(row, width, m->out, t * width, (int)m->kind);
-        }
+        for (ptrdiff_t part = 0; part < m->threads; part++) mixer_tasks(m, memory, part);
+#pragma omp for schedule(static)
+        for (ptrdiff_t part = 0; part < m->threads; part++) mixer_rows(m, part);
     }
     free(memory);
     return 0;

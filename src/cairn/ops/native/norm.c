@@ -1,5 +1,8 @@
 /* Root-mean-square norms of rows, in one pass over memory. */
 
+#ifndef CAIRN_NORM_C
+#define CAIRN_NORM_C
+
 #include "vector.h"
 
 /* row[i] *= weight[i] / rms(row), in each of `groups` slices by itself. */
@@ -21,6 +24,20 @@ static void norm_row(float *row, const void *weight, int weight_kind, ptrdiff_t 
                 row[i] = row[i] * scale * from_bfloat16(w[i]);
         }
     }
+}
+
+/* to = (row - mean) / deviation * weight + bias, all fp32. */
+static void layer_norm_row(const float *row, const float *weight, const float *bias,
+                           ptrdiff_t width, float eps, float *to)
+{
+    float total = 0, squares = 0;
+#pragma omp simd reduction(+ : total)
+    for (ptrdiff_t i = 0; i < width; i++) total += row[i];
+    float mean = total / (float)width;
+#pragma omp simd reduction(+ : squares)
+    for (ptrdiff_t i = 0; i < width; i++) squares += (row[i] - mean) * (row[i] - mean);
+    float scale = 1.0f / sqrtf(squares / (float)width + eps);
+    for (ptrdiff_t i = 0; i < width; i++) to[i] = (row[i] - mean) * scale * weight[i] + bias[i];
 }
 
 static void write_row(const float *row, ptrdiff_t width, void *to, ptrdiff_t at, int kind)
@@ -65,3 +82,5 @@ void cairn_norm(const void *x, int64_t x_kind, const void *gate, int64_t gate_st
         }
     }
 }
+
+#endif
