@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cairn.base import UserError
+from cairn.base import Metrics, UserError
 from cairn.base.errors import Stopped
 from cairn.model import Decoder, build
 from cairn.tokens import PretrainingStream
@@ -195,6 +195,15 @@ def test_a_full_disk_costs_a_save_and_no_more(tmp_path, fresh, stream, monkeypat
         "step-000000003",
         "step-000000009",
     ]
+
+
+def test_rows_that_a_full_disk_refused_come_later(tmp_path):
+    metrics = Metrics(Path("/dev/full"))
+    metrics.write(step=1)
+    metrics.write(step=2)
+    metrics.path = tmp_path / "metrics.jsonl"
+    metrics.write(step=3)
+    assert [row["step"] for row in metrics.read()] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("victim", ["state.json", ".metadata", "digests-0.json", "__0_0.distcp"])

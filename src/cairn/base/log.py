@@ -1,6 +1,8 @@
 """What a person sees while work goes on, and the one writer of metrics.jsonl."""
 
+import errno
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -99,11 +101,22 @@ class Metrics:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._unwritten = ""
 
     def write(self, **values: Any) -> None:
-        """Append one line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        """Append one line; where the disk is full, with the next one that it has room for."""
+        self._unwritten += json.dumps(values) + "\n"
+        size = self.path.stat().st_size if self.path.is_file() else 0
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(self._unwritten)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            if self.path.is_file():
+                os.truncate(self.path, size)  # no half a line
+            return
+        self._unwritten = ""
 
     def read(self) -> list[dict[str, Any]]:
         """All whole lines; one that a crash cut short is left out."""

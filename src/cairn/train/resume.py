@@ -8,7 +8,7 @@ background from a copy, beside its place, and renamed when it is whole.
 import json
 import pickle
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -120,24 +120,40 @@ class Saves:
     def _write(self, tensors: dict[str, Held], state: dict[str, Any]) -> None:
         final = self.folder / f"step-{state['step']:09d}"
         beside = self.folder / f".{final.name}.part"
-        if self.ranks.lead:
-            for stale in self.folder.glob(".step-*.part"):
-                remove(stale)
-            beside.mkdir(parents=True)
-        self.ranks.wait(self.ranks.storing)
         try:
+            self._first(lambda: self._begin(beside))
             self._write_parts(beside, tensors)
+            self._first(lambda: self._finish(beside, final, state))
         except (CheckpointException, OSError) as error:
             if self.ranks.lead:
                 remove(beside)
             raise OSError(f"{final} could not be written: {_cause(error)}") from error
-        if self.ranks.lead:
-            write_json(beside / STATE, state)
-            remove(final)
-            beside.replace(final)
-            for old in _saves(self.folder)[KEPT:]:
-                remove(old)
-        self.ranks.wait(self.ranks.storing)
+
+    def _first(self, act: Callable[[], None]) -> None:
+        """Let the first rank do something, and all know whether it could."""
+        problem = None
+        try:
+            if self.ranks.lead:
+                act()
+        except OSError as error:
+            problem = error
+        self._agree(problem)
+
+    def _agree(self, problem: OSError | None) -> None:
+        if self.ranks.any(problem is not None, self.ranks.storing):
+            raise problem or OSError("another rank could not write its part")
+
+    def _begin(self, beside: Path) -> None:
+        for stale in self.folder.glob(".step-*.part"):
+            remove(stale)
+        beside.mkdir(parents=True)
+
+    def _finish(self, beside: Path, final: Path, state: dict[str, Any]) -> None:
+        write_json(beside / STATE, state)
+        remove(final)
+        beside.replace(final)
+        for old in _saves(self.folder)[KEPT:]:
+            remove(old)
 
     def _write_parts(self, beside: Path, tensors: dict[str, Held]) -> None:
         alone = self.ranks.world == 1
@@ -157,8 +173,7 @@ class Saves:
             write_json(beside / f"digests-{self.ranks.rank}.json", digests)
         except OSError as error:
             problem = error
-        if self.ranks.any(problem is not None, self.ranks.storing):
-            raise problem or OSError("another rank could not write its part")
+        self._agree(problem)
 
     # -- reading -------------------------------------------------------------------------------
 
