@@ -24,7 +24,7 @@ MATMUL_SHARE = 0.70  # of the peak rate: a bf16 product of 8,192 on an H200 (doc
 FP8_GAIN = 1.45  # of the same products in 8 bits, casts and scales included: an assumption
 ATTENTION_SHARE = 0.35  # of the peak rate: 0.40 forward on an H200, less backward
 MEMORY_SHARE = 0.89  # of the memory's rate: a copy on an H200
-PASSES = 8.5  # times that what a layer keeps is read or written: fits ten layers of the 8B there
+PASSES = 9.5  # times that what a layer keeps is read or written: fits ten layers of the 8B there
 LINK_SHARE = 0.8  # of a link's rate, in collectives: an assumption
 NODE = 8  # GPUs that the fast link joins
 
@@ -167,21 +167,22 @@ def kept_bytes(step: Step, letter: str) -> float:
 def made_bytes(step: Step, letter: str) -> float:
     """Bytes a token that the backward pass of a layer needs, on one tensor rank.
 
-    The residual stream and the normed input are fp32, cut over tensor ranks; what the mixer keeps
-    is in bf16.
+    The residual stream is fp32, cut over tensor ranks; what the mixer keeps
+    is in bf16, or in fp32 where all is.
     """
     d, ranks, config = step.config.hidden_size, step.layout.tensor, step.share
-    outside = 2 * FP32 * d / ranks
-    gathered = NARROW * d  # the mixer's input, of all tensor ranks' tokens
+    outside = FP32 * d / ranks
+    element = FP32 if step.settings.precision == "fp32" else NARROW
+    gathered = element * d  # the mixer's input, of all tensor ranks' tokens
     if letter == "M":
         width, channels = config.mamba_width, config.conv_channels
-        states = NARROW * width * config.state_size / config.chunk_size
-        inside = NARROW * (config.mamba_projection + channels + 2 * width) + states
+        states = element * width * config.state_size / config.chunk_size
+        inside = element * (config.mamba_projection + channels + 2 * width) + states
     elif letter == "*":
         q, kv = config.query_width, config.key_value_width
-        inside = NARROW * (2 * q + 2 * kv) + FP32 * config.attention_heads
+        inside = element * (2 * q + 2 * kv) + FP32 * config.attention_heads
     else:
-        inside = NARROW * (2 + config.gated) * config.intermediate_size
+        inside = element * (2 + config.gated) * config.intermediate_size
     return outside + gathered + inside
 
 
