@@ -1,5 +1,5 @@
 """The long-context phase in small, measured: a base model that has seen 256 tokens at a time goes
-on at 4,096 to serve 1,024, and finds more of what stands far back.
+on at 4,096 to serve 1,024. It gains bits, and is far too briefly trained to find needles (LOG.md).
 
 cairn make plans/long_context.py long_scores        in about half an hour on two CPU cores
 cairn make plans/long_context.py base_scores        before, to compare
