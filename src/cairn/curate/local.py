@@ -53,16 +53,8 @@ class Local:
         Few tasks wait in memory at a time. A single task is not worth a process.
         """
         pending = iter(tasks)
-        begin = Timer(SOON, self._started)
-        if self.workers > 1:
-            begin.start()
-        try:
-            first = list(islice(pending, 2))
-        finally:
-            begin.cancel()
-            if self.workers > 1:
-                begin.join()
-        if self.workers == 1 or len(first) < 2:
+        first = [] if self.workers == 1 else self._first(pending)
+        if len(first) < 2:
             yield from ((task, function(task)) for task in chain(first, pending))
             return
         running: deque[tuple[Any, Future[Result]]] = deque()
@@ -77,6 +69,16 @@ class Local:
                 yield oldest, future.result()
         except BrokenProcessPool:
             raise OSError("a worker was killed, for want of memory perhaps; run it again") from None
+
+    def _first(self, pending: Iterator[Task]) -> list[Task]:
+        """Two tasks, if there are; the pool is begun while they are waited for."""
+        begin = Timer(SOON, self._started)
+        begin.start()
+        try:
+            return list(islice(pending, 2))
+        finally:
+            begin.cancel()
+            begin.join()
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:

@@ -3,6 +3,7 @@
 Legend: R ranks of the group, n rows of each rank.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch.distributed import ProcessGroup
 
 from cairn.ops.gradient import once, run
 
+Collective = Callable[[Tensor, ProcessGroup], Tensor]
+
 
 def gather(x: Tensor, group: ProcessGroup) -> Tensor:
     """The rows [n, ...] of every rank, in the order of ranks: [R * n, ...].
@@ -19,17 +22,17 @@ def gather(x: Tensor, group: ProcessGroup) -> Tensor:
     All ranks give equally many. Gradients that ranks have for a row are added up: each is taken
     for the gradient of a cost of its own.
     """
-    return run(_Gather, x, group)
+    return run(_Between, x, group, gathered, _scattered)
 
 
 def scatter_sum(x: Tensor, group: ProcessGroup) -> Tensor:
     """The sum over ranks of [R * n, ...], of which each rank keeps its own rows [n, ...]."""
-    return run(_ScatterSum, x, group)
+    return run(_Between, x, group, _scattered, gathered)
 
 
 def sum_over(x: Tensor, group: ProcessGroup) -> Tensor:
     """The sum over ranks, on each of them; so is the gradient, which may differ between ranks."""
-    return run(_Sum, x, group)
+    return run(_Between, x, group, _summed, _summed)
 
 
 def gathered(x: Tensor, group: ProcessGroup) -> Tensor:
@@ -53,37 +56,17 @@ def _summed(x: Tensor, group: ProcessGroup) -> Tensor:
     return out
 
 
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
-        ctx.group = group
-        return gathered(x, group)
+class _Between(torch.autograd.Function):
+    """`there` on the way forward, `back` on the way of the gradient."""
 
     @staticmethod
-    @once
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        return _scattered(grads[0], ctx.group), None
-
-
-class _ScatterSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
-        ctx.group = group
-        return _scattered(x, group)
+    def forward(
+        ctx: Any, x: Tensor, group: ProcessGroup, there: Collective, back: Collective
+    ) -> Tensor:
+        ctx.group, ctx.back = group, back
+        return there(x, group)
 
     @staticmethod
     @once
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return gathered(grads[0], ctx.group), None
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
-        ctx.group = group
-        return _summed(x, group)
-
-    @staticmethod
-    @once
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        return _summed(grads[0], ctx.group), None
+        return ctx.back(grads[0], ctx.group), None, None, None

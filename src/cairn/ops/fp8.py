@@ -193,8 +193,8 @@ def _widened(x: Operand) -> Tensor:
 
 
 def _cast_tensor(x: Tensor, dtype: torch.dtype, counts: Tensor, rows: bool, columns: bool) -> Cast:
-    scale = _scale(_largest(x).amax(), LIMITS[dtype], whole=False)
-    values = filled(_rounded(x, scale, dtype, counts), WIDTH, WIDTH)
+    scale = scale_of(magnitudes(x).amax(), LIMITS[dtype], whole=False)
+    values = filled(rounded(x, scale, dtype, counts), WIDTH, WIDTH)
     inverse = (1 / scale).reshape(1)
     first = Operand(values, inverse, "tensor") if rows else None
     second = Operand(values.t().contiguous(), inverse, "tensor") if columns else None
@@ -205,8 +205,8 @@ def _cast_rows(x: Tensor, counts: Tensor | None) -> Operand:
     """Scales for 128 values along the inner dimension."""
     x = filled(x, WIDTH, BLOCK)
     parts = x.unflatten(1, (-1, BLOCK))
-    scale = _scale(_largest(parts).amax(2, keepdim=True), LIMITS[E4M3])
-    values = _rounded(parts, scale, E4M3, counts).flatten(1)
+    scale = scale_of(magnitudes(parts).amax(2, keepdim=True), LIMITS[E4M3])
+    values = rounded(parts, scale, E4M3, counts).flatten(1)
     return Operand(values, (1 / scale).squeeze(2).t().contiguous(), "row")
 
 
@@ -214,8 +214,8 @@ def _cast_tiles(x: Tensor, counts: Tensor, rows: bool, columns: bool) -> Cast:
     """Scales for 128 x 128 values."""
     R, C = x.shape
     parts = filled(x, BLOCK, BLOCK).unflatten(1, (-1, BLOCK)).unflatten(0, (-1, BLOCK))
-    scale = _scale(_largest(parts).amax((1, 3), keepdim=True), LIMITS[E4M3])
-    values = _rounded(parts, scale, E4M3, counts).flatten(2).flatten(0, 1)
+    scale = scale_of(magnitudes(parts).amax((1, 3), keepdim=True), LIMITS[E4M3])
+    values = rounded(parts, scale, E4M3, counts).flatten(2).flatten(0, 1)
     inverse = (1 / scale).squeeze(3).squeeze(1)
     first = Operand(values[:R], filled(inverse, 1, 4), "tile") if rows else None
     if not columns:
@@ -224,13 +224,13 @@ def _cast_tiles(x: Tensor, counts: Tensor, rows: bool, columns: bool) -> Cast:
     return first, Operand(turned, filled(inverse.t(), 1, 4), "tile")
 
 
-def _largest(x: Tensor) -> Tensor:
+def magnitudes(x: Tensor) -> Tensor:
     """Magnitudes, of what is not finite 0."""
     size = x.abs()
     return torch.where(size < torch.inf, size, 0.0)
 
 
-def _scale(largest: Tensor, limit: float, whole: bool = True) -> Tensor:
+def scale_of(largest: Tensor, limit: float, whole: bool = True) -> Tensor:
     """limit / largest, 1 for 0; `whole` down to a power of two."""
     scale = (
         torch.full_like(largest, limit) / largest
@@ -241,7 +241,7 @@ def _scale(largest: Tensor, limit: float, whole: bool = True) -> Tensor:
     return torch.where(largest > 0, scale, 1.0)
 
 
-def _rounded(x: Tensor, scale: Tensor, dtype: torch.dtype, counts: Tensor | None) -> Tensor:
+def rounded(x: Tensor, scale: Tensor, dtype: torch.dtype, counts: Tensor | None) -> Tensor:
     """x * scale in dtype, to nearest, even on ties; counts what went wrong."""
     limit, scaled = LIMITS[dtype], x * scale
     finite = x.abs() < torch.inf

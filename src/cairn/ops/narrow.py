@@ -13,10 +13,8 @@ from torch.nn import functional
 
 from cairn.base.errors import UserError
 from cairn.ops import paths
-from cairn.ops.fp8 import E4M3, LARGEST_SCALE, LIMITS, WIDTH, problem
+from cairn.ops.fp8 import E4M3, LIMITS, WIDTH, magnitudes, problem, rounded, scale_of
 from cairn.ops.order import order_is_fixed, ordered_product
-
-LIMIT = LIMITS[E4M3]
 
 
 def unfit(weight: Tensor) -> str:
@@ -40,12 +38,8 @@ def cast_rows(x: Tensor, *, squared_relu: bool = False) -> tuple[Tensor, Tensor]
     wide = x.float()
     if squared_relu:
         wide = functional.relu(wide).square()
-    size = wide.abs()
-    largest = torch.where(size < torch.inf, size, 0.0).amax(1)
-    scale = (torch.full_like(largest, LIMIT) / largest).clamp(max=LARGEST_SCALE)
-    scale = torch.where(largest > 0, scale, 1.0)
-    scaled = (wide * scale[:, None]).clamp(-LIMIT, LIMIT)
-    return torch.where(size < torch.inf, scaled, torch.nan).to(E4M3), 1 / scale
+    scale = scale_of(magnitudes(wide).amax(1, keepdim=True), LIMITS[E4M3], whole=False)
+    return rounded(wide, scale, E4M3, None), (1 / scale).squeeze(1)
 
 
 def narrowed(weight: Tensor) -> tuple[Tensor, Tensor]:

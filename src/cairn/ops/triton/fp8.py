@@ -31,6 +31,7 @@ from cairn.ops.fp8 import (
     Role,
     format_of,
 )
+from cairn.ops.triton.fp8_codes import fours, inverse_of, magnitude, scale_of, tally_of
 
 WARPS = 4  # of a program; more of the one that keeps a tile's fp32 elements for its one scale
 TILE_WARPS = 16
@@ -155,101 +156,6 @@ def _tile(x, of, row, of_row, r, c, R, C, SQUARED: tl.constexpr):
 
 
 @triton.jit
-def _magnitude(v):
-    """|v|, of what is not finite 0."""
-    a = tl.abs(v)
-    return tl.where(a < float("inf"), a, 0.0)
-
-
-@triton.jit
-def _scale_of(largest, LIMIT: tl.constexpr, LARGEST: tl.constexpr, WHOLE: tl.constexpr):
-    """LIMIT / largest, 1 for 0; WHOLE down to a power of two."""
-    some = largest > 0
-    scale = tl.math.div_rn(tl.full(largest.shape, LIMIT, tl.float32), tl.where(some, largest, 1.0))
-    scale = tl.minimum(scale, LARGEST)
-    if WHOLE:
-        scale = (scale.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
-    return tl.where(some, scale, 1.0)
-
-
-@triton.jit
-def _inverse_of(scale):
-    return tl.math.div_rn(tl.full(scale.shape, 1.0, tl.float32), scale)
-
-
-@triton.jit
-def _made(scaled, LIMIT: tl.constexpr, MANTISSA: tl.constexpr):
-    """Bytes of `scaled` in FP8, to nearest, even on ties, by integers; NaN stays one."""
-    SHIFT: tl.constexpr = 23 - MANTISSA
-    BIAS: tl.constexpr = 7 if MANTISSA == 3 else 15
-    # Adding this leaves subnormal numbers' multiples of the smallest in the last bits.
-    STEP: tl.constexpr = 2.0 ** (23 + 1 - BIAS - MANTISSA)
-    a = tl.minimum(tl.abs(scaled), LIMIT)
-    bits = a.to(tl.int32, bitcast=True)
-    normal = (bits + ((bits >> SHIFT) & 1) + ((1 << (SHIFT - 1)) - 1)) >> SHIFT
-    normal -= (127 - BIAS) << MANTISSA
-    small = (a + STEP).to(tl.int32, bitcast=True) & 0xFF
-    size = tl.where(a < 2.0 ** (1 - BIAS), small, normal)
-    size = tl.where(scaled == scaled, size, 0x7F)
-    sign = (scaled.to(tl.int32, bitcast=True) >> 24) & 0x80
-    return (size | sign).to(tl.uint8)
-
-
-@triton.jit
-def _codes(v, scaled, LIMIT: tl.constexpr, MANTISSA: tl.constexpr, HARDWARE: tl.constexpr):
-    """Bytes of `scaled` in FP8, to nearest, even on ties; NaN where v is not finite."""
-    scaled = tl.where(tl.abs(v) < float("inf"), scaled, float("nan"))
-    if HARDWARE:  # what rounding lifts over the limit becomes the limit
-        if MANTISSA == 3:
-            return scaled.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
-        else:
-            return scaled.to(tl.float8e5).to(tl.uint8, bitcast=True)
-    else:
-        return _made(scaled, LIMIT, MANTISSA)
-
-
-@triton.jit
-def _fours(v, scaled, LIMIT: tl.constexpr, MANTISSA: tl.constexpr, HARDWARE: tl.constexpr):
-    """`_codes`, four of a thread's at once, into one register.
-
-    The compiler's own conversion makes two in half a register. Where bytes are stored and make
-    words too, those that it makes on an H200 (Triton 3.6.0) are wrong.
-    """
-    if HARDWARE:
-        scaled = tl.where(tl.abs(v) < float("inf"), scaled, float("nan"))
-        if MANTISSA == 3:
-            return tl.inline_asm_elementwise(
-                "{ .reg .b16 a, b; cvt.rn.satfinite.e4m3x2.f32 a, $2, $1; "
-                "cvt.rn.satfinite.e4m3x2.f32 b, $4, $3; mov.b32 $0, {a, b}; }",
-                "=r,r,r,r,r", [scaled], dtype=tl.uint8, is_pure=True, pack=4,
-            )  # fmt: skip
-        else:
-            return tl.inline_asm_elementwise(
-                "{ .reg .b16 a, b; cvt.rn.satfinite.e5m2x2.f32 a, $2, $1; "
-                "cvt.rn.satfinite.e5m2x2.f32 b, $4, $3; mov.b32 $0, {a, b}; }",
-                "=r,r,r,r,r", [scaled], dtype=tl.uint8, is_pure=True, pack=4,
-            )  # fmt: skip
-    else:
-        return _codes(v, scaled, LIMIT, MANTISSA, HARDWARE)
-
-
-@triton.jit
-def _bytes_set(word):
-    """How many of a word's bytes have their highest bit set."""
-    return (((word >> 7) & 0x01010101) * 0x01010101) >> 24
-
-
-@triton.jit
-def _tally(words, some):
-    """2^16 for what is not finite, and 1 for what became 0: sums of a tile fit both.
-
-    words holds four codes each, `some` how many of the four were not 0.
-    """
-    size = words & 0x7F7F7F7F
-    return (some - _bytes_set(size + 0x7F7F7F7F)) + _bytes_set(size + 0x01010101) * 65536
-
-
-@triton.jit
 def _count(
     counts, tally, x, of, row, of_row, first, c, R, C, SQUARED: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -282,7 +188,7 @@ def _largest(
 ):
     r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    found = tl.max(tl.max(_magnitude(_tile(x, of, row, of_row, r, c, R, C, SQUARED)), 1), 0)
+    found = tl.max(tl.max(magnitude(_tile(x, of, row, of_row, r, c, R, C, SQUARED)), 1), 0)
     # Bits of numbers that are not negative are ordered as they are.
     tl.atomic_max(largest, found.to(tl.int32, bitcast=True))
 
@@ -312,15 +218,15 @@ def _cast_one(
     first = tl.program_id(0).to(tl.int64) * BLOCK
     i = tl.arange(0, BLOCK // 4)
     c = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    scale = _scale_of(tl.load(largest).to(tl.float32, bitcast=True), LIMIT, LARGEST, False)
+    scale = scale_of(tl.load(largest).to(tl.float32, bitcast=True), LIMIT, LARGEST, False)
     if tl.program_id(0) + tl.program_id(1) == 0:
-        tl.store(inverse, _inverse_of(scale))
+        tl.store(inverse, inverse_of(scale))
     words = tl.zeros((BLOCK // 4, BLOCK), tl.int32)
     some = tl.zeros_like(words)
     for k in tl.static_range(4):
         r = first + 4 * i + k
         v = _tile(x, of, row, of_row, r, c, R, C, SQUARED)
-        codes = _fours(v, v * scale, LIMIT, MANTISSA, HARDWARE)
+        codes = fours(v, v * scale, LIMIT, MANTISSA, HARDWARE)
         some += (v != 0).to(tl.int32)
         words |= codes.to(tl.int32) << 8 * k
         if values is not None:
@@ -328,7 +234,7 @@ def _cast_one(
             tl.store(values + r[:, None] * C + c[None, :], codes, mask=there)
     if turned is not None:
         _store_turned(turned, words, first // 4 + i, c, outer // 4, C)
-    _count(counts, _tally(words, some), x, of, row, of_row, first, c, R, C, SQUARED, BLOCK)
+    _count(counts, tally_of(words, some), x, of, row, of_row, first, c, R, C, SQUARED, BLOCK)
 
 
 @triton.jit
@@ -376,27 +282,27 @@ def _cast_rows(
         r = p * BLOCK + 4 * i + k
         v = _tile(x, of, row, of_row, r, c, R, C, SQUARED)
         some += (v != 0).to(tl.int32)
-        a = _magnitude(v)
+        a = magnitude(v)
         if turned is not None:
             size = tl.maximum(size, a)
         if values is not None:
-            scale = _scale_of(tl.max(a, 1), LIMIT, LARGEST, True)
-            codes = _fours(v, v * scale[:, None], LIMIT, MANTISSA, HARDWARE)
+            scale = scale_of(tl.max(a, 1), LIMIT, LARGEST, True)
+            codes = fours(v, v * scale[:, None], LIMIT, MANTISSA, HARDWARE)
             words |= codes.to(tl.int32) << 8 * k
-            tl.store(inverse + q * step + r, _inverse_of(scale), mask=r < outer)
+            tl.store(inverse + q * step + r, inverse_of(scale), mask=r < outer)
             there = (r < outer)[:, None] & (c < K)[None, :]
             tl.store(values + r[:, None] * K + c[None, :], codes, mask=there)
-    tally = _tally(words, some)
+    tally = tally_of(words, some)
     if turned is not None:
-        scale = _scale_of(tl.max(size, 0), LIMIT, LARGEST, True)
+        scale = scale_of(tl.max(size, 0), LIMIT, LARGEST, True)
         words = tl.zeros((BLOCK // 4, BLOCK), tl.int32)
         for k in tl.static_range(4):
             v = _tile(x, of, row, of_row, p * BLOCK + 4 * i + k, c, R, C, SQUARED)
-            codes = _fours(v, v * scale[None, :], LIMIT, MANTISSA, HARDWARE)
+            codes = fours(v, v * scale[None, :], LIMIT, MANTISSA, HARDWARE)
             words |= codes.to(tl.int32) << 8 * k
-        tl.store(inverse_t + p * step_t + c, _inverse_of(scale), mask=c < outer_t)
+        tl.store(inverse_t + p * step_t + c, inverse_of(scale), mask=c < outer_t)
         if values is None:
-            tally = _tally(words, some)
+            tally = tally_of(words, some)
         _store_turned(turned, words, p * (BLOCK // 4) + i, c, K_t // 4, outer_t)
     _count(counts, tally, x, of, row, of_row, p * BLOCK, c, R, C, SQUARED, BLOCK)
 
@@ -435,20 +341,20 @@ def _cast_tiles(
     size = tl.zeros((BLOCK // 4, BLOCK), tl.float32)
     for k in tl.static_range(4):
         v = _tile(x, of, row, of_row, p * BLOCK + 4 * i + k, c, R, C, SQUARED)
-        size = tl.maximum(size, _magnitude(v))
-    scale = _scale_of(tl.max(tl.max(size, 1), 0), LIMIT, LARGEST, True)
+        size = tl.maximum(size, magnitude(v))
+    scale = scale_of(tl.max(tl.max(size, 1), 0), LIMIT, LARGEST, True)
     for k in tl.static_range(4):
         r = p * BLOCK + 4 * i + k
         v = _tile(x, of, row, of_row, r, c, R, C, SQUARED)
-        codes = _fours(v, v * scale, LIMIT, MANTISSA, HARDWARE)
+        codes = fours(v, v * scale, LIMIT, MANTISSA, HARDWARE)
         some += (v != 0).to(tl.int32)
         words |= codes.to(tl.int32) << 8 * k
         if values is not None:
             there = (r < outer)[:, None] & (c < K)[None, :]
             tl.store(values + r[:, None] * K + c[None, :], codes, mask=there)
     if values is not None:
-        tl.store(inverse + p * step + q, _inverse_of(scale))
+        tl.store(inverse + p * step + q, inverse_of(scale))
     if turned is not None:
-        tl.store(inverse_t + q * step_t + p, _inverse_of(scale))
+        tl.store(inverse_t + q * step_t + p, inverse_of(scale))
         _store_turned(turned, words, p * (BLOCK // 4) + i, c, K_t // 4, outer_t)
-    _count(counts, _tally(words, some), x, of, row, of_row, p * BLOCK, c, R, C, SQUARED, BLOCK)
+    _count(counts, tally_of(words, some), x, of, row, of_row, p * BLOCK, c, R, C, SQUARED, BLOCK)

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cairn.ops.fp8 import E4M3, LARGEST_SCALE, LIMITS
-from cairn.ops.triton.fp8 import _codes, _inverse_of, _magnitude, _scale_of
+from cairn.ops.triton.fp8_codes import codes_of, inverse_of, magnitude, scale_of
 
 
 def cast_rows(x: Tensor, squared: bool) -> tuple[Tensor, Tensor]:
@@ -57,18 +57,16 @@ def _cast_row(
     i = tl.arange(0, BLOCK)
     if SIZE <= BLOCK:
         v = _part(x, i, i < SIZE, SQUARED)
-        scale = _scale_of(tl.max(_magnitude(v), 0), LIMIT, LARGEST, False)
-        codes = _codes(v, v * scale, LIMIT, 3, HARDWARE)
+        scale = scale_of(tl.max(magnitude(v), 0), LIMIT, LARGEST, False)
+        codes = codes_of(v, v * scale, LIMIT, 3, HARDWARE)
         tl.store(values + t * SIZE + i, codes, mask=i < SIZE)
     else:
         largest = tl.zeros([BLOCK], tl.float32)
         for start in range(0, SIZE, BLOCK):
-            largest = tl.maximum(
-                largest, _magnitude(_part(x, start + i, start + i < SIZE, SQUARED))
-            )
-        scale = _scale_of(tl.max(largest, 0), LIMIT, LARGEST, False)
+            largest = tl.maximum(largest, magnitude(_part(x, start + i, start + i < SIZE, SQUARED)))
+        scale = scale_of(tl.max(largest, 0), LIMIT, LARGEST, False)
         for start in range(0, SIZE, BLOCK):
             v = _part(x, start + i, start + i < SIZE, SQUARED)
-            codes = _codes(v, v * scale, LIMIT, 3, HARDWARE)
+            codes = codes_of(v, v * scale, LIMIT, 3, HARDWARE)
             tl.store(values + t * SIZE + start + i, codes, mask=start + i < SIZE)
-    tl.store(inverse + t, _inverse_of(scale))
+    tl.store(inverse + t, inverse_of(scale))
