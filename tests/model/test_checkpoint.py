@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from cairn.base import UserError
 from cairn.model import Cache, Spans, build, checkpoint, load, save
+from cairn.model.stored import Maps, stored_in
 
 NEAR = {"rtol": 0, "atol": 1e-4}
 
@@ -215,6 +219,29 @@ def test_mapped_weights_are_those_that_are_read_and_their_file_never_changes(mod
     again = load(tmp_path)
     save(mapped, tmp_path)  # replaced, not overwritten: the other still has what it had
     torch.testing.assert_close(again.logits(ids), model.logits(ids), rtol=0, atol=0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for pages of a map")
+def test_a_map_is_read_ahead_whole_from_its_beginning(tmp_path):
+    path, size = tmp_path / "w.safetensors", 40 * 2**20  # more than is asked for at a time
+    save_file({"w": torch.zeros(size // 4)}, path)
+    maps = Maps()
+    kept = maps.view(stored_in(path)[0])
+    assert kept is not None
+    assert resident(path) < size // 2
+    maps.read_ahead()
+    for thread in [t for t in threading.enumerate() if t.name == "read-ahead"]:
+        thread.join(60)
+    assert resident(path) >= size
+
+
+def resident(path: Path) -> int:
+    """Bytes of a mapped file that are in this process's memory."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    for line in lines:
+        if line.endswith(str(path)):
+            return 1024 * int(next(row for row in lines if row.startswith("Rss:")).split()[1])
+    raise AssertionError(f"{path} is not mapped")
 
 
 def test_other_types_and_damaged_headers(model, tmp_path):

@@ -59,6 +59,7 @@ def load(
     if mapped and ranks == 1 and torch.device(device).type == "cpu":
         maps = Maps()
         left = [(name, p) for name, p in left if not _map(p, where[name], maps)]
+        maps.read_ahead()
 
     def fill(named: tuple[str, Tensor]) -> None:
         name, parameter = named

@@ -9,7 +9,9 @@ of a map and the copies made of them would count as memory twice.
 import ctypes
 import json
 import mmap
+import os
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +32,8 @@ FRESH_BYTES = 4 * 2**20  # of new memory made ready at a time: it is filled whil
 # Where the file system has large pages, a first look brings in 2 MiB of a file at once: a disk is
 # as busy as when all is asked for, and the memory is faster to stream through ever after.
 _READ_IN_PIECES = getattr(mmap, "MADV_HUGEPAGE", getattr(mmap, "MADV_WILLNEED", 0))
-_POPULATE_WRITE = 23  # of Linux's madvise, since 5.14
+_POPULATE_READ, _POPULATE_WRITE = 22, 23  # of Linux's madvise, since 5.14
+AHEAD_BYTES = 16 * 2**20  # of a map, asked for at a time
 PAGE = mmap.PAGESIZE
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -90,6 +93,17 @@ class Maps:
     def __init__(self) -> None:
         self._maps: dict[Path, mmap.mmap] = {}
 
+    def read_ahead(self) -> None:
+        """Bring in what is mapped from beginning to end, in a thread; returns at once.
+
+        Who looks at weights in the order of layers has a disk seek: files hold them by name.
+        More than memory holds is left to be read as it is needed.
+        """
+        memory = os.sysconf("SC_PHYS_PAGES") * PAGE
+        if _LIBC is not None and 0 < sum(map(len, self._maps.values())) < memory:
+            given = (list(self._maps.values()),)
+            threading.Thread(target=_bring_in, args=given, name="read-ahead", daemon=True).start()
+
     def view(self, one: Stored) -> Tensor | None:
         """The tensor as a view of its file; None where its bytes are not aligned for that."""
         dtype = DTYPES[one.dtype]
@@ -103,6 +117,19 @@ class Maps:
         count = (one.stop - one.start) // dtype.itemsize
         flat = torch.frombuffer(self._maps[one.path], dtype=dtype, count=count, offset=one.start)
         return flat.view(one.shape)
+
+
+def _bring_in(maps: list[mmap.mmap]) -> None:
+    """Ask for every page; where the kernel does not know how, a first look brings it in as ever."""
+    assert _LIBC is not None
+    for each in maps:
+        address = torch.frombuffer(each, dtype=torch.uint8, count=1).data_ptr()
+        for at in range(0, len(each), AHEAD_BYTES):
+            length = min(AHEAD_BYTES, len(each) - at)
+            if _LIBC.madvise(
+                ctypes.c_void_p(address + at), ctypes.c_size_t(length), _POPULATE_READ
+            ):
+                return
 
 
 @torch.no_grad()
