@@ -99,8 +99,8 @@ class Maps:
         Who looks at weights in the order of layers has a disk seek: files hold them by name.
         More than memory holds is left to be read as it is needed.
         """
-        memory = os.sysconf("SC_PHYS_PAGES") * PAGE
-        if _LIBC is not None and 0 < sum(map(len, self._maps.values())) < memory:
+        size = sum(map(len, self._maps.values()))
+        if _LIBC is not None and 0 < size < os.sysconf("SC_PHYS_PAGES") * PAGE:
             given = (list(self._maps.values()),)
             threading.Thread(target=_bring_in, args=given, name="read-ahead", daemon=True).start()
 
