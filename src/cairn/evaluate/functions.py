@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cairn.evaluate.humaneval import STOPS, conditions_of, with_answers
-from cairn.evaluate.programs import before, indented, score_programs
+from cairn.evaluate.humaneval import STOPS, score_bodies
 from cairn.evaluate.task import Example, Result, Setting, refuse_empty
 
 FILE = Path(__file__).with_name("functions.toml")
@@ -47,15 +46,4 @@ class Functions:
         self, examples: Sequence[Example], answers: Sequence[Sequence[str]], setting: Setting
     ) -> Result:
         """pass@k of some answers for each example."""
-        cut = [[indented(before(text, STOPS)) for text in several] for several in answers]
-        solutions = [
-            [example.prompt + text for text in several]
-            for example, several in zip(examples, cut, strict=True)
-        ]
-        scores, records = score_programs(self, examples, solutions, setting)
-        return Result(
-            scores=scores,
-            records=with_answers(records, cut),
-            references={example.id: example.reference for example in examples},
-            conditions=conditions_of(self, examples, setting, MAX_TOKENS, STOPS),
-        )
+        return score_bodies(self, examples, answers, setting, MAX_TOKENS)

@@ -10,7 +10,15 @@ from typing import Any
 from cairn.base import UserError
 from cairn.evaluate.programs import before, indented, score_programs
 from cairn.evaluate.scorers import edit_similarity, exact_match
-from cairn.evaluate.task import Example, Result, Setting, mean_score, prompt_digest, refuse_empty
+from cairn.evaluate.task import (
+    Example,
+    Result,
+    Setting,
+    Task,
+    mean_score,
+    prompt_digest,
+    refuse_empty,
+)
 
 FILE = "humaneval/HumanEval.jsonl.gz"
 STOPS = (
@@ -78,18 +86,7 @@ class HumanEval:
         self, examples: Sequence[Example], answers: Sequence[Sequence[str]], setting: Setting
     ) -> Result:
         """pass@k of some answers for each example."""
-        cut = [[indented(before(text, STOPS)) for text in several] for several in answers]
-        solutions = [
-            [example.prompt + text for text in several]
-            for example, several in zip(examples, cut, strict=True)
-        ]
-        scores, records = score_programs(self, examples, solutions, setting)
-        return Result(
-            scores=scores,
-            records=with_answers(records, cut),
-            references={example.id: example.reference for example in examples},
-            conditions=conditions_of(self, examples, setting, MAX_TOKENS, STOPS),
-        )
+        return score_bodies(self, examples, answers, setting, MAX_TOKENS)
 
 
 @dataclass(frozen=True)
@@ -160,6 +157,28 @@ class HumanEvalInfilling:
             references={example.id: example.reference for example in examples},
             conditions=conditions_of(self, examples, setting, self.max_tokens, stop),
         )
+
+
+def score_bodies(
+    task: Task,
+    examples: Sequence[Example],
+    answers: Sequence[Sequence[str]],
+    setting: Setting,
+    max_tokens: int,
+) -> Result:
+    """pass@k of functions' bodies, each cut where the function ends, behind their prompts."""
+    cut = [[indented(before(text, STOPS)) for text in several] for several in answers]
+    solutions = [
+        [example.prompt + text for text in several]
+        for example, several in zip(examples, cut, strict=True)
+    ]
+    scores, records = score_programs(task, examples, solutions, setting)
+    return Result(
+        scores=scores,
+        records=with_answers(records, cut),
+        references={example.id: example.reference for example in examples},
+        conditions=conditions_of(task, examples, setting, max_tokens, STOPS),
+    )
 
 
 def with_answers(
