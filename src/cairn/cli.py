@@ -140,6 +140,7 @@ def _add_use(verb: Callable[..., argparse.ArgumentParser]) -> None:
     )
     one.add_argument("--float8", action="store_true", help="keep matrices in 8 bits")
     one.add_argument("--invariant", action="store_true", help="the same bits in any batch")
+    one.add_argument("--ranks", type=_positive, default=1, help="processes that share the model")
     one.add_argument("--guess", type=_positive, metavar="N", help="guess N tokens ahead")
     one.add_argument("--draft", type=Path, help="a small model that guesses (with --guess)")
     one.add_argument("--grace", type=float, default=10, help="seconds for running requests at end")
@@ -357,24 +358,17 @@ def run_serve(arguments: Arguments) -> None:
     guess = arguments.guess and Speculation(most=arguments.guess, model=arguments.draft)
     prefixes, disk = not arguments.invariant, arguments.cache
     caching = Caching(prefixes=prefixes, disk=disk, check=arguments.self_check)
+    same = "host", "port", "name", "slots", "capacity", "attribution", "weights", "grace"
+    given = {name: getattr(arguments, name) for name in (*same, "float8", "invariant", "ranks")}
     serve(
         arguments.checkpoint,
-        host=arguments.host,
-        port=arguments.port,
-        name=arguments.name,
         more=folders_by_name(arguments.also),
-        slots=arguments.slots,
-        capacity=arguments.capacity,
-        attribution=arguments.attribution,
         limits=Limits(open_requests=arguments.queue),
         keys=Keys.read(arguments.keys, "CAIRN_API_KEYS"),
         admin_keys=Keys.read(arguments.admin_keys, "CAIRN_ADMIN_KEYS"),
-        weights=arguments.weights,
-        grace=arguments.grace,
         caching=caching,
         speculation=guess,
-        float8=arguments.float8,
-        invariant=arguments.invariant,
+        **given,
     )
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Literal
 
 import httpx
@@ -136,6 +137,57 @@ def test_who_still_waits_at_the_end_is_told_so(folder):
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parallel
+def test_a_server_whose_rank_dies_ends_with_one_line(folder):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    cairn = [sys.executable, "-m", "cairn", "serve", str(folder), "--port", str(port)]
+    process = subprocess.Popen(
+        [*cairn, "--ranks", "2", "--grace", "5"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stderr is not None
+    try:
+        assert f"http://127.0.0.1:{port}/v1" in process.stderr.readline()
+        url = f"http://127.0.0.1:{port}/v1/completions"
+        body = {"prompt": "a", "max_tokens": 8, "temperature": 0}
+        assert httpx.post(url, json=body, timeout=30).json()["choices"][0]["text"]
+        long = body | {"max_tokens": 8000, "stream": True, "ignore_eos": True}
+        with httpx.stream("POST", url, json=long, timeout=30) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            os.kill(_rank_of(process.pid), signal.SIGKILL)
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        error = json.loads(rest[-2].removeprefix("data: "))["error"]
+        assert "the server ends" in error["message"]
+        _, noise = process.communicate(timeout=30)
+        assert process.returncode == 2
+        assert "Traceback" not in noise
+        assert noise.splitlines()[-1] == (
+            "cairn: ranks=2: rank 1 ended: SIGKILL; start the server again"
+        )
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _rank_of(parent: int) -> int:
+    """The process of the second rank."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    started = [int(c) for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    assert len(started) == 1
+    return started[0]
+
+
+def test_ranks_are_for_one_model(folder):
+    with pytest.raises(UserError, match="ranks=2: are for one model"):
+        serve(folder, port=0, more={"other": folder}, ranks=2)
 
 
 def test_a_failing_engine_answers_500_and_goes_on(model, words, monkeypatch, running_server):

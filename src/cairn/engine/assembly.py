@@ -1,5 +1,8 @@
 """An engine's parts, put together from what it was told."""
 
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -8,13 +11,18 @@ from cairn.base import UserError
 from cairn.engine.allocation import Allocation
 from cairn.engine.archive import Archive
 from cairn.engine.drafts import Drafter, PromptLookup
+from cairn.engine.mirror import MirroredPool
 from cairn.engine.nodes import Demoted, Node
 from cairn.engine.options import Caching, Speculation
 from cairn.engine.pages import NULL, Pages
-from cairn.engine.pool import Pool, Sizes
+from cairn.engine.pool import MEMORY_SHARE, Pool, Sizes, fit
 from cairn.engine.prefix import PrefixTree
+from cairn.engine.prompts import end_tokens
+from cairn.engine.share import Share
+from cairn.engine.team import Team, start
 from cairn.engine.weights import narrow_weights
 from cairn.model import Decoder, load
+from cairn.tokens.tokenizer import Tokenizer
 
 CUT = {"cpu": 256, "cuda": 2048}  # tokens: where prompts are cut in a batch-invariant engine
 UNBOUNDED = 2**62
@@ -44,12 +52,62 @@ def archive_of(model: Decoder, caching: Caching) -> Archive | None:
     return Archive(Path(caching.disk), model, caching.disk_bytes)
 
 
-def allocate(pool: Pool, caching: Caching, archive: Archive | None = None) -> Allocation:
-    """Bookkeeping for a pool."""
+def refuse_apart(ranks: int, caching: Caching, invariant: bool) -> None:
+    """UserError for what cannot be had where several processes share a model."""
+    if caching.disk is not None:
+        problem = "keeps the prefixes of one process, and a model on several ranks has none whole"
+        raise UserError("disk", str(caching.disk), problem, "leave it or the ranks out")
+    if invariant:
+        problem = "cannot be had with ranks: how their sums are added depends on the batch"
+        raise UserError("invariant", True, problem, "leave it or the ranks out")
+
+
+@contextlib.contextmanager
+def closed_on_failure(team: Team | None) -> Iterator[None]:
+    """Inside, an error ends the other ranks."""
+    try:
+        yield
+    except BaseException:
+        if team is not None:
+            team.close()
+        raise
+
+
+def pool_of(
+    model: Decoder,
+    team: Team | None,
+    slots: int | None,
+    capacity: int | None,
+    memory: int | None,
+    budget: int,
+    states: torch.dtype | None,
+    *,
+    keeps: bool,
+    graphs: bool | None,
+) -> Pool:
+    """The pool of a model, as large as fits; with a team, one on every rank, all of one size."""
+    kind, ranks = (model.device, model.dtype), 1
+    if team is not None:
+        ranks = team.ranks
+        if memory is None:
+            memory = int(team.free * MEMORY_SHARE[model.device.type])
+    sizes = fit(
+        model.config, *kind, slots, capacity, memory, budget, states, keeps=keeps, sharers=ranks
+    )
+    if team is None:
+        return Pool(model.config, sizes, *kind)
+    team.tell("pools", sizes, graphs)
+    return MirroredPool(model.config, sizes, *kind, team)
+
+
+def allocate(
+    pool: Pool, caching: Caching, archive: Archive | None = None, ranks: int = 1
+) -> Allocation:
+    """Bookkeeping for a pool, or for those of some `ranks` alike."""
     cache, sizes = pool.cache, pool.sizes
     homes = sizes.slots if cache.device.type == "cpu" else 0
     groups = [Pages(count, homes) for count in sizes.pages]
-    page = pool.page_bytes
+    page = pool.page_bytes * ranks
     tree = None
     if caching.prefixes:
         states = None
@@ -96,20 +154,62 @@ def signature(model: Decoder) -> int:
     return total
 
 
-def loaded(
+@dataclass(frozen=True)
+class Opened:
+    """What an engine works with."""
+
+    model: Decoder
+    tokenizer: Tokenizer | None
+    ends: frozenset[int] = frozenset()
+    """Tokens that end a completion, as the checkpoint says."""
+    team: Team | None = None
+
+    @property
+    def ranks(self) -> int:
+        """Processes that share the model."""
+        return 1 if self.team is None else self.team.ranks
+
+
+def opened(
+    model: str | Path | Decoder,
+    tokenizer: Tokenizer | None,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+    weights: str | None,
+    ranks: int,
+) -> Opened:
+    """A live model as it is, or a checkpoint folder's, on a GPU if there is one; see `Engine`."""
+    if not isinstance(model, str | Path):
+        if (device, dtype, weights, ranks) != (None, None, None, 1):
+            told = "device, dtype, weights, ranks are for folders: a live model stays as it is"
+            raise UserError(told)
+        return Opened(model, tokenizer)
+    folder = Path(model)
+    found, team = _loaded(folder, device, dtype, weights, ranks)
+    if tokenizer is None and (folder / "tokenizer.json").exists():
+        tokenizer = Tokenizer.load(folder)
+    return Opened(found, tokenizer, end_tokens(folder), team)
+
+
+def _loaded(
     folder: Path,
     device: str | torch.device | None,
     dtype: torch.dtype | None,
-    weights: str | None = None,
-) -> Decoder:
-    """The model of a checkpoint folder, on a GPU if there is one; see `Engine`."""
+    weights: str | None,
+    ranks: int,
+) -> tuple[Decoder, Team | None]:
+    """With several `ranks`, the first one's share, and the team that has the others."""
     if weights not in (None, "float8"):
         raise UserError("weights", weights, "is no kind of weights", "use float8, or leave it out")
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} is no checkpoint folder: it has no config.json")
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.bfloat16 if where.type == "cuda" else torch.float32)
+    if isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1:
+        raise UserError("ranks", ranks, "is no number of processes", "1 has the whole model")
+    if ranks > 1:
+        return start(Share(folder.resolve(), 0, ranks, where.type, dtype, weights))
     model = load(folder, device=where, dtype=dtype)
     if weights is not None:
         narrow_weights(model)
-    return model
+    return model, None

@@ -4,9 +4,9 @@ import dataclasses
 import itertools
 import secrets
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -15,8 +15,11 @@ from cairn.engine.assembly import (
     CUT,
     allocate,
     archive_of,
+    closed_on_failure,
     drafter_of,
-    loaded,
+    opened,
+    pool_of,
+    refuse_apart,
     signature,
     states_in,
     without_variation,
@@ -25,8 +28,7 @@ from cairn.engine.code import CodePrompt
 from cairn.engine.detokenizer import Detokenizer
 from cairn.engine.load import Load
 from cairn.engine.options import Caching, Speculation
-from cairn.engine.pool import Pool, fit
-from cairn.engine.prompts import Prompts, end_tokens
+from cairn.engine.prompts import Prompts, one_each
 from cairn.engine.runner import Runner
 from cairn.engine.sampling import SamplingParams
 from cairn.engine.scheduler import Scheduler
@@ -56,7 +58,9 @@ class Engine:
     how many bytes keys, values and states may take (None: a share of what is free). `graphs`
     captures decoding, and `overlap` launches a step before what the last one drew is known; both
     are for GPUs and on there (None). `invariant` gives every request the bits that it has alone,
-    log-probabilities included, whatever the batch; it is slower and keeps no prefixes.
+    log-probabilities included, whatever the batch; it is slower and keeps no prefixes. With
+    `ranks`, so many processes share the model of a folder, one a GPU (tensor parallelism): the
+    others are started here, and end with `close`; `memory` is then that of each.
     """
 
     def __init__(
@@ -77,42 +81,37 @@ class Engine:
         graphs: bool | None = None,
         overlap: bool | None = None,
         invariant: bool = False,
+        ranks: int = 1,
     ) -> None:
-        ends: frozenset[int] = frozenset()
-        if isinstance(model, str | Path):
-            folder = Path(model)
-            model = loaded(folder, device, dtype, weights)
-            ends = end_tokens(folder)
-            if tokenizer is None and (folder / "tokenizer.json").exists():
-                tokenizer = Tokenizer.load(folder)
-        elif (device, dtype, weights) != (None, None, None):
-            raise UserError("device, dtype, weights are for folders: a live model stays as it is")
-        kind = (model.device, model.dtype)
         if invariant:
             caching = without_variation(caching, speculation)
         self._caching = caching or Caching()
-        self.model, self.tokenizer = model, tokenizer
-        wanted = token_budget or TOKEN_BUDGET[model.device.type]
-        sizes = fit(
-            model.config, *kind, slots, capacity, memory, wanted, states_in(state_dtype),
-            keeps=self._caching.prefixes,
-        )  # fmt: skip
-        self.slots, self.capacity = sizes.slots, sizes.capacity
-        self._prompts = Prompts(tokenizer, model.config, ends)
-        self._runner = Runner(model, Pool(model.config, sizes, *kind), graphs)
-        self._archive = archive_of(model, self._caching)
-        self._allocation = allocate(self._runner.pool, self._caching, self._archive)
+        if ranks != 1:
+            refuse_apart(ranks, self._caching, invariant)
+        own = opened(model, tokenizer, device, dtype, weights, ranks)
+        self.model, self.tokenizer, self._team = own.model, own.tokenizer, own.team
+        wanted = token_budget or TOKEN_BUDGET[own.model.device.type]
+        with closed_on_failure(own.team):
+            pool = pool_of(
+                own.model, own.team, slots, capacity, memory, wanted, states_in(state_dtype),
+                keeps=self._caching.prefixes, graphs=graphs,
+            )  # fmt: skip
+            self._runner = Runner(own.model, pool, graphs, own.team)
+            self._archive = archive_of(own.model, self._caching)
+            self._drafter = drafter_of(speculation, own.model, pool.sizes)
+        self.slots, self.capacity = pool.sizes.slots, pool.sizes.capacity
+        self._prompts = Prompts(own.tokenizer, own.model.config, own.ends)
+        self._allocation = allocate(pool, self._caching, self._archive, own.ranks)
         self._check = SelfCheck(self._caching.check)
         budget = wanted if token_budget else max(wanted, self.slots)
-        pieces = CUT[model.device.type] if invariant else None
+        pieces = CUT[own.model.device.type] if invariant else None
         budget = max(budget, self.slots + pieces) if pieces else budget
         self._scheduler = Scheduler(self.slots, budget, self._allocation, every=pieces)
-        ahead = model.device.type == "cuda" if overlap is None else overlap
+        ahead = own.model.device.type == "cuda" if overlap is None else overlap
         ahead = ahead and speculation is None
         self._stepper = Stepper(self._runner, self._scheduler, ahead, invariant)
-        self._drafter = drafter_of(speculation, model, sizes)
         self._most_drafts = speculation.most if speculation else 0
-        self._weights = signature(model)
+        self._weights = signature(own.model)
         self._sequences: dict[int, Sequence] = {}
         self._watched: dict[int, deque[Delta]] = {}
         self._ids = itertools.count()
@@ -121,6 +120,16 @@ class Engine:
     def busy(self) -> bool:
         """Whether there is anything left to do."""
         return bool(self._sequences)
+
+    @property
+    def lost(self) -> str | None:
+        """Why a rank is lost, if one is: then nothing can be computed any more."""
+        return None if self._team is None else self._team.lost
+
+    def when_lost(self, hears: Callable[[str], None]) -> None:
+        """Have somebody told, in any thread, why a rank is lost, as soon as it is."""
+        if self._team is not None:
+            self._team.when_lost(hears)
 
     @property
     def load(self) -> Load:
@@ -155,8 +164,8 @@ class Engine:
         """
         if isinstance(prompts, str):
             prompts = [prompts]
-        every = _one_each("params", params or SamplingParams(), len(prompts))
-        suffixes = _one_each("suffix", suffix, len(prompts))
+        every = one_each("params", params or SamplingParams(), len(prompts))
+        suffixes = one_each("suffix", suffix, len(prompts))
         each = zip(prompts, every, suffixes, strict=True)
         sequences = [self.prepare(prompt, own, suffix=after) for prompt, own, after in each]
         try:
@@ -257,9 +266,11 @@ class Engine:
             self._archive = self._allocation.archive = archive_of(self.model, self._caching)
 
     def close(self) -> None:
-        """Wait until what is to survive is on disk."""
+        """Wait until what is to survive is on disk; end the other ranks."""
         if self._archive is not None:
             self._archive.close()
+        if self._team is not None:
+            self._team.close()
 
     def abort(self, request: int) -> Completion | None:
         """Take a request back and free its slot; what it drew so far, or None if it is over."""
@@ -283,7 +294,10 @@ class Engine:
         """
         if self.busy:
             raise UserError("weights are changed between requests: wait for those that run")
-        count = replace_weights(self.model, Path(folder))
+        if self._team is None:
+            count = replace_weights(self.model, Path(folder))
+        else:
+            count = self._team.replace_weights(self.model, Path(folder))
         self._weights = signature(self.model)
         self._runner.check()
         self.forget()
@@ -304,6 +318,8 @@ class Engine:
         try:
             known = self._stepper.step(slices)
             deltas = [self._delta(one) for drawing in known for one in drawing]
+            if self._team is not None:
+                self._team.check()  # what was drawn since a rank was lost is not to be trusted
         except BaseException:
             lost = [] if self._stepper.waits else [s for s in self._sequences.values() if s.ahead]
             for sequence in (*lost, *(part.sequence for part in slices)):
@@ -366,12 +382,3 @@ class Engine:
                     yield news.popleft()
         finally:
             self.abort(sequence.id)
-
-
-def _one_each(field: str, value: Any, count: int) -> list[Any]:
-    """`value` for each of `count` prompts: itself repeated, or a list of that length."""
-    if not isinstance(value, list):
-        return [value] * count
-    if len(value) != count:
-        raise UserError(f"{field} has {len(value)} entries for {count} prompts: give one for each")
-    return value

@@ -161,6 +161,7 @@ def fit(
     budget: int = 512,
     states: torch.dtype | None = None,
     keeps: bool = True,
+    sharers: int = 1,
 ) -> Sizes:
     """What fits into `memory` bytes (None: a share of what is free), each pool by itself.
 
@@ -168,7 +169,8 @@ def fit(
     that fits; one that was asked for and does not fit is refused with the largest that does. Slots
     are as many as are asked for or useful and fit: fewer run at a time, and the rest waits, but
     nothing is refused. A forward adds at most `budget` tokens to a sequence. States that are kept
-    for later requests (with `keeps`) lie in the host's memory, which is the device's on a CPU.
+    for later requests (with `keeps`) lie in the host's memory, which is the device's on a CPU, and
+    which `sharers` processes have together.
     """
     for field, value in (("slots", slots), ("capacity", capacity)):
         if value is not None and (isinstance(value, bool) or value < 1):
@@ -179,7 +181,7 @@ def fit(
     state = state_bytes(config, dtype, states)
     kept, room = 0, memory
     if state and keeps:
-        host = memory if device.type == "cpu" else int(free_memory(HOST) * MEMORY_SHARE["cpu"])
+        host = memory if device.type == "cpu" else _host_memory() // sharers
         kept = min(MOST_KEPT, int(host * KEPT_SHARE) // state)
         room -= kept * state if device.type == "cpu" else 0
     page = _page_bytes(config, dtype)
@@ -241,6 +243,10 @@ def _share(
     share = min(1.0, room / total) if total else 1.0
     least = _pages_of(config, capacity, budget)
     return tuple(max(few, int(n * share)) for n, few in zip(wanted, least, strict=True))
+
+
+def _host_memory() -> int:
+    return int(free_memory(HOST) * MEMORY_SHARE["cpu"])
 
 
 def free_memory(device: torch.device) -> int:

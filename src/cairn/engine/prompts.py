@@ -121,3 +121,12 @@ def end_tokens(folder: Path) -> frozenset[int]:
     if found is None:
         return frozenset()
     return frozenset(found if isinstance(found, list) else [found])
+
+
+def one_each(field: str, value: Any, count: int) -> list[Any]:
+    """`value` for each of `count` prompts: itself repeated, or a list of that length."""
+    if not isinstance(value, list):
+        return [value] * count
+    if len(value) != count:
+        raise UserError(f"{field} has {len(value)} entries for {count} prompts: give one for each")
+    return value

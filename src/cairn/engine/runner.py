@@ -9,10 +9,24 @@ from cairn.base import UserError
 from cairn.engine.graphs import Graphs
 from cairn.engine.pool import Pool
 from cairn.engine.scheduler import Slice
+from cairn.engine.team import Team
 from cairn.model import Decoder, Spans
 from cairn.ops.transfer import on_device
 
 FEW = 8  # tokens: spans up to this long go together, apart from the prompts
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Spans of one step, in the order in which their rows lie."""
+
+    sizes: list[int]
+    """Tokens of each."""
+    slots: list[int]
+    past: list[int]
+    """Tokens that each slot holds before."""
+    few: int
+    """How many of them, the first, have a forward of their own; 0 where all go together."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +50,13 @@ class Runner:
 
     A token that was drawn and is not known on the host yet is read where it was drawn: `remember`
     keeps the last one of every slot. `graphs` says whether decoding is captured; None does so
-    where it can be.
+    where it can be. With a `team`, its other ranks compute what is computed here, each its share.
     """
 
-    def __init__(self, model: Decoder, pool: Pool, graphs: bool | None = None) -> None:
-        self.model, self.pool = model, pool
+    def __init__(
+        self, model: Decoder, pool: Pool, graphs: bool | None = None, team: Team | None = None
+    ) -> None:
+        self.model, self.pool, self._team = model, pool, team
         if graphs and not Graphs.serve(model):
             raise UserError("graphs", graphs, "cannot be had here", "they are for GPUs: leave out")
         captured = Graphs.serve(model) if graphs is None else graphs
@@ -49,33 +65,56 @@ class Runner:
         self._last = torch.zeros(slots, dtype=torch.int64, device=model.device)
 
     def run(self, slices: list[Slice]) -> Rows:
-        """Compute the slices, in their order; the pool remembers their tokens afterwards.
+        """Compute the slices; the pool remembers their tokens afterwards.
 
         Where sequences that draw run beside prompts, each kind has a forward of its own: a scan
         pads every span to a chunk, and a chunk for one token is wasted; and graphs are for those
         of one token. The rows stay as they are until the next call.
         """
-        few = [part for part in slices if part.size <= FEW]
+        few = [number for number, part in enumerate(slices) if part.size <= FEW]
+        order = list(range(len(slices)))
         if not few or len(few) == len(slices) or not (self.pool.recurrent or self.graphs):
-            hidden = self._forward(slices)
+            few = []
         else:
-            many = [part for part in slices if part.size > FEW]
-            parts = (
-                iter(self._forward(few).split([part.size for part in few])),
-                iter(self._forward(many).split([part.size for part in many])),
-            )
-            hidden = torch.cat([next(parts[part.size > FEW]) for part in slices])
-        starts, at = [], 0
-        for part in slices:
-            starts.append(at)
-            at += part.size
-        return Rows(hidden, starts)
+            order.sort(key=lambda number: slices[number].size > FEW)
+        parts = [slices[number] for number in order]
+        sizes, slots = [part.size for part in parts], [part.slot for part in parts]
+        batch = Batch(sizes, slots, [part.start for part in parts], len(few))
+        tokens = self._tokens(parts)
+        starts, at = [0] * len(slices), 0
+        for number, size in zip(order, sizes, strict=True):
+            starts[number] = at
+            at += size
+        if self._team is None:
+            return Rows(self.compute(tokens, batch), starts)
+        with self._team.together("run", batch, len(tokens)):
+            self._team.share(tokens)
+            return Rows(self.compute(tokens, batch), starts)
+
+    def compute(self, tokens: Tensor, batch: Batch) -> Tensor:
+        """Hidden states [T, D] of `tokens` int64 [T], which lie on the device."""
+        if not batch.few:
+            return self._forward(tokens, batch.sizes, batch.slots, batch.past)
+        few = slice(0, batch.few), slice(batch.few, None)
+        given = tokens.split([sum(batch.sizes[part]) for part in few])
+        parts = [
+            self._forward(own, batch.sizes[part], batch.slots[part], batch.past[part])
+            for own, part in zip(given, few, strict=True)
+        ]
+        return torch.cat(parts)
 
     def logits(self, rows: Rows, places: list[int]) -> Tensor:
         """Logits [R, V] of the rows at `places`, and of no others."""
-        if len(places) == len(rows.hidden):
-            return self.model.head(rows.hidden)
-        return self.model.head(rows.hidden[on_device(places, torch.int64, rows.hidden.device)])
+        if self._team is None:
+            return self.head(rows.hidden, places)
+        with self._team.together("head", places):
+            return self.head(rows.hidden, places)
+
+    def head(self, hidden: Tensor, places: list[int]) -> Tensor:
+        """Logits [R, V] of some rows of `hidden` [T, D]."""
+        if places == list(range(len(hidden))):
+            return self.model.head(hidden)
+        return self.model.head(hidden[on_device(places, torch.int64, hidden.device)])
 
     def remember(self, slots: list[int], tokens: Tensor) -> None:
         """`tokens` int64 [R] were drawn in these slots, all different."""
@@ -83,6 +122,8 @@ class Runner:
 
     def check(self) -> None:
         """The weights may lie elsewhere now."""
+        if self._team is not None:
+            self._team.tell("check")
         if self.graphs is not None:
             self.graphs.check()
 
@@ -97,13 +138,13 @@ class Runner:
         """Take back what the drafts did to the states of `slots`."""
         self.pool.put_back(held.states, [held.slots.index(slot) for slot in slots], slots)
 
-    def _forward(self, slices: list[Slice]) -> Tensor:
-        slots, past = [part.slot for part in slices], [part.start for part in slices]
-        tokens = self._tokens(slices)
-        if self.graphs is not None and all(part.size == 1 for part in slices):
+    def _forward(
+        self, tokens: Tensor, sizes: list[int], slots: list[int], past: list[int]
+    ) -> Tensor:
+        if self.graphs is not None and all(size == 1 for size in sizes):
             return self.graphs.run(tokens, slots, past)
         self.pool.cache.lengths[slots] = torch.tensor(past)
-        return self.model.hidden(tokens, Spans.of([p.size for p in slices], slots), self.pool.cache)
+        return self.model.hidden(tokens, Spans.of(sizes, slots), self.pool.cache)
 
     def _tokens(self, slices: list[Slice]) -> Tensor:
         """int64 [T] on the device: what is known here, and the rest from where it was drawn."""

@@ -1,13 +1,19 @@
 """Other weights into a model that is being served, and weights in fewer bytes."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from cairn.base import UserError
 from cairn.model import Decoder, ModelConfig, load
 from cairn.model.linear import Linear
+from cairn.model.sharding import share_of
 from cairn.ops.narrow import unfit
+
+if TYPE_CHECKING:
+    from cairn.engine.share import Share
 
 
 @torch.no_grad()
@@ -17,14 +23,31 @@ def replace_weights(model: Decoder, folder: Path) -> int:
     All are read and checked before the first is changed. UserError for a folder that is no
     checkpoint, is damaged, or is of another configuration. Layers in 8 bits stay so.
     """
-    config = ModelConfig.from_folder(folder)
-    if config != model.config:
+    return put_weights(model, read_weights(model, folder))
+
+
+def read_weights(model: Decoder, folder: Path, share: "Share | None" = None) -> dict[str, Tensor]:
+    """The weights of a checkpoint, or a rank's share of them, on the CPU; see `replace_weights`."""
+    ranks = 1 if share is None else share.ranks
+    if share_of(ModelConfig.from_folder(folder), ranks) != model.config:
         raise UserError("folder", str(folder), "holds a model of another configuration")
-    found = dict(load(folder, "cpu", model.dtype).named_parameters())
-    own = dict(model.named_parameters())
-    missing = sorted(set(own) ^ set(found))
+    if share is None:
+        read = load(folder, "cpu", model.dtype)
+    else:
+        from cairn.engine.share import read_share
+
+        read = read_share(share, folder, "cpu", model.dtype)
+    found: dict[str, Tensor] = dict(read.named_parameters())
+    missing = sorted({name for name, _ in model.named_parameters()} ^ set(found))
     if missing:
         raise UserError("folder", str(folder), f"differs in {missing[0]}")
+    return found
+
+
+@torch.no_grad()
+def put_weights(model: Decoder, found: dict[str, Tensor]) -> int:
+    """Put what `read_weights` gave into the model; how many tensors."""
+    own = dict(model.named_parameters())
     narrow = {f"{name}.weight": module for name, module in _narrow(model)}
     for name, parameter in own.items():
         if name in narrow:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
+from torch.nn import functional
 
 from cairn.ops.gradient import once, run
 from cairn.ops.loss import Slices, scaled
@@ -28,6 +29,17 @@ class Vocabulary:
         """The rows of ids [T] among this rank's, any row where it has none; whether it has one."""
         place = ids - self.first
         return place.clamp(0, rows - 1), (place >= 0) & (place < rows)
+
+
+def all_logits(logits: Tensor, sizes: list[int], group: ProcessGroup | None = None) -> Tensor:
+    """Logits [T, V] of every rank's `sizes` rows of the output matrix, of this rank's own.
+
+    To be read, not learned from. `group` None is all ranks.
+    """
+    wide = functional.pad(logits, (0, max(sizes) - logits.shape[-1]))
+    parts = [torch.empty_like(wide) for _ in sizes]
+    dist.all_gather(parts, wide, group=group)
+    return torch.cat([part[..., :size] for part, size in zip(parts, sizes, strict=True)], -1)
 
 
 def shared_cross_entropy(

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import socket
 import threading
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from cairn.serve.keys import Keys
 from cairn.serve.limits import Limits
 
 GRACE = 10  # seconds that running requests get when the server is asked to end
+LATE = 15.0  # seconds more, after which a server that lost a rank ends at once
 
 
 def folders_by_name(texts: Sequence[str]) -> dict[str, Path]:
@@ -50,6 +52,7 @@ def serve(
     speculation: Speculation | None = None,
     float8: bool = False,
     invariant: bool = False,
+    ranks: int = 1,
 ) -> None:
     """Serve the checkpoint in `folder` over HTTP until SIGINT or SIGTERM.
 
@@ -57,39 +60,43 @@ def serve(
     other models by name; `keys`, `admin_keys` and `weights` are those of `create_app`. At the end
     no new request is taken, and those that run have `grace` seconds. `caching` holds for every
     model, as do `float8` (matrices in 8 bits) and `invariant` (see `Engine`), `speculation` for the
-    first. Raises UserError for a
-    host or a port that cannot be had (before the model is loaded) and for a folder that is no
-    checkpoint.
+    first. With `ranks`, so many processes share the model; it is then the only one. Raises
+    UserError for a host or a port that cannot be had (before the model is loaded), for a folder
+    that is no checkpoint, and where a rank was lost.
     """
     folder = Path(folder)
     name = name or folder.resolve().name
     others = dict(more or {})
     if name in others:
         raise UserError("name", name, "is that of two models", "name them apart")
-    with listen(host, port) as listening:
+    if ranks > 1 and others:
+        problem = "are for one model, and there are more"
+        raise UserError("ranks", ranks, problem, "start a server for each model")
+    with listen(host, port) as listening, contextlib.ExitStack() as closing:
         sizes = {"slots": slots, "capacity": capacity, "caching": caching, "invariant": invariant}
         sizes |= {"weights": "float8" if float8 else None}
-        engine = Engine(folder, speculation=speculation, **sizes)
+        engine = Engine(folder, speculation=speculation, ranks=ranks, **sizes)
+        closing.callback(engine.close)
         rest = {other: Engine(path, **sizes) for other, path in others.items()}
         app = create_app(
-            engine,
-            name,
-            more=rest,
-            limits=limits,
-            attribution=attribution,
-            keys=keys,
-            admin_keys=admin_keys,
-            weights=weights,
-        )
-        where, taken = listening.getsockname()[:2]
-        at = f"[{where}]" if ":" in where else where
-        note(
-            f"{', '.join([name, *rest])}: http://{at}:{taken}/v1 "
-            f"({engine.slots} slots of {engine.capacity} tokens); Ctrl-C ends it"
-        )
+            engine, name, more=rest, limits=limits, attribution=attribution, keys=keys,
+            admin_keys=admin_keys, weights=weights,
+        )  # fmt: skip
+        size = f"{engine.slots} slots of {engine.capacity} tokens"
+        note(f"{', '.join([name, *rest])}: {_address(listening)} ({size}); Ctrl-C ends it")
         log_to()
+        server = Server(app, grace)
+        engine.when_lost(server.lose)
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when it has ended
-            Server(app, grace).run(sockets=[listening])
+            server.run(sockets=[listening])
+        if engine.lost is not None:
+            raise UserError("ranks", ranks, engine.lost, "start the server again")
+
+
+def _address(listening: socket.socket) -> str:
+    where, taken = listening.getsockname()[:2]
+    at = f"[{where}]" if ":" in where else where
+    return f"http://{at}:{taken}/v1"
 
 
 class Server(uvicorn.Server):
@@ -120,6 +127,19 @@ class Server(uvicorn.Server):
             timer.daemon = True
             timer.start()
         super().handle_exit(sig, frame)
+
+    def lose(self, why: str) -> None:
+        """End, for nothing can be computed any more; at once if ending takes too long."""
+        self.should_exit = True
+        timer = threading.Timer(self._grace + LATE, _end_at_once, [why])
+        timer.daemon = True
+        timer.start()
+
+
+def _end_at_once(why: str) -> None:
+    """Where a thread waits for a device that does not answer, nothing else ends the process."""
+    note(f"ranks: {why}; the server did not end by itself")
+    os._exit(2)
 
 
 def listen(host: str, port: int) -> socket.socket:

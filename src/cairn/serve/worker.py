@@ -118,6 +118,7 @@ class Worker:
 
     def start(self) -> None:
         """Start the thread."""
+        self.engine.when_lost(self._lose)
         self._thread.start()
 
     def drain(self) -> None:
@@ -127,6 +128,12 @@ class Worker:
     def end_all(self) -> None:
         """Tell those who still wait that the server ends. Safe in any thread."""
         self._commands.put(lambda: self._fail_all(_ending()))
+
+    def _lose(self, why: str) -> None:
+        """A rank of the engine is lost: those who wait are told, and no new request is taken."""
+        log.error("the engine is lost: %s", why)
+        self._ending = True
+        self._commands.put(lambda: self._fail_all(_lost()))
 
     async def alone(self, action: Callable[[Engine], Any], *, abort: bool = False) -> Any:
         """Run `action` in the engine's thread while no request runs; what it gives or raises.
@@ -204,8 +211,9 @@ class Worker:
                 try:
                     deltas = self.engine.step()
                 except Exception as error:
-                    log.exception("the engine failed in a step")
-                    self._fail_all(as_api_error(error))
+                    if self.engine.lost is None:
+                        log.exception("the engine failed in a step")
+                    self._fail_all(as_api_error(error) if self.engine.lost is None else _lost())
                     continue
                 self._route(deltas)
         finally:
@@ -283,6 +291,10 @@ class Worker:
 
 def _ending() -> ApiError:
     return ApiError(503, "the server is shutting down", retry_after=5)
+
+
+def _lost() -> ApiError:
+    return ApiError(503, "a process of this model ended, and the server ends too", retry_after=30)
 
 
 News = tuple[Ticket, tuple[int, Delta] | ApiError]

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
@@ -21,9 +20,9 @@ from cairn.model import Decoder, ModelConfig
 from cairn.model.decoder import Block
 from cairn.model.mamba import Mamba2
 from cairn.model.sharding import norm_sharers, share_of
-from cairn.ops.collectives import gather, gathered, scatter_sum
+from cairn.ops.collectives import gather, scatter_sum
 from cairn.ops.mamba import MixerForm
-from cairn.ops.vocabulary import Vocabulary
+from cairn.ops.vocabulary import Vocabulary, all_logits
 from cairn.train.parallel.pieces import all_cuts, cut_for, cut_parameter
 from cairn.train.parallel.ranks import Ranks
 
@@ -96,7 +95,7 @@ def cut_model(model: Decoder, ranks: Ranks) -> None:
     sizes = [stop - start for start, stop in pairwise(bounds)]
 
     def logits(module: nn.Module, given: Any, y: Tensor) -> Tensor:
-        return _all_logits(y, sizes, vocabulary)
+        return all_logits(y, sizes, vocabulary.group)
 
     model.lm_head.register_forward_hook(logits)
 
@@ -116,10 +115,3 @@ def _hook(mixer: nn.Module, tokens: _Tokens) -> None:
 
     mixer.register_forward_pre_hook(before)
     mixer.register_forward_hook(after)
-
-
-def _all_logits(logits: Tensor, sizes: list[int], vocabulary: Vocabulary) -> Tensor:
-    """The logits of the whole vocabulary, to be read: learning goes by `shared_cross_entropy`."""
-    wide = functional.pad(logits, (0, max(sizes) - logits.shape[-1]))
-    parts = gathered(wide.unsqueeze(0), vocabulary.group)
-    return torch.cat([part[..., :size] for part, size in zip(parts, sizes, strict=True)], -1)
