@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(bool(native().missing), reason=native().missing 
 
 def steps(model, config: ModelConfig, path: paths.Path | None = None) -> torch.Tensor:
     """Logits of a prompt and of a few steps of two sequences."""
-    cache, found = Cache(config, 3, 64), []
+    cache, found = Cache(config, 3, 64, dtype=model.dtype), []
     tokens = torch.arange(20) % config.vocab_size
     with torch.no_grad():
         for lengths in ([13, 1], [1, 1], [2, 4], [7, 0], [1, 12]):
@@ -99,11 +99,35 @@ def test_models_go_when_nobody_holds_them(tiny):
     assert gone() is None
 
 
-def test_gradients_and_bf16_are_computed_in_parts(tiny):
+def test_gradients_are_computed_in_parts(tiny):
     model = build(tiny, seed=1)
     with paths.recorded() as choices:
         model(torch.arange(5), Spans.of([5])).sum().backward()
-        with torch.no_grad():
-            narrow = build(tiny, seed=1, dtype=torch.bfloat16)
-            narrow(torch.arange(5), Spans.of([5]))
     assert not {"mamba_layer", "feedforward_layer"} & {choice.op for choice in choices}
+
+
+@pytest.fixture(params=[False, True], ids=["vectors", "tiles"])
+def tiles(request):
+    library = native().library
+    assert library
+    if request.param and not native().tiles:
+        pytest.skip("no matrix units here")
+    library.cairn_tiles(request.param)
+    yield
+    library.cairn_tiles(1)
+
+
+@pytest.mark.usefixtures("tiles")
+def test_layers_in_bf16_are_at_least_as_near_as_their_parts(each_tiny, roughen):
+    wide = {} if each_tiny.family == "mamba2" else {"hidden_size": 64}  # as tiles want it
+    config = replace(each_tiny, **wide)
+    narrow = roughen(build(config, seed=1)).eval().to(torch.bfloat16)
+    for module in narrow.modules():
+        for name in getattr(module, "keep_fp32", ()):
+            getattr(module, name).data = getattr(module, name).data.float()
+    wide = build(config, seed=1).eval()
+    wide.load_state_dict(narrow.state_dict())
+    assert {LAYERS[letter] for letter in config.pattern} <= taken(narrow, config)
+    truth = steps(wide, config, "torch")
+    got, plain = (steps(narrow, config, path) for path in (None, "torch"))
+    assert (got - truth).norm() <= (plain - truth).norm()

@@ -12,7 +12,7 @@ from cairn.ops import paths, reference
 from cairn.ops.linear import linear
 from cairn.ops.mamba import MixerForm, MixerWeights, mamba_inner
 from cairn.ops.native.library import native
-from cairn.ops.native.operations import FEW_ROWS
+from cairn.ops.native.operations import few_rows
 from cairn.ops.norm import gated_rms_norm, rms_norm
 from cairn.ops.ragged import Chunks
 from cairn.ops.slots import Slots
@@ -150,7 +150,7 @@ def test_products_of_few_rows(dtype, shape, rows):
     x, weight = draw(rows, shape[1]).to(dtype), draw(*shape).to(dtype)
     with paths.recorded() as taken:
         got = linear(x, weight)
-    served = "native" if rows <= FEW_ROWS[dtype] else "torch"
+    served = "native" if rows <= few_rows(dtype) else "torch"
     assert [choice.path for choice in taken] == [served]
     assert got.dtype == dtype
     near(got, x.double() @ weight.double().t(), 2e-6 if dtype == torch.float32 else 4e-3)

@@ -55,7 +55,7 @@ class Block(nn.Module):
     def _computed(
         self, x: Tensor, added: Tensor | None, layout: Layout, memory: Any
     ) -> tuple[Tensor, Tensor | None]:
-        whole = fused(self, x, added, layout, memory)
+        whole = fused(self, (self,), x, added, layout, (memory,))
         if whole is not None:
             return whole, None
         y, x = normed(self.norm, x, added)
@@ -140,9 +140,14 @@ class Decoder(nn.Module):
         x = self.backbone.embeddings(tokens)
         if self.config.residual_fp32:
             x = x.to(torch.promote_types(x.dtype, torch.float32))
-        added = None
-        for i, block in enumerate(self.backbone.layers):
-            x, added = block(x, added, layout, cache.layers[i] if cache else None)
+        layers, added = self.backbone.layers, None
+        memories = cache.layers if cache else [None] * len(layers)
+        whole = fused(layers, list(layers), x, None, layout, memories)
+        if whole is not None:
+            x = whole
+        else:
+            for block, memory in zip(layers, memories, strict=True):
+                x, added = block(x, added, layout, memory)
         x, _ = normed(self.backbone.norm_f, x, added)
         return x.to(self.dtype) if self.config.residual_fp32 else x
 

@@ -78,9 +78,9 @@ class PagePlan:
             self._places[group] = found
         return found
 
-    def raw(self, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """int64 arrays: pages [slots, n], and of the spans bounds [S + 1], slots and pasts [S]."""
-        return self._tables[group], self._bounds, self._slots, self._past
+    def raw(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, Sequence[np.ndarray]]:
+        """int64 arrays: bounds [S + 1], slots and pasts [S] of the spans; pages [slots, n] each."""
+        return self._bounds, self._slots, self._past, self._tables
 
     @cached_property
     def _bounds(self) -> np.ndarray:

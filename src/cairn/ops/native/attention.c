@@ -1,4 +1,4 @@
-/* Causal attention of a few tokens over keys and values that lie in pages, fp32.
+/* Causal attention of a few tokens over keys and values that lie in pages, in fp32 or bf16.
  *
  * A task is the query heads of one key head over one span: it turns and stores the new keys, and
  * reads what is remembered page by page, with running sums of the softmax (arXiv 2205.14135).
@@ -9,23 +9,32 @@
 
 #define PAGE 16 /* tokens; paging.py has the same number */
 
+/* What an attention layer has besides its norm, its matrix of queries and its last matrix. */
 typedef struct {
-    const float *k, *k_bias, *v, *v_bias; /* [KV * P, D], [KV * P] or NULL */
-    const float *q_norm, *k_norm;         /* [P] of an RMSNorm of every head, or NULL */
+    const void *k, *k_bias, *v, *v_bias; /* [KV * P, D], [KV * P] or NULL, of the layer's kind */
+    const void *q_norm, *k_norm;         /* [P] of an RMSNorm of every head, or NULL */
+    int64_t H, KV, P;
+    int64_t window;                      /* keys that a token sees, its own included; 0: all */
+    int64_t group;                       /* which of the call's tables is its own */
+} Attention;
+
+/* One call of it. */
+typedef struct {
+    const Attention *layer;
     const float *cos, *sin;               /* [T, R], or NULL */
-    float *keys, *values;                 /* [places, KV, P] */
+    void *keys, *values;                  /* [places, KV, P] of memory_kind */
     const int64_t *table;                 /* [slots, pages]: the page of every PAGE tokens */
     const int64_t *bounds, *slots, *past; /* [S + 1], [S], [S] */
     float *projected, *out;               /* [T, apart] with q, k, v side by side; [T, H * P] */
-    int64_t apart, S, H, KV, P, R, pages;
-    int64_t window;                       /* keys that a token sees, its own included; 0: all */
+    ptrdiff_t apart, R, pages;
+    int kind, memory_kind;                /* of parameters, of keys and values */
     float eps;
-} Attention;
+} Attends;
 
 /* Norm and turn of one head of a token. */
-static void turn(const Attention *a, float *head, const float *norm, ptrdiff_t token)
+static void turn(const Attends *a, float *head, const void *norm, ptrdiff_t token)
 {
-    if (norm) norm_row(head, norm, FLOAT32, a->P, 1, a->eps);
+    if (norm) norm_row(head, norm, a->kind, a->layer->P, 1, a->eps);
     if (!a->cos) return;
     const float *cos = a->cos + token * a->R, *sin = a->sin + token * a->R;
     for (ptrdiff_t i = 0; i < a->R; i++) {
@@ -35,71 +44,89 @@ static void turn(const Attention *a, float *head, const float *norm, ptrdiff_t t
     }
 }
 
-INLINE float dot(const float *a, const float *b, ptrdiff_t count)
+INLINE float dot(const float *a, const void *b, ptrdiff_t at, ptrdiff_t count, const int kind)
 {
     Vector sums = splat(0);
     ptrdiff_t i = 0;
     float rest = 0;
-    for (; i + LANES <= count; i += LANES) sums += load(a + i) * load(b + i);
-    for (; i < count; i++) rest += a[i] * b[i];
+    for (; i + LANES <= count; i += LANES) sums += load(a + i) * load_as(b, at + i, kind);
+    for (; i < count; i++) rest += a[i] * element(b, at + i, kind);
     return sum(sums) + rest;
 }
 
-/* One query head over the tokens `from` to `to` of a page: running maximum, sum and output. */
-static void attend_page(const Attention *a, const float *q, const float *keys, const float *values,
-                        ptrdiff_t from, ptrdiff_t to, float *most, float *sum_, float *out)
+/* to += weight * from[at ..] */
+INLINE void add_row(float *to, float weight, const void *from, ptrdiff_t at, ptrdiff_t count,
+                    const int kind)
 {
-    ptrdiff_t step = a->KV * a->P, P = a->P;
-    float scores[PAGE], scale = 1.0f / sqrtf((float)P), highest = *most;
+    ptrdiff_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        store(to + i, load(to + i) + splat(weight) * load_as(from, at + i, kind));
+    for (; i < count; i++) to[i] += weight * element(from, at + i, kind);
+}
+
+/* Of one query head: running maximum, sum and output. */
+typedef struct {
+    float most, total, *out;
+} Seen;
+
+/* One query head over the tokens `from` to `to` of the page that begins at element `place`. */
+INLINE void attend_page(const Attends *a, const float *q, ptrdiff_t place, ptrdiff_t from,
+                        ptrdiff_t to, Seen *seen, const int kind)
+{
+    ptrdiff_t step = a->layer->KV * a->layer->P, P = a->layer->P;
+    float scores[PAGE], scale = 1.0f / sqrtf((float)P), highest = seen->most;
     for (ptrdiff_t j = from; j < to; j++) {
-        scores[j] = dot(q, keys + j * step, P) * scale;
+        scores[j] = dot(q, a->keys, place + j * step, P, kind) * scale;
         highest = scores[j] > highest ? scores[j] : highest;
     }
-    float kept = *most == -INFINITY ? 0 : exponential(*most - highest), total = *sum_ * kept;
-    for (ptrdiff_t i = 0; i < P; i++) out[i] *= kept;
+    float kept = seen->most == -INFINITY ? 0 : exponential(seen->most - highest);
+    seen->total *= kept;
+    for (ptrdiff_t i = 0; i < P; i++) seen->out[i] *= kept;
     for (ptrdiff_t j = from; j < to; j++) {
         float weight = exponential(scores[j] - highest);
-        const float *value = values + j * step;
-        total += weight;
-        for (ptrdiff_t i = 0; i < P; i++) out[i] += weight * value[i];
+        seen->total += weight;
+        add_row(seen->out, weight, a->values, place + j * step, P, kind);
     }
-    *most = highest, *sum_ = total;
+    seen->most = highest;
 }
 
 /* The query heads of key head `head`, of the span's token at `position`. */
-static void attend_token(const Attention *a, ptrdiff_t head, const int64_t *pages, ptrdiff_t token,
+static void attend_token(const Attends *a, ptrdiff_t head, const int64_t *pages, ptrdiff_t token,
                          ptrdiff_t position)
 {
-    ptrdiff_t each = a->H / a->KV, P = a->P, stop = position + 1;
-    ptrdiff_t start = a->window && stop > a->window ? stop - a->window : 0;
-    float most[each], total[each];
-    float *out = a->out + token * a->H * P + head * each * P;
+    const Attention *l = a->layer;
+    ptrdiff_t each = l->H / l->KV, P = l->P, stop = position + 1;
+    ptrdiff_t start = l->window && stop > l->window ? stop - l->window : 0;
+    Seen seen[each];
+    float *out = a->out + token * l->H * P + head * each * P;
     const float *q = a->projected + token * a->apart + head * each * P;
-    for (ptrdiff_t h = 0; h < each; h++) most[h] = -INFINITY, total[h] = 0;
+    for (ptrdiff_t h = 0; h < each; h++) seen[h] = (Seen){-INFINITY, 0, out + h * P};
     memset(out, 0, (size_t)(each * P) * sizeof *out);
     for (ptrdiff_t at = start / PAGE * PAGE; at < stop; at += PAGE) {
-        ptrdiff_t place = (pages[at / PAGE] * PAGE * a->KV + head) * P;
+        ptrdiff_t place = (pages[at / PAGE] * PAGE * l->KV + head) * P;
         ptrdiff_t from = start > at ? start - at : 0, to = least(PAGE, stop - at);
         for (ptrdiff_t h = 0; h < each; h++)
-            attend_page(a, q + h * P, a->keys + place, a->values + place, from, to, most + h,
-                        total + h, out + h * P);
+            if (a->memory_kind == FLOAT32)
+                attend_page(a, q + h * P, place, from, to, seen + h, FLOAT32);
+            else attend_page(a, q + h * P, place, from, to, seen + h, BFLOAT16);
     }
     for (ptrdiff_t h = 0; h < each; h++)
-        for (ptrdiff_t i = 0; i < P; i++) out[h * P + i] /= total[h];
+        for (ptrdiff_t i = 0; i < P; i++) out[h * P + i] /= seen[h].total;
 }
 
-static void attend(const Attention *a, ptrdiff_t span, ptrdiff_t head)
+static void attend(const Attends *a, ptrdiff_t span, ptrdiff_t head)
 {
-    ptrdiff_t each = a->H / a->KV, P = a->P, first = a->bounds[span];
+    const Attention *l = a->layer;
+    ptrdiff_t each = l->H / l->KV, P = l->P, first = a->bounds[span];
     const int64_t *pages = a->table + a->slots[span] * a->pages;
     for (ptrdiff_t t = first; t < a->bounds[span + 1]; t++) {
         ptrdiff_t position = a->past[span] + t - first;
         ptrdiff_t place = pages[position / PAGE] * PAGE + position % PAGE;
-        float *row = a->projected + t * a->apart, *k = row + (a->H + head) * P, *v = k + a->KV * P;
-        turn(a, k, a->k_norm, t);
-        memcpy(a->keys + (place * a->KV + head) * P, k, (size_t)P * sizeof *k);
-        memcpy(a->values + (place * a->KV + head) * P, v, (size_t)P * sizeof *v);
-        for (ptrdiff_t h = 0; h < each; h++) turn(a, row + (head * each + h) * P, a->q_norm, t);
+        float *row = a->projected + t * a->apart, *k = row + (l->H + head) * P, *v = k + l->KV * P;
+        turn(a, k, l->k_norm, t);
+        write_row(k, P, a->keys, (place * l->KV + head) * P, a->memory_kind);
+        write_row(v, P, a->values, (place * l->KV + head) * P, a->memory_kind);
+        for (ptrdiff_t h = 0; h < each; h++) turn(a, row + (head * each + h) * P, l->q_norm, t);
     }
     for (ptrdiff_t t = first; t < a->bounds[span + 1]; t++)
         attend_token(a, head, pages, t, a->past[span] + t - first);

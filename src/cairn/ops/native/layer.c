@@ -1,8 +1,11 @@
-/* A whole layer, x + mixer(norm(x)), for a few tokens in one call and one team of threads: what
- * stands around the products of decoding would else cost as much as they do. All in fp32.
+/* Whole layers, x + mixer(norm(x)) one after another, for a few tokens in one call and one team of
+ * threads: what stands around the products of decoding would else cost as much as they do.
  *
- * Each thread has a share of every matrix's rows. What follows a product element by element, its
- * thread does to its own share; a step that needs all of another begins at a barrier.
+ * Parameters are fp32 or bf16, all of a layer's alike; what is computed is fp32, the sum that goes
+ * from layer to layer too. Each thread has a share of every matrix's rows. What follows a product
+ * element by element, its thread does to its own share; a step that needs all of another begins
+ * when the threads have met.
+ * Legend: T tokens, S spans, D width.
  */
 
 #include "attention.c"
@@ -10,62 +13,100 @@
 enum { SQUARED_RELU = 0, GELU_TANH = 1, SILU = 2 }; /* layer.py has the same numbers */
 
 typedef struct {
-    const float *x, *norm, *norm_bias; /* [T, D], [D], [D] or NULL: an RMSNorm */
-    const float *first, *first_bias;   /* [inside, D], [inside] or NULL */
-    const float *gate, *gate_bias;     /* the same, or NULL */
-    const float *last, *last_bias;     /* [D, width], [D] or NULL */
-    float *out, *room;                 /* [T, D], [T * (threads * D + 2 * inside + width)] */
-    int64_t T, D, inside, width, activation;
+    const void *norm, *norm_bias;   /* [D], [D] or NULL: an RMSNorm */
+    const void *first, *first_bias; /* [inside, D], [inside] or NULL; of attention, for queries */
+    const void *gate, *gate_bias;   /* the same, or NULL */
+    const void *last, *last_bias;   /* [D, width], [D] or NULL */
+    const Mixer *mixer;             /* or NULL: what the call sets is not set in it */
+    const Attention *attention;     /* or NULL; with neither, feed-forward */
+    int64_t inside, width;          /* of what is projected, and of what the last matrix reads */
+    int64_t activation, kind;
     float eps;
-    int64_t threads;
 } Layer;
+
+typedef struct {
+    const void *x;                        /* [T, D] of x_kind */
+    void *out;                            /* [T, D] of x_kind */
+    void *const *memory;                  /* of every layer two: window and state, or keys and values */
+    const float *cos, *sin;               /* [T, R], or NULL */
+    const int64_t *const *tables;         /* of every group [slots, pages] */
+    const int64_t *bounds, *slots, *past; /* [S + 1], [S], [S] */
+    float *room;                          /* as much as `cairn_layers_room` says, at a multiple of 64 */
+    int64_t x_kind, memory_kind;          /* of windows, keys and values; states are fp32 */
+    int64_t T, S, D, R, pages, threads;
+} Call;
+
+/* What layers work in, and who. */
+typedef struct {
+    const Call *call;
+    const Layer *layer;
+    void *const *memory;
+    float *x;               /* [T, D]: the sum, which the layer adds to */
+    float *normed, *packed; /* the worker's own */
+    float *projected, *inner, *mixer;
+    const Worker *worker;
+} Stage;
 
 #define EARLY 32768 /* bytes of the next matrix that a thread asks for while it waits */
 
-static void ask_for(const float *weight, ptrdiff_t inner, Share share)
+static Share own_share(const Stage *s, ptrdiff_t outputs)
 {
-    const char *from = (const char *)(weight + share.first * inner);
-    ptrdiff_t bytes = least(EARLY, (share.stop - share.first) * inner * 4);
+    return share_of(outputs, s->worker->part, s->worker->parts);
+}
+
+static void ask_for_last(const Stage *s)
+{
+    Share share = own_share(s, s->call->D);
+    ptrdiff_t row = s->layer->width * bytes_of((int)s->layer->kind);
+    const char *from = (const char *)s->layer->last + share.first * row;
+    ptrdiff_t bytes = least(EARLY, (share.stop - share.first) * row);
     for (ptrdiff_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
 }
 
-static float *projected_of(const Layer *l) { return l->room + l->threads * l->T * l->D; }
+static Rows packed_rows(const Stage *s, const float *x, ptrdiff_t inner)
+{
+    return rows_of(x, s->call->T, inner, (int)s->layer->kind, s->packed);
+}
 
 /* All rows of x normed, by every thread for itself: sooner than waiting for others. */
-static const float *normed_for(const Layer *l, ptrdiff_t part)
+static Rows normed_rows(const Stage *s)
 {
-    float *normed = l->room + part * l->T * l->D;
-    for (ptrdiff_t t = 0; t < l->T; t++) {
-        const float *row = l->x + t * l->D;
-        float *to = normed + t * l->D;
+    const Layer *l = s->layer;
+    ptrdiff_t D = s->call->D;
+    for (ptrdiff_t t = 0; t < s->call->T; t++) {
+        const float *row = s->x + t * D;
+        float *to = s->normed + t * D;
         if (l->norm_bias) {
-            layer_norm_row(row, l->norm, l->norm_bias, l->D, l->eps, to);
+            layer_norm_row(row, l->norm, l->norm_bias, (int)l->kind, D, l->eps, to);
         } else {
-            memcpy(to, row, (size_t)l->D * sizeof *to);
-            norm_row(to, l->norm, FLOAT32, l->D, 1, l->eps);
+            memcpy(to, row, (size_t)D * sizeof *to);
+            norm_row(to, l->norm, (int)l->kind, D, 1, l->eps);
         }
     }
-    return normed;
+    return packed_rows(s, s->normed, D);
 }
 
 /* A share of a product and its bias; rows of y are `apart` floats apart. */
-static void product(const Layer *l, const float *x, ptrdiff_t inner, const float *weight,
-                    const float *bias, float *y, ptrdiff_t apart, Share share)
+static void product(const Rows *rows, const void *weight, const void *bias, float *y,
+                    ptrdiff_t apart, Share share)
 {
-    linear_share(x, weight, y, apart, l->T, inner, share);
+    multiply_rows(rows, weight, y, apart, FLOAT32, share);
     if (!bias) return;
-    for (ptrdiff_t t = 0; t < l->T; t++)
-        for (ptrdiff_t o = share.first; o < share.stop; o++) y[t * apart + o] += bias[o];
+    for (ptrdiff_t t = 0; t < rows->tokens; t++)
+        for (ptrdiff_t o = share.first; o < share.stop; o++)
+            y[t * apart + o] += element(bias, o, rows->kind);
 }
 
-/* out = x + inner last^T + bias, a share of the columns. */
-static void close_layer(const Layer *l, const float *inner, ptrdiff_t part)
+/* x += inner last^T + bias, a share of the columns. */
+static void close_layer(const Stage *s)
 {
-    Share share = share_of(l->D, part, l->threads);
-    product(l, inner, l->width, l->last, l->last_bias, l->out, l->D, share);
-    for (ptrdiff_t t = 0; t < l->T; t++)
+    ptrdiff_t D = s->call->D;
+    Share share = own_share(s, D);
+    Rows rows = packed_rows(s, s->inner, s->layer->width);
+    product(&rows, s->layer->last, s->layer->last_bias, s->normed, D, share);
+    for (ptrdiff_t t = 0; t < s->call->T; t++)
         for (ptrdiff_t o = share.first; o < share.stop; o++)
-            l->out[t * l->D + o] += l->x[t * l->D + o];
+            s->x[t * D + o] += s->normed[t * D + o];
 }
 
 static void activate(float *restrict x, ptrdiff_t count, int64_t activation)
@@ -86,90 +127,159 @@ static void activate(float *restrict x, ptrdiff_t count, int64_t activation)
         for (ptrdiff_t i = 0; i < count; i++) x[i] = silu(x[i]);
 }
 
-static void feed_forward_inside(const Layer *l, float *inner, ptrdiff_t part)
+/* Feed-forward; `width` is `inside`. */
+static void feed_forward_layer(const Stage *s)
 {
-    Share share = share_of(l->inside, part, l->threads);
+    const Layer *l = s->layer;
+    Share share = own_share(s, l->inside);
     ptrdiff_t count = share.stop - share.first;
-    const float *normed = normed_for(l, part);
-    product(l, normed, l->D, l->first, l->first_bias, inner, l->inside, share);
-    float *gate = inner + l->T * l->inside;
-    if (l->gate) product(l, normed, l->D, l->gate, l->gate_bias, gate, l->inside, share);
-    for (ptrdiff_t t = 0; t < l->T; t++) {
-        float *up = inner + t * l->inside + share.first;
-        const float *open = gate + t * l->inside + share.first;
-        activate(l->gate ? (float *)open : up, count, l->activation);
+    float *gate = s->projected;
+    Rows rows = normed_rows(s);
+    product(&rows, l->first, l->first_bias, s->inner, l->inside, share);
+    if (l->gate) product(&rows, l->gate, l->gate_bias, gate, l->inside, share);
+    for (ptrdiff_t t = 0; t < s->call->T; t++) {
+        float *up = s->inner + t * l->inside + share.first;
+        float *open = gate + t * l->inside + share.first;
+        activate(l->gate ? open : up, count, l->activation);
         if (l->gate)
             for (ptrdiff_t i = 0; i < count; i++) up[i] *= open[i];
     }
-    ask_for(l->last, l->width, share_of(l->D, part, l->threads));
+    ask_for_last(s);
+    meet(s->worker);
+    close_layer(s);
 }
 
-/* Feed-forward; `width` is `inside`. */
-void cairn_feed_forward_layer(const Layer *l)
+/* The mixer of a layer with all that the call says: rows of `projected` are z, xbc and dt. */
+static Mixer mixer_of(const Stage *s)
 {
-    float *inner = projected_of(l);
-#pragma omp parallel num_threads(l->threads)
-    {
-#pragma omp for schedule(static)
-        for (ptrdiff_t part = 0; part < l->threads; part++) feed_forward_inside(l, inner, part);
-#pragma omp for schedule(static)
-        for (ptrdiff_t part = 0; part < l->threads; part++) close_layer(l, inner, part);
+    const Call *c = s->call;
+    Mixer m = *s->layer->mixer;
+    float *projected = s->projected;
+    m.z = projected, m.xbc = projected + s->layer->width;
+    m.dt = projected + s->layer->width + m.C;
+    m.z_stride = m.xbc_stride = m.dt_stride = s->layer->inside;
+    m.kind = FLOAT32, m.weight_kind = s->layer->kind, m.window_kind = c->memory_kind;
+    m.bounds = c->bounds, m.slots = c->slots, m.S = c->S, m.threads = c->threads;
+    m.window = s->memory ? s->memory[0] : NULL, m.state = s->memory ? s->memory[1] : NULL;
+    m.y = s->inner, m.out = s->inner;
+    m.blocks = blocks_of(&m);
+    return m;
+}
+
+/* Mamba-2: `width` is H * P. */
+static void mixer_layer(const Stage *s)
+{
+    const Layer *l = s->layer;
+    Mixer m = mixer_of(s);
+    Rows rows = normed_rows(s);
+    product(&rows, l->first, l->first_bias, s->projected, l->inside, own_share(s, l->inside));
+    meet(s->worker);
+    mixer_tasks(&m, s->mixer, s->worker);
+    ask_for_last(s);
+    meet(s->worker);
+    mixer_rows(&m, s->worker);
+    meet(s->worker);
+    close_layer(s);
+}
+
+static Attends attends_of(const Stage *s)
+{
+    const Call *c = s->call;
+    const Attention *a = s->layer->attention;
+    return (Attends){
+        .layer = a, .cos = c->cos, .sin = c->sin, .keys = s->memory[0], .values = s->memory[1],
+        .table = c->tables[a->group], .bounds = c->bounds, .slots = c->slots, .past = c->past,
+        .projected = s->projected, .out = s->inner, .apart = s->layer->inside, .R = c->R,
+        .pages = c->pages, .kind = (int)s->layer->kind, .memory_kind = (int)c->memory_kind,
+        .eps = s->layer->eps,
+    };
+}
+
+/* Attention over keys and values in pages: q, k and v stand side by side in what is projected,
+ * `inside` wide together; `width` is H * P. */
+static void attention_layer(const Stage *s)
+{
+    const Layer *l = s->layer;
+    const Attention *a = l->attention;
+    const Worker *w = s->worker;
+    ptrdiff_t wide = a->H * a->P, narrow = a->KV * a->P, tasks = s->call->S * a->KV;
+    Attends call = attends_of(s);
+    Share share = own_share(s, narrow);
+    Rows rows = normed_rows(s);
+    float *projected = s->projected;
+    product(&rows, l->first, l->first_bias, projected, l->inside, own_share(s, wide));
+    product(&rows, a->k, a->k_bias, projected + wide, l->inside, share);
+    product(&rows, a->v, a->v_bias, projected + wide + narrow, l->inside, share);
+    ask_for_last(s);
+    meet(w);
+    for (ptrdiff_t i = w->part * tasks / w->parts; i < (w->part + 1) * tasks / w->parts; i++)
+        attend(&call, i / a->KV, i % a->KV);
+    meet(w);
+    close_layer(s);
+}
+
+static ptrdiff_t most(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
+
+/* The room's parts, in floats; `own` is what every worker has. */
+typedef struct {
+    ptrdiff_t x, normed, packed, projected, inner, mixer, own;
+} Sizes;
+
+static Sizes sizes_of(const Call *c, const Layer *layers, int64_t count)
+{
+    Sizes z = {.x = padded(c->T * c->D) + 16, .normed = c->T * c->D};
+    for (int64_t i = 0; i < count; i++) {
+        const Layer *l = layers + i;
+        ptrdiff_t widest = most(l->width, c->D);
+        z.packed = most(z.packed, rows_floats(c->T, widest, (int)l->kind));
+        z.projected = most(z.projected, c->T * l->inside);
+        z.inner = most(z.inner, c->T * l->width);
+        if (!l->mixer) continue;
+        Mixer m = *l->mixer;
+        m.S = c->S, m.threads = c->threads, m.blocks = blocks_of(&m);
+        z.mixer = most(z.mixer, (ptrdiff_t)mixer_floats(&m));
     }
+    ptrdiff_t *all[] = {&z.x, &z.normed, &z.packed, &z.projected, &z.inner, &z.mixer};
+    for (int i = 0; i < 6; i++) *all[i] = (*all[i] + 15) / 16 * 16;
+    z.own = z.normed + z.packed;
+    return z;
 }
 
-/* Mamba-2: rows of `first` are z, xbc and dt; `width` is H * P. What of `m` depends on them is set
- * here. 0, or 1 where there is no memory to work in. */
-int64_t cairn_mixer_layer(const Layer *l, Mixer *m)
+/* Bytes of `room` that a call needs. */
+int64_t cairn_layers_room(const Call *c, const Layer *layers, int64_t count)
 {
-    float *projected = projected_of(l), *inner = projected + l->T * l->inside;
-    m->z = projected, m->xbc = projected + l->width, m->dt = projected + l->width + m->C;
-    m->z_stride = m->xbc_stride = m->dt_stride = l->inside;
-    m->kind = FLOAT32, m->threads = l->threads;
-    m->y = inner, m->out = inner;
-    float *memory = mixer_memory(m);
-    if (!memory) return 1;
-#pragma omp parallel num_threads(l->threads)
-    {
-#pragma omp for schedule(static)
-        for (ptrdiff_t part = 0; part < l->threads; part++)
-            product(l, normed_for(l, part), l->D, l->first, l->first_bias, projected, l->inside,
-                    share_of(l->inside, part, l->threads));
-#pragma omp for schedule(static)
-        for (ptrdiff_t part = 0; part < l->threads; part++) {
-            mixer_tasks(m, memory, part);
-            ask_for(l->last, l->width, share_of(l->D, part, l->threads));
-        }
-#pragma omp for schedule(static)
-        for (ptrdiff_t part = 0; part < l->threads; part++) mixer_rows(m, part);
-#pragma omp for schedule(static)
-        for (ptrdiff_t part = 0; part < l->threads; part++) close_layer(l, inner, part);
+    Sizes z = sizes_of(c, layers, count);
+    return (z.x + z.projected + z.inner + z.mixer + z.own * c->threads) * 4;
+}
+
+static void run_layers(const Call *c, const Layer *layers, int64_t count, const Worker *w)
+{
+    Sizes z = sizes_of(c, layers, count);
+    Stage s = {.call = c, .worker = w, .x = c->room};
+    s.projected = s.x + z.x, s.inner = s.projected + z.projected, s.mixer = s.inner + z.inner;
+    s.normed = s.mixer + z.mixer + w->part * z.own, s.packed = s.normed + z.normed;
+    ptrdiff_t all = c->T * c->D, from = w->part * all / w->parts;
+    ptrdiff_t mine = (w->part + 1) * all / w->parts - from;
+    read_row(c->x, from, mine, (int)c->x_kind, s.x + from);
+    meet(w);
+    for (int64_t i = 0; i < count; i++) {
+        s.layer = layers + i, s.memory = c->memory ? c->memory + 2 * i : NULL;
+        if (s.layer->mixer) mixer_layer(&s);
+        else if (s.layer->attention) attention_layer(&s);
+        else feed_forward_layer(&s);
+        meet(w);
     }
-    free(memory);
-    return 0;
+    write_row(s.x + from, mine, c->out, from, (int)c->x_kind);
+    meet(w); /* near the region's end, where OpenMP lets threads sleep at once */
 }
 
-/* Attention over keys and values in pages: rows of `first`, those of q, and k and v of `a` stand
- * side by side in what is projected, `inside` wide together; `width` is H * P. */
-void cairn_attention_layer(const Layer *l, Attention *a)
+/* out = all layers, one after another, of x. */
+void cairn_layers(const Call *c, const Layer *layers, int64_t count)
 {
-    ptrdiff_t wide = a->H * a->P, narrow = a->KV * a->P;
-    float *projected = projected_of(l), *inner = projected + l->T * l->inside;
-    a->projected = projected, a->apart = l->inside, a->out = inner;
-#pragma omp parallel num_threads(l->threads)
+    Team team = {0};
+#pragma omp parallel num_threads(c->threads)
     {
-#pragma omp for schedule(static)
-        for (ptrdiff_t part = 0; part < l->threads; part++) {
-            const float *normed = normed_for(l, part);
-            Share share = share_of(narrow, part, l->threads);
-            product(l, normed, l->D, l->first, l->first_bias, projected, l->inside,
-                    share_of(wide, part, l->threads));
-            product(l, normed, l->D, a->k, a->k_bias, projected + wide, l->inside, share);
-            product(l, normed, l->D, a->v, a->v_bias, projected + wide + narrow, l->inside, share);
-            ask_for(l->last, l->width, share_of(l->D, part, l->threads));
-        }
-#pragma omp for schedule(static)
-        for (ptrdiff_t i = 0; i < a->S * a->KV; i++) attend(a, i / a->KV, i % a->KV);
-#pragma omp for schedule(static)
-        for (ptrdiff_t part = 0; part < l->threads; part++) close_layer(l, inner, part);
+        Worker w = worker_of(&team);
+        run_layers(c, layers, count, &w);
     }
 }

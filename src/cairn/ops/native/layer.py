@@ -1,23 +1,24 @@
-"""A whole layer, x + mixer(norm(x)), in one call, for a few tokens in fp32 on a CPU.
+"""Whole layers, x + mixer(norm(x)), one after another in one call, for a few tokens on a CPU.
 
-The addresses of a layer's parameters are kept between calls, for collecting them anew would take
-as long as the layer.
+The addresses of layers' parameters are kept between calls, for collecting them anew would take as
+long as a layer. Legend: T tokens, D width, S spans.
 """
 
 import ctypes
+import threading
+from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cairn.ops.native.library import Attention, Layer, Mixer, native
-from cairn.ops.native.operations import FEW_ROWS, parts_of
-from cairn.ops.ragged import Chunks
-from cairn.ops.slots import Slots
+from cairn.ops.native.library import KINDS, Attention, Call, Layer, Mixer, native
+from cairn.ops.native.operations import few_rows
 
 if TYPE_CHECKING:
-    from cairn.ops.mamba import MixerForm, MixerWeights, Pool
+    from cairn.ops.mamba import MixerForm, MixerWeights
 
 _NO_LIMITS = (0.0, torch.inf)
 ACTIVATIONS = {"relu2": 0, "gelu_tanh": 1, "silu": 2}  # layer.c has the same numbers
@@ -25,7 +26,7 @@ ACTIVATIONS = {"relu2": 0, "gelu_tanh": 1, "silu": 2}  # layer.c has the same nu
 
 def fits(x: Tensor) -> bool:
     """Whether layers over x [T, D] can go in one call, as far as x tells."""
-    few = x.dtype == torch.float32 and x.device.type == "cpu" and len(x) <= FEW_ROWS[x.dtype]
+    few = x.dtype in KINDS and x.device.type == "cpu"
     free = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
     return few and free and not native().missing and x.is_contiguous()
 
@@ -37,22 +38,29 @@ class Affine(NamedTuple):
     bias: Tensor | None = None
 
 
-class _Layer:
+class Whole:
     """What all layers share: a norm, matrices before and behind the mixer, and x added."""
+
+    op: str
+    """What `paths.choose` calls it."""
 
     def __init__(self, norm: Affine, eps: float, first: Affine, last: Affine) -> None:
         """A norm with a bias is a LayerNorm, one without an RMSNorm."""
         self.tensors: list[Tensor | None] = [*norm, *first, *last]
-        self._layer = Layer(
+        """Parameters, which have to be of one dtype."""
+        self.wide: list[Tensor] = []
+        """Parameters that have to be fp32."""
+        self.dtype = first.weight.dtype
+        self.layer = Layer(
             norm=norm.weight.data_ptr(),
             norm_bias=_address(norm.bias),
             first=first.weight.data_ptr(),
             first_bias=_address(first.bias),
             last=last.weight.data_ptr(),
             last_bias=_address(last.bias),
-            D=first.weight.shape[1],
             inside=first.weight.shape[0],
             width=last.weight.shape[1],
+            kind=KINDS.get(self.dtype, -1),
             eps=eps,
         )
 
@@ -60,21 +68,15 @@ class _Layer:
     def fits(self) -> bool:
         """Whether the parameters are of the kind that is compiled."""
         given = [t for t in self.tensors if t is not None]
-        return all(t.dtype == torch.float32 and t.is_contiguous() for t in given)
-
-    def _open(self, x: Tensor) -> tuple[Layer, Tensor, Tensor]:
-        """The call's structure; its working room, to be held until the call is over; the result."""
-        layer = Layer.from_buffer_copy(self._layer)  # another thread may be in the same layer
-        layer.T, layer.threads = len(x), torch.get_num_threads()
-        out = torch.empty_like(x)
-        each = layer.threads * layer.D + 2 * layer.inside + layer.width
-        room = torch.empty(len(x) * each)
-        layer.x, layer.out, layer.room = x.data_ptr(), out.data_ptr(), room.data_ptr()
-        return layer, room, out
+        alike = self.dtype in KINDS and all(t.dtype == self.dtype for t in given)
+        wide = all(t.dtype == torch.float32 for t in self.wide)
+        return alike and wide and all(t.is_contiguous() for t in (*given, *self.wide))
 
 
-class FeedForwardLayer(_Layer):
+class FeedForwardLayer(Whole):
     """An activation between two matrices, perhaps gated by a third; behind a norm, added to x."""
+
+    op = "feedforward_layer"
 
     def __init__(
         self,
@@ -86,18 +88,10 @@ class FeedForwardLayer(_Layer):
         gate: Affine | None = None,
     ) -> None:
         super().__init__(norm, eps, first, last)
-        self._layer.activation = ACTIVATIONS[activation]
+        self.layer.activation = ACTIVATIONS[activation]
         if gate is not None:
             self.tensors += gate
-            self._layer.gate, self._layer.gate_bias = map(_address, gate)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x [T, D] to the same."""
-        library = native().library
-        assert library
-        layer, _room, out = self._open(x)
-        library.cairn_feed_forward_layer(ctypes.byref(layer))
-        return out
+            self.layer.gate, self.layer.gate_bias = map(_address, gate)
 
 
 class AttentionWeights(NamedTuple):
@@ -112,21 +106,13 @@ class AttentionWeights(NamedTuple):
     """The same."""
 
 
-class Places(NamedTuple):
-    """Where the spans of a call are in the memory of keys and values: int64 arrays."""
+class AttentionLayer(Whole):
+    """Causal attention over pages behind a norm, added to x; its memory is keys and values.
 
-    table: np.ndarray
-    """[slots, pages]: the page of every 16 tokens."""
-    bounds: np.ndarray
-    """[S + 1]: where spans begin in x."""
-    slots: np.ndarray
-    """[S]."""
-    past: np.ndarray
-    """[S]: tokens that are remembered already."""
+    Both are fp32 or bf16 [places, heads, width], in one piece, and get what is new.
+    """
 
-
-class AttentionLayer(_Layer):
-    """Causal attention over pages behind a norm, added to x."""
+    op = "attention_layer"
 
     def __init__(
         self,
@@ -136,13 +122,17 @@ class AttentionLayer(_Layer):
         weights: AttentionWeights,
         width: int,
         window: int | None,
+        group: int = 0,
     ) -> None:
-        """Heads are `width` wide; a token sees `window` keys, its own included (None: all)."""
+        """Heads are `width` wide; a token sees `window` keys, its own included (None: all).
+
+        `group` says which of a call's tables is its own.
+        """
         super().__init__(norm, eps, weights.q, last)
         q, k, v, q_norm, k_norm = weights
         self.tensors += [*k, *v, q_norm, k_norm]
-        self._layer.inside = sum(len(matrix.weight) for matrix in (q, k, v))
-        self._attention = Attention(
+        self.layer.inside = sum(len(matrix.weight) for matrix in (q, k, v))
+        self.attention = Attention(
             k=k.weight.data_ptr(),
             k_bias=_address(k.bias),
             v=v.weight.data_ptr(),
@@ -153,39 +143,15 @@ class AttentionLayer(_Layer):
             KV=len(k.weight) // width,
             P=width,
             window=window or 0,
-            eps=eps,
+            group=group,
         )
-
-    def __call__(
-        self,
-        x: Tensor,
-        turns: tuple[Tensor, Tensor] | None,
-        keys: Tensor,
-        values: Tensor,
-        places: Places,
-    ) -> Tensor:
-        """x [T, D] to the same; puts the tokens' keys and values into their places.
-
-        turns: cosines and sines fp32 [T, R]; keys, values fp32 [places, heads, width],
-        in one piece.
-        """
-        library = native().library
-        assert library
-        layer, _room, out = self._open(x)
-        call = Attention.from_buffer_copy(self._attention)
-        if turns is not None:
-            cos, sin = turns = turns[0].contiguous(), turns[1].contiguous()
-            call.cos, call.sin, call.R = cos.data_ptr(), sin.data_ptr(), cos.shape[1]
-        call.keys, call.values = keys.data_ptr(), values.data_ptr()
-        call.table, call.pages = places.table.ctypes.data, places.table.shape[1]
-        call.bounds, call.slots = places.bounds.ctypes.data, places.slots.ctypes.data
-        call.past, call.S = places.past.ctypes.data, len(places.slots)
-        library.cairn_attention_layer(ctypes.byref(layer), ctypes.byref(call))
-        return out
+        self.layer.attention = ctypes.pointer(self.attention)
 
 
-class MixerLayer(_Layer):
-    """A Mamba-2 mixer behind an RMSNorm, added to x."""
+class MixerLayer(Whole):
+    """A Mamba-2 mixer behind an RMSNorm, added to x; its memory is a pool's window and state."""
+
+    op = "mamba_layer"
 
     def __init__(
         self,
@@ -197,10 +163,11 @@ class MixerLayer(_Layer):
         form: "MixerForm",
     ) -> None:
         super().__init__(norm, eps, first, last)
-        self.tensors += weights
+        self.tensors += [weights.conv, weights.conv_bias, weights.norm]
+        self.wide = [weights.A_log, weights.D, weights.dt_bias]
         inner, channels = last.weight.shape[1], len(weights.conv)
         least, most = form.dt_limits or _NO_LIMITS
-        self._mixer = Mixer(
+        self.mixer = Mixer(
             conv=weights.conv.data_ptr(),
             conv_bias=_address(weights.conv_bias),
             norm=weights.norm.data_ptr(),
@@ -218,21 +185,87 @@ class MixerLayer(_Layer):
             dt_least=least,
             dt_most=most,
         )
+        self.layer.mixer = ctypes.pointer(self.mixer)
 
-    def __call__(self, x: Tensor, chunks: Chunks, pool: "Pool | None", slots: Slots) -> Tensor:
-        """x [T, D] to the same; updates the pool's slots in place."""
+
+class Where(NamedTuple):
+    """Where the spans of a call are, in x and in memories: int64 arrays."""
+
+    bounds: np.ndarray
+    """[S + 1]: where spans begin in x."""
+    slots: np.ndarray
+    """[S]."""
+    past: np.ndarray | None = None
+    """[S]: tokens that are remembered already; None without keys and values."""
+    tables: Sequence[np.ndarray] = ()
+    """By group of attention layers [slots, pages]: the page of every 16 tokens."""
+    turns: tuple[Tensor, Tensor] | None = None
+    """Cosines and sines fp32 [T, R] of rotary positions; None where there are none."""
+
+
+Memory = tuple[Tensor, Tensor] | None  # of one layer
+
+
+class Layers:
+    """Layers of one width, one after another; the sum between them stays in fp32."""
+
+    def __init__(self, layers: Sequence[Whole]) -> None:
+        self._held = layers  # their structures hold what the array below points to
+        self._array = (Layer * len(layers))(*[one.layer for one in layers])
+        self.ops = {one.op for one in layers}
+        self.most_tokens = min(few_rows(one.dtype) for one in layers)
+        """T at most."""
+
+    def __call__(self, x: Tensor, memories: Sequence[Memory], where: Where) -> Tensor:
+        """x [T, D], fp32 or bf16, to the same; updates the memories in place.
+
+        Windows, keys and values are of one dtype, states fp32; attention needs its memory.
+        """
         library = native().library
         assert library
-        layer, _room, out = self._open(x)
-        mixer, spans = Mixer.from_buffer_copy(self._mixer), chunks.spans
-        mixer.bounds, mixer.slots = chunks.bounds.data_ptr(), slots.index.data_ptr()
-        mixer.window = None if pool is None else pool.window.data_ptr()
-        mixer.state = None if pool is None else pool.state.data_ptr()
-        mixer.S, mixer.threads = spans, layer.threads
-        mixer.blocks = parts_of(mixer.H // mixer.G, mixer.G * spans, layer.threads)
-        if library.cairn_mixer_layer(ctypes.byref(layer), ctypes.byref(mixer)):
-            raise MemoryError("no memory for a mixer's working space")
+        out, count = torch.empty_like(x), len(self._array)
+        call = Call(
+            x=x.data_ptr(),
+            out=out.data_ptr(),
+            bounds=_start(where.bounds),
+            slots=_start(where.slots),
+            x_kind=KINDS[x.dtype],
+            T=len(x),
+            S=len(where.slots),
+            D=x.shape[1],
+            threads=torch.get_num_threads(),
+        )
+        pairs = [(0, 0) if m is None else (m[0].data_ptr(), m[1].data_ptr()) for m in memories]
+        places = (ctypes.c_void_p * (2 * count))(*chain.from_iterable(pairs))
+        call.memory = ctypes.addressof(places)
+        first = next((m for m in memories if m is not None), None)
+        call.memory_kind = KINDS[x.dtype if first is None else first[0].dtype]
+        if where.past is not None and where.tables:
+            call.past, call.pages = _start(where.past), where.tables[0].shape[1]
+            tables = (ctypes.c_void_p * len(where.tables))(*map(_start, where.tables))
+            call.tables = ctypes.addressof(tables)
+        if where.turns is not None:
+            cos, sin = where.turns[0].contiguous(), where.turns[1].contiguous()
+            call.cos, call.sin, call.R = cos.data_ptr(), sin.data_ptr(), cos.shape[1]
+        room = _room(library.cairn_layers_room(ctypes.byref(call), self._array, count))
+        call.room = room.data_ptr()
+        library.cairn_layers(ctypes.byref(call), self._array, count)
         return out
+
+
+_kept = threading.local()
+
+
+def _room(size: int) -> Tensor:
+    """Bytes to work in, the calling thread's own: new memory would be cleared for every call."""
+    room = getattr(_kept, "room", None)
+    if room is None or len(room) < size:
+        room = _kept.room = torch.empty(size, dtype=torch.uint8)  # at a multiple of 64
+    return room
+
+
+def _start(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
 
 
 def _address(tensor: Tensor | None) -> int | None:

@@ -21,26 +21,12 @@ class Mixer(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("z", "xbc", "dt")),
         *((name, ctypes.c_int64) for name in ("z_stride", "xbc_stride", "dt_stride", "kind")),
         *((name, ctypes.c_void_p) for name in ("conv", "conv_bias", "norm")),
-        ("weight_kind", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("weight_kind", "window_kind")),
         *((name, ctypes.c_void_p) for name in ("A_log", "D", "dt_bias")),
         *((name, ctypes.c_void_p) for name in ("bounds", "slots", "window", "state", "y", "out")),
-        *((name, ctypes.c_int64) for name in ("S", "H", "P", "G", "N", "C", "W")),
-        *((name, ctypes.c_int64) for name in ("norm_groups", "blocks")),
+        *((name, ctypes.c_int64) for name in ("S", "H", "P", "G", "N", "C", "W", "norm_groups")),
         *((name, ctypes.c_float) for name in ("eps", "dt_least", "dt_most")),
-        ("threads", ctypes.c_int64),
-    ]
-
-
-class Layer(ctypes.Structure):
-    """`Layer` of layer.c."""
-
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "norm", "norm_bias", "first", "first_bias")),
-        *((name, ctypes.c_void_p) for name in ("gate", "gate_bias", "last", "last_bias")),
-        *((name, ctypes.c_void_p) for name in ("out", "room")),
-        *((name, ctypes.c_int64) for name in ("T", "D", "inside", "width", "activation")),
-        ("eps", ctypes.c_float),
-        ("threads", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("threads", "blocks")),
     ]
 
 
@@ -49,11 +35,31 @@ class Attention(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("k", "k_bias", "v", "v_bias", "q_norm", "k_norm")),
-        *((name, ctypes.c_void_p) for name in ("cos", "sin", "keys", "values", "table")),
-        *((name, ctypes.c_void_p) for name in ("bounds", "slots", "past", "projected", "out")),
-        *((name, ctypes.c_int64) for name in ("apart", "S", "H", "KV", "P", "R", "pages")),
-        ("window", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("H", "KV", "P", "window", "group")),
+    ]
+
+
+class Layer(ctypes.Structure):
+    """`Layer` of layer.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("norm", "norm_bias", "first", "first_bias")),
+        *((name, ctypes.c_void_p) for name in ("gate", "gate_bias", "last", "last_bias")),
+        ("mixer", ctypes.POINTER(Mixer)),
+        ("attention", ctypes.POINTER(Attention)),
+        *((name, ctypes.c_int64) for name in ("inside", "width", "activation", "kind")),
         ("eps", ctypes.c_float),
+    ]
+
+
+class Call(ctypes.Structure):
+    """`Call` of layer.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "out", "memory", "cos", "sin", "tables")),
+        *((name, ctypes.c_void_p) for name in ("bounds", "slots", "past", "room")),
+        *((name, ctypes.c_int64) for name in ("x_kind", "memory_kind", "T", "S", "D", "R")),
+        *((name, ctypes.c_int64) for name in ("pages", "threads")),
     ]
 
 
@@ -66,6 +72,8 @@ class Native:
     """Empty where there is a library."""
     level: str = ""
     """`avx512`, `avx2` or `base`."""
+    tiles: bool = False
+    """Whether products of a few rows with weights in bf16 take matrix units (AMX)."""
 
 
 @cache
@@ -85,22 +93,30 @@ def native() -> Native:
     library.cairn_source.restype = ctypes.c_char_p
     if library.cairn_source() != _digest().encode():
         return Native(None, f"{path.name} is not of these sources: install again")
+    _declare(library)
+    return Native(library, "", level, bool(library.cairn_tiles(1)))
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    """Tell the arguments and results of every function."""
     pointer, size = ctypes.c_void_p, ctypes.c_int64
-    library.cairn_linear.argtypes = [pointer, pointer, pointer, size, size, size, size, size]
-    library.cairn_norm.argtypes = [
-        *(pointer, size, pointer, size, pointer, size, pointer, size),
-        *(size, size, size, ctypes.c_float, size),
-    ]
-    library.cairn_mixer.argtypes = [ctypes.POINTER(Mixer)]
-    library.cairn_mixer.restype = size
-    library.cairn_feed_forward_layer.argtypes = [ctypes.POINTER(Layer)]
-    library.cairn_feed_forward_layer.restype = None
-    library.cairn_attention_layer.argtypes = [ctypes.POINTER(Layer), ctypes.POINTER(Attention)]
-    library.cairn_attention_layer.restype = None
-    library.cairn_mixer_layer.argtypes = [ctypes.POINTER(Layer), ctypes.POINTER(Mixer)]
-    library.cairn_mixer_layer.restype = size
-    library.cairn_linear.restype = library.cairn_norm.restype = None
-    return Native(library, "", level)
+    for name, result, arguments in (
+        ("cairn_tiles", size, [size]),
+        ("cairn_linear", size, [pointer, pointer, pointer, size, size, size, size, size]),
+        (
+            "cairn_norm",
+            None,
+            [
+                *(pointer, size, pointer, size, pointer, size, pointer, size),
+                *(size, size, size, ctypes.c_float, size),
+            ],
+        ),
+        ("cairn_mixer", size, [ctypes.POINTER(Mixer)]),
+        ("cairn_layers", None, [ctypes.POINTER(Call), pointer, size]),
+        ("cairn_layers_room", size, [ctypes.POINTER(Call), pointer, size]),
+    ):
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, result
 
 
 def _level() -> str:

@@ -1,40 +1,41 @@
 /* A few rows times a weight matrix: the products of decoding, which read every weight once.
  *
- * For one to four tokens both operands lie along the inner dimension, and a tile of sums is reduced
- * at its end. For more, a vector holds one column of the tokens, and nothing has to be reduced. */
+ * By vectors, four tokens at a time: both operands lie along the inner dimension, and a square of
+ * sums is reduced at its end. Of weights in bf16 and more tokens, by matrix units (tiles.c). */
 
 #include <stdlib.h>
 
-#include "vector.h"
+#include "team.c"
+#include "tiles.c"
 
 #define OUTPUTS 4 /* rows of the weight that are read side by side */
 #define TOKENS 4
-#define AHEAD 2048 /* bytes by which the weight is asked for before it is needed */
+#define VECTORS 4 /* tokens up to which vectors are as fast as tiles */
 
 /* sums[t][o] = <x row t, weight row o> over `inner`; a row of `sums` has OUTPUTS. Meanwhile `wanted`
  * rows from `next` on are asked for, to the second-level cache. */
 INLINE void dots(const int outputs, const int tokens, const char *weight, const int kind,
                  const float *x, ptrdiff_t inner, float *sums, const char *next, const int wanted)
 {
-    const ptrdiff_t bytes = kind == FLOAT32 ? 4 : 2, row = inner * bytes;
+    const ptrdiff_t bytes = bytes_of(kind), row = inner * bytes, step = 64 / bytes;
     Vector total[16];
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i++) total[i] = splat(0);
     ptrdiff_t k = 0;
-    for (; k + LANES <= inner; k += LANES) {
-        Vector w[OUTPUTS];
+    for (; k + step <= inner; k += step) {
 #pragma GCC unroll 8
         for (int o = 0; o < wanted; o++) __builtin_prefetch(next + o * row + k * bytes, 0, 2);
 #pragma GCC unroll 8
-        for (int o = 0; o < outputs; o++) {
-            const char *from = weight + o * row + k * bytes;
-            w[o] = kind == FLOAT32 ? load((const float *)from) : widen((const uint16_t *)from);
-        }
+        for (ptrdiff_t at = k; at < k + step; at += LANES) {
+            Vector w[OUTPUTS];
 #pragma GCC unroll 8
-        for (int t = 0; t < tokens; t++) {
-            Vector right = load(x + t * inner + k);
+            for (int o = 0; o < outputs; o++) w[o] = load_as(weight + o * row, at, kind);
 #pragma GCC unroll 8
-            for (int o = 0; o < outputs; o++) total[t * OUTPUTS + o] += w[o] * right;
+            for (int t = 0; t < tokens; t++) {
+                Vector right = load(x + t * inner + at);
+#pragma GCC unroll 8
+                for (int o = 0; o < outputs; o++) total[t * OUTPUTS + o] += w[o] * right;
+            }
         }
     }
     if (outputs == OUTPUTS && tokens == TOKENS) {
@@ -71,8 +72,8 @@ INLINE void dots_of(const int outputs, int tokens, const char *weight, const int
 INLINE void group_of(int high, const char *weight, const int kind, const float *x, ptrdiff_t inner,
                      float *sums, ptrdiff_t pass, ptrdiff_t passes)
 {
-    const char *next = weight + OUTPUTS * inner * (kind == FLOAT32 ? 4 : 2);
-    ptrdiff_t row = inner * (kind == FLOAT32 ? 4 : 2);
+    const char *next = weight + OUTPUTS * inner * bytes_of(kind);
+    ptrdiff_t row = inner * bytes_of(kind);
     if (passes == 1) dots_of(OUTPUTS, high, weight, kind, x, inner, sums, next, OUTPUTS);
     else if (passes == 2)
         dots_of(OUTPUTS, high, weight, kind, x, inner, sums, next + pass * 2 * row, 2);
@@ -87,66 +88,106 @@ INLINE void write_value(void *y, ptrdiff_t at, float value, const int kind)
     else ((uint16_t *)y)[at] = to_bfloat16(value);
 }
 
-/* Outputs `first` to `stop`; rows of y are `apart` elements apart. */
-INLINE void some_outputs(const float *x, const char *weight, void *y, ptrdiff_t apart,
-                         ptrdiff_t tokens, ptrdiff_t inner, const int kind, ptrdiff_t first,
-                         ptrdiff_t stop)
+typedef struct {
+    ptrdiff_t first, stop;
+} Share;
+
+#define TOGETHER 16 /* outputs that no two threads share */
+
+/* Of outputs, those that one of `parts` threads computes. */
+static Share share_of(ptrdiff_t outputs, ptrdiff_t part, ptrdiff_t parts)
 {
-    ptrdiff_t row = inner * (kind == FLOAT32 ? 4 : 2), passes = (tokens + TOKENS - 1) / TOKENS;
-    for (ptrdiff_t o = first; o < stop; o += OUTPUTS) {
-        int wide = (int)least(OUTPUTS, stop - o);
+    ptrdiff_t groups = (outputs + TOGETHER - 1) / TOGETHER;
+    return (Share){part * groups / parts * TOGETHER,
+                   least((part + 1) * groups / parts * TOGETHER, outputs)};
+}
+
+/* Tokens [tokens, inner] that weights of `kind` are multiplied with; for tiles, packed as well. */
+typedef struct {
+    const float *x, *packed; /* packed: NULL where vectors serve */
+    ptrdiff_t tokens, inner;
+    int kind;
+} Rows;
+
+/* Room that `rows_of` may need, in floats. */
+static ptrdiff_t rows_floats(ptrdiff_t tokens, ptrdiff_t inner, int kind)
+{
+    return kind == BFLOAT16 && tiles_serve() ? packed_floats(tokens, inner) : 0;
+}
+
+static Rows rows_of(const float *x, ptrdiff_t tokens, ptrdiff_t inner, int kind, float *room)
+{
+    Rows rows = {x, NULL, tokens, inner, kind};
+#ifdef HAVE_TILES
+    if (kind == BFLOAT16 && tokens > VECTORS && inner % DEEP == 0 && tiles_serve()) {
+        pack(x, tokens, inner, room);
+        rows.packed = room;
+    }
+#else
+    (void)room;
+#endif
+    return rows;
+}
+
+/* A share of y = x weight^T, by vectors; y is of y_kind, its rows `apart` elements apart. */
+INLINE void vector_outputs(const Rows *r, const char *weight, const int kind, void *y,
+                           ptrdiff_t apart, const int y_kind, Share share)
+{
+    ptrdiff_t inner = r->inner, tokens = r->tokens, row = inner * bytes_of(kind);
+    ptrdiff_t passes = (tokens + TOKENS - 1) / TOKENS;
+    for (ptrdiff_t o = share.first; o < share.stop; o += OUTPUTS) {
+        int wide = (int)least(OUTPUTS, share.stop - o);
         for (ptrdiff_t t = 0; t < tokens; t += TOKENS) {
             int high = (int)least(TOKENS, tokens - t);
             float sums[OUTPUTS * TOKENS] ALIGNED;
-            const float *rows = x + t * inner;
+            const float *x = r->x + t * inner;
             if (wide == OUTPUTS)
-                group_of(high, weight + o * row, kind, rows, inner, sums, t / TOKENS, passes);
+                group_of(high, weight + o * row, kind, x, inner, sums, t / TOKENS, passes);
             else
                 for (int j = 0; j < wide; j++)
-                    dots_of(1, high, weight + (o + j) * row, kind, rows, inner, sums + j,
-                            NULL, 0);
+                    dots_of(1, high, weight + (o + j) * row, kind, x, inner, sums + j, NULL, 0);
             for (int i = 0; i < high; i++) {
                 ptrdiff_t at = (t + i) * apart + o;
-                if (kind == FLOAT32 && wide == OUTPUTS)
+                if (y_kind == FLOAT32 && wide == OUTPUTS)
                     memcpy((float *)y + at, sums + i * OUTPUTS, OUTPUTS * sizeof *sums);
                 else
                     for (int j = 0; j < wide; j++)
-                        write_value(y, at + j, sums[i * OUTPUTS + j], kind);
+                        write_value(y, at + j, sums[i * OUTPUTS + j], y_kind);
             }
         }
     }
 }
 
-typedef struct {
-    ptrdiff_t first, stop;
-} Share;
-
-/* Of outputs, those that one of `parts` threads computes. */
-static Share share_of(ptrdiff_t outputs, ptrdiff_t part, ptrdiff_t parts)
+/* A share of y = x weight^T; y is of y_kind, its rows `apart` elements apart. */
+static void multiply_rows(const Rows *r, const void *weight, void *y, ptrdiff_t apart, int y_kind,
+                          Share share)
 {
-    ptrdiff_t groups = (outputs + OUTPUTS - 1) / OUTPUTS;
-    return (Share){part * groups / parts * OUTPUTS,
-                   least((part + 1) * groups / parts * OUTPUTS, outputs)};
-}
-
-/* The same outputs in fp32. */
-static void linear_share(const float *x, const float *weight, float *y, ptrdiff_t apart,
-                         ptrdiff_t tokens, ptrdiff_t inner, Share share)
-{
-    some_outputs(x, (const char *)weight, y, apart, tokens, inner, FLOAT32, share.first,
-                 share.stop);
+#ifdef HAVE_TILES
+    if (r->packed) {
+        ptrdiff_t stop = share.stop / 16 * 16;
+        tiled_outputs(r->packed, weight, y, apart, r->tokens, r->inner, y_kind, share.first, stop);
+        share.first = stop;
+    }
+#endif
+    if (r->kind == FLOAT32) vector_outputs(r, weight, FLOAT32, y, apart, FLOAT32, share);
+    else if (y_kind == FLOAT32) vector_outputs(r, weight, BFLOAT16, y, apart, FLOAT32, share);
+    else vector_outputs(r, weight, BFLOAT16, y, apart, BFLOAT16, share);
 }
 
 /* y [tokens, outputs] = x [tokens, inner] weight [outputs, inner]^T; x is fp32, weight and y are of
- * `kind`; sums are in fp32. */
-void cairn_linear(const float *x, const void *weight, void *y, int64_t tokens, int64_t outputs,
-                  int64_t inner, int64_t kind, int64_t threads)
+ * `kind`; sums are in fp32. 0, or 1 where there is no memory to work in. */
+int64_t cairn_linear(const float *x, const void *weight, void *y, int64_t tokens, int64_t outputs,
+                     int64_t inner, int64_t kind, int64_t threads)
 {
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t part = 0; part < threads; part++) {
-        Share share = share_of(outputs, part, threads);
-        if (kind == FLOAT32) linear_share(x, weight, y, outputs, tokens, inner, share);
-        else
-            some_outputs(x, weight, y, outputs, tokens, inner, BFLOAT16, share.first, share.stop);
+    float *room = NULL;
+    size_t bytes = (size_t)rows_floats(tokens, inner, (int)kind) * sizeof *room;
+    if (bytes && posix_memalign((void **)&room, 64, bytes)) return 1;
+    Rows rows = rows_of(x, tokens, inner, (int)kind, room);
+#pragma omp parallel num_threads(threads)
+    {
+        Share share = share_of(outputs, omp_get_thread_num(), omp_get_num_threads());
+        multiply_rows(&rows, weight, y, outputs, (int)kind, share);
     }
+    free(room);
+    return 0;
 }

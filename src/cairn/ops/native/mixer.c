@@ -8,158 +8,8 @@
  * before the current one, Q tokens of a chunk, Hb heads of a task.
  */
 
-#include <stdlib.h>
-
-#include "norm.c"
-#include "product.h"
-
-#define CHUNK 64
-#define SHORT 5 /* chunks below are computed token by token */
-
-typedef struct {
-    const void *z, *xbc, *dt; /* rows of `kind`, `stride` elements apart */
-    int64_t z_stride, xbc_stride, dt_stride, kind;
-    const void *conv, *conv_bias, *norm; /* of `weight_kind`; conv_bias may be NULL */
-    int64_t weight_kind;
-    const float *A_log, *D, *dt_bias;
-    const int64_t *bounds, *slots; /* [S + 1], [S] */
-    void *window;                  /* [slots, W, C] of `kind`, or NULL: no memory */
-    float *state;                  /* [slots, H, P, N], or NULL */
-    float *y;                      /* [T, H * P]; may be `out` */
-    void *out;                     /* [T, H * P] of `kind` */
-    int64_t S, H, P, G, N, C, W, norm_groups, blocks;
-    float eps, dt_least, dt_most;
-    int64_t threads;
-} Mixer;
-
-/* One thread's room, and the weights of the heads that it works on. */
-typedef struct {
-    float *taps, *bias;                /* [W + 1, mine], [mine]: mine = Hb * P + 2 * N channels */
-    float *rows;                       /* [W + CHUNK, mine] inputs of the convolution */
-    float *x, *B, *C;                  /* [CHUNK, Hb * Pp], [Np, CHUNK], [CHUNK, Np] */
-    float *scores, *within;            /* [CHUNK, CHUNK] each */
-    float *scaled, *ended, *y;         /* [CHUNK, Pp] each */
-    float *state;                      /* [Hb, Np, Pp] */
-    float *dt, *decay;                 /* [Hb, CHUNK] each */
-    ptrdiff_t mine, Hb, Pp, Np;
-} Room;
-
-static size_t room_floats(const Mixer *m)
-{
-    ptrdiff_t Hb = m->H / m->G / m->blocks, Pp = padded(m->P), Np = padded(m->N);
-    ptrdiff_t mine = padded(Hb * m->P + 2 * m->N);
-    ptrdiff_t total = mine * (m->W + 2) + mine * (m->W + CHUNK) + CHUNK * Hb * Pp + 2 * CHUNK * Np
-                    + 2 * CHUNK * CHUNK + 3 * CHUNK * Pp + Hb * Np * Pp + 2 * Hb * CHUNK;
-    return (size_t)total + 32 * 16;
-}
-
-static float *take(float **free, ptrdiff_t count)
-{
-    float *found = *free;
-    *free += (count + 15) / 16 * 16;
-    return found;
-}
-
-static Room make_room(const Mixer *m, float *memory)
-{
-    Room r = {.Hb = m->H / m->G / m->blocks, .Pp = padded(m->P), .Np = padded(m->N)};
-    r.mine = r.Hb * m->P + 2 * m->N;
-    ptrdiff_t wide = padded(r.mine);
-    r.taps = take(&memory, wide * (m->W + 1)), r.bias = take(&memory, wide);
-    r.rows = take(&memory, wide * (m->W + CHUNK));
-    r.x = take(&memory, CHUNK * r.Hb * r.Pp);
-    r.B = take(&memory, r.Np * CHUNK), r.C = take(&memory, CHUNK * r.Np);
-    r.scores = take(&memory, CHUNK * CHUNK), r.within = take(&memory, CHUNK * CHUNK);
-    r.scaled = take(&memory, CHUNK * r.Pp), r.ended = take(&memory, CHUNK * r.Pp);
-    r.y = take(&memory, CHUNK * r.Pp);
-    r.state = take(&memory, r.Hb * r.Np * r.Pp);
-    r.dt = take(&memory, r.Hb * CHUNK), r.decay = take(&memory, r.Hb * CHUNK);
-    return r;
-}
-
-/* The channels of a task are three runs of those of xbc: x of its heads, B and C of its group. */
-typedef struct {
-    ptrdiff_t from[3], count[3];
-} Runs;
-
-static Runs runs_of(const Mixer *m, ptrdiff_t block)
-{
-    ptrdiff_t Hb = m->H / m->G / m->blocks, group = block / m->blocks, inner = m->H * m->P;
-    return (Runs){{block * Hb * m->P, inner + group * m->N, inner + (m->G + group) * m->N},
-                  {Hb * m->P, m->N, m->N}};
-}
-
-static void read_weights(const Mixer *m, Room *r, ptrdiff_t block)
-{
-    Runs runs = runs_of(m, block);
-    ptrdiff_t at = 0, wide = padded(r->mine), taps = m->W + 1;
-    for (int part = 0; part < 3; part++)
-        for (ptrdiff_t i = 0; i < runs.count[part]; i++, at++) {
-            ptrdiff_t channel = runs.from[part] + i;
-            for (ptrdiff_t k = 0; k < taps; k++)
-                r->taps[k * wide + at] = element(m->conv, channel * taps + k, (int)m->weight_kind);
-            r->bias[at] = m->conv_bias ? element(m->conv_bias, channel, (int)m->weight_kind) : 0;
-        }
-}
-
-/* rows[W + Q, mine]: the convolution's inputs from W tokens before `first` of the span on. */
-static void read_inputs(const Mixer *m, Room *r, const Runs *runs, ptrdiff_t span, ptrdiff_t first,
-                        ptrdiff_t Q)
-{
-    ptrdiff_t wide = padded(r->mine), W = m->W;
-    for (ptrdiff_t row = 0; row < W + Q; row++) {
-        ptrdiff_t position = first + row - W, at = 0;
-        float *to = r->rows + row * wide;
-        for (int part = 0; part < 3; part++) {
-            ptrdiff_t count = runs->count[part], from = runs->from[part];
-            if (position >= 0)
-                read_row(m->xbc, (m->bounds[span] + position) * m->xbc_stride + from, count,
-                         (int)m->kind, to + at);
-            else if (m->window)
-                read_row(m->window, (m->slots[span] * W + W + position) * m->C + from, count,
-                         (int)m->kind, to + at);
-            else memset(to + at, 0, (size_t)count * sizeof *to);
-            at += count;
-        }
-        memset(to + at, 0, (size_t)(wide - at) * sizeof *to);
-    }
-}
-
-/* The convolution of row q into `to` [mine]; in bf16 models it is rounded as the plain path does. */
-static void convolve(const Mixer *m, const Room *r, ptrdiff_t q, float *restrict to)
-{
-    ptrdiff_t wide = padded(r->mine);
-    const float *restrict in = r->rows + q * wide, *restrict taps = r->taps;
-    const float *restrict bias = r->bias;
-    if (m->W == 3) { /* the common case, in one pass */
-#pragma omp simd
-        for (ptrdiff_t i = 0; i < wide; i++) {
-            float s = bias[i] + taps[i] * in[i] + taps[wide + i] * in[wide + i]
-                    + taps[2 * wide + i] * in[2 * wide + i] + taps[3 * wide + i] * in[3 * wide + i];
-            to[i] = silu(s);
-        }
-    } else {
-        memcpy(to, bias, (size_t)wide * sizeof *to);
-        for (ptrdiff_t k = 0; k <= m->W; k++)
-            for (ptrdiff_t i = 0; i < wide; i++) to[i] += taps[k * wide + i] * in[k * wide + i];
-#pragma omp simd
-        for (ptrdiff_t i = 0; i < wide; i++) to[i] = silu(to[i]);
-    }
-    if (m->kind == BFLOAT16)
-        for (ptrdiff_t i = 0; i < wide; i++) to[i] = from_bfloat16(to_bfloat16(to[i]));
-}
-
-static void read_steps(const Mixer *m, Room *r, ptrdiff_t head, ptrdiff_t token, ptrdiff_t Q)
-{
-    for (ptrdiff_t h = 0; h < r->Hb; h++)
-        for (ptrdiff_t q = 0; q < Q; q++) {
-            float raw = element(m->dt, (token + q) * m->dt_stride + head + h, (int)m->kind)
-                      + m->dt_bias[head + h];
-            float step = raw > 20 ? raw : log1pf(expf(raw)); /* as torch's softplus */
-            step = step < m->dt_least ? m->dt_least : step;
-            r->dt[h * CHUNK + q] = step > m->dt_most ? m->dt_most : step;
-        }
-}
+#include "mixer_inputs.c"
+#include "team.c"
 
 /* One row of the state [N]: S = keep S + dt x B; returns <S, C>. */
 INLINE float walk_row(float *S, float x, const float *B, const float *C, ptrdiff_t N, float keep,
@@ -333,64 +183,72 @@ static void task(const Mixer *m, Room *r, ptrdiff_t block, ptrdiff_t span)
     }
 }
 
-/* The last W inputs of a span: what remains of the old window, then the span's. */
-static void replace_window(const Mixer *m, ptrdiff_t span)
+/* The last W inputs of a span, channels `from` to `to`: what remains of the old window, then the
+ * span's. Kinds differ where a layer computes in fp32 and remembers in bf16. */
+static void replace_window(const Mixer *m, ptrdiff_t span, ptrdiff_t from, ptrdiff_t to)
 {
-    ptrdiff_t bytes = m->kind == FLOAT32 ? 4 : 2, row = m->C * bytes;
+    ptrdiff_t bytes = bytes_of((int)m->window_kind), row = m->C * bytes;
     ptrdiff_t start = m->bounds[span], length = m->bounds[span + 1] - start;
-    char *window = (char *)m->window + m->slots[span] * m->W * row;
+    char *window = (char *)m->window + m->slots[span] * m->W * row + from * bytes;
+    if (!length) return;
     for (ptrdiff_t k = 0; k < m->W; k++) { /* rises, so that nothing is read that was replaced */
-        ptrdiff_t position = length - m->W + k;
-        const char *from = position < 0 ? window + (k + length) * row
-            : (const char *)m->xbc + (start + position) * m->xbc_stride * bytes;
-        if (length) memcpy(window + k * row, from, (size_t)row);
+        ptrdiff_t position = length - m->W + k, at = (start + position) * m->xbc_stride + from;
+        if (position < 0)
+            memcpy(window + k * row, window + (k + length) * row, (size_t)((to - from) * bytes));
+        else if (m->kind == m->window_kind)
+            memcpy(window + k * row, (const char *)m->xbc + at * bytes,
+                   (size_t)((to - from) * bytes));
+        else
+            write_row((const float *)m->xbc + at, to - from, window + k * row, 0,
+                      (int)m->window_kind);
     }
 }
 
-/* A thread's part of the tasks, in its room. */
-static void mixer_tasks(const Mixer *m, float *memory, ptrdiff_t part)
+/* A worker's part of the tasks, in its room. */
+static void mixer_tasks(const Mixer *m, float *memory, const Worker *w)
 {
     ptrdiff_t all = m->G * m->blocks * m->S, last = -1;
-    Room room = make_room(m, memory + (size_t)part * room_floats(m));
-    for (ptrdiff_t i = part * all / m->threads; i < (part + 1) * all / m->threads; i++) {
+    Room room = make_room(m, memory + (size_t)w->part * room_floats(m));
+    for (ptrdiff_t i = w->part * all / w->parts; i < (w->part + 1) * all / w->parts; i++) {
         if (i / m->S != last) read_weights(m, &room, last = i / m->S);
         task(m, &room, last, i % m->S);
     }
 }
 
 /* When all tasks are done, a part of what is left: windows, and gate and norm of rows. */
-static void mixer_rows(const Mixer *m, ptrdiff_t part)
+static void mixer_rows(const Mixer *m, const Worker *w)
 {
-    ptrdiff_t width = m->H * m->P, tokens = m->bounds[m->S];
-    if (m->window)
-        for (ptrdiff_t span = part; span < m->S; span += m->threads) replace_window(m, span);
-    float row[width];
-    for (ptrdiff_t t = part * tokens / m->threads; t < (part + 1) * tokens / m->threads; t++) {
-        memcpy(row, m->y + t * width, (size_t)width * sizeof *row);
-        gate_row(row, m->z, t * m->z_stride, width, (int)m->kind);
-        norm_row(row, m->norm, (int)m->weight_kind, width, m->norm_groups, m->eps);
-        write_row(row, width, m->out, t * width, (int)m->kind);
+    ptrdiff_t width = m->H * m->P, each = width / m->norm_groups;
+    ptrdiff_t pieces = m->bounds[m->S] * m->norm_groups;
+    for (ptrdiff_t span = 0; m->window && span < m->S; span++)
+        replace_window(m, span, w->part * m->C / w->parts, (w->part + 1) * m->C / w->parts);
+    float row[each];
+    for (ptrdiff_t i = w->part * pieces / w->parts; i < (w->part + 1) * pieces / w->parts; i++) {
+        ptrdiff_t t = i / m->norm_groups, from = i % m->norm_groups * each, at = t * width + from;
+        const char *norm = (const char *)m->norm + from * bytes_of((int)m->weight_kind);
+        memcpy(row, m->y + at, (size_t)each * sizeof *row);
+        gate_row(row, m->z, t * m->z_stride + from, each, (int)m->kind);
+        norm_row(row, norm, (int)m->weight_kind, each, 1, m->eps);
+        write_row(row, each, m->out, at, (int)m->kind);
     }
 }
 
-static float *mixer_memory(const Mixer *m)
-{
-    float *memory = NULL;
-    size_t bytes = room_floats(m) * (size_t)m->threads * sizeof *memory;
-    return posix_memalign((void **)&memory, 64, bytes) ? NULL : memory;
-}
+static size_t mixer_floats(const Mixer *m) { return room_floats(m) * (size_t)m->threads; }
 
 /* 0, or 1 where there is no memory to work in. */
-int64_t cairn_mixer(const Mixer *m)
+int64_t cairn_mixer(const Mixer *given)
 {
-    float *memory = mixer_memory(m);
-    if (!memory) return 1;
-#pragma omp parallel num_threads(m->threads)
+    Mixer m = *given;
+    m.blocks = blocks_of(&m);
+    float *memory = NULL;
+    if (posix_memalign((void **)&memory, 64, mixer_floats(&m) * sizeof *memory)) return 1;
+    Team team = {0};
+#pragma omp parallel num_threads(m.threads)
     {
-#pragma omp for schedule(static)
-        for (ptrdiff_t part = 0; part < m->threads; part++) mixer_tasks(m, memory, part);
-#pragma omp for schedule(static)
-        for (ptrdiff_t part = 0; part < m->threads; part++) mixer_rows(m, part);
+        Worker w = worker_of(&team);
+        mixer_tasks(&m, memory, &w);
+        meet(&w);
+        mixer_rows(&m, &w);
     }
     free(memory);
     return 0;

@@ -26,8 +26,8 @@ static void norm_row(float *row, const void *weight, int weight_kind, ptrdiff_t 
     }
 }
 
-/* to = (row - mean) / deviation * weight + bias, all fp32. */
-static void layer_norm_row(const float *row, const float *weight, const float *bias,
+/* to = (row - mean) / deviation * weight + bias; weight and bias are of `kind`. */
+static void layer_norm_row(const float *row, const void *weight, const void *bias, int kind,
                            ptrdiff_t width, float eps, float *to)
 {
     float total = 0, squares = 0;
@@ -37,7 +37,13 @@ static void layer_norm_row(const float *row, const float *weight, const float *b
 #pragma omp simd reduction(+ : squares)
     for (ptrdiff_t i = 0; i < width; i++) squares += (row[i] - mean) * (row[i] - mean);
     float scale = 1.0f / sqrtf(squares / (float)width + eps);
-    for (ptrdiff_t i = 0; i < width; i++) to[i] = (row[i] - mean) * scale * weight[i] + bias[i];
+    if (kind == FLOAT32)
+        for (ptrdiff_t i = 0; i < width; i++)
+            to[i] = (row[i] - mean) * scale * element(weight, i, FLOAT32) + element(bias, i, FLOAT32);
+    else
+        for (ptrdiff_t i = 0; i < width; i++)
+            to[i] = (row[i] - mean) * scale * element(weight, i, BFLOAT16)
+                  + element(bias, i, BFLOAT16);
 }
 
 static void write_row(const float *row, ptrdiff_t width, void *to, ptrdiff_t at, int kind)

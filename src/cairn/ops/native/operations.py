@@ -13,15 +13,22 @@ from cairn.ops.slots import Slots
 if TYPE_CHECKING:
     from cairn.ops.mamba import MixerForm, MixerWeights, Pool
 
-# Up to here reading the weights takes the time, and torch's product is slow; with bf16 it soon
-# has matrix units on its side.
-FEW_ROWS = {torch.float32: 32, torch.bfloat16: 4}
 _NO_LIMITS = (0.0, torch.inf)
+
+
+def few_rows(dtype: torch.dtype) -> int:
+    """Up to how many rows reading weights takes the time, and torch's product is slow.
+
+    Of weights in bf16 torch's is soon the faster one, where this has no matrix units.
+    """
+    if dtype == torch.bfloat16:
+        return 32 if native().tiles else 4
+    return 32 if dtype == torch.float32 else 0
 
 
 def linear_unfit(x: Tensor, weight: Tensor) -> str:
     """Why `linear` cannot serve, or should not; empty where it can."""
-    rows = FEW_ROWS.get(x.dtype, 0)
+    rows = few_rows(x.dtype)
     if x.numel() > rows * x.shape[-1]:
         return f"over {rows} rows: torch's product is as fast"
     if not weight.is_contiguous() or x.dtype != weight.dtype:
@@ -36,7 +43,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     outputs, inner = weight.shape
     wide = x.float().contiguous()
     y = x.new_empty(*x.shape[:-1], outputs)
-    library.cairn_linear(
+    if library.cairn_linear(
         wide.data_ptr(),
         weight.data_ptr(),
         y.data_ptr(),
@@ -45,7 +52,8 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
         inner,
         KINDS[weight.dtype],
         torch.get_num_threads(),
-    )
+    ):
+        raise MemoryError("no memory for a product's working space")
     return y
 
 
@@ -131,6 +139,7 @@ def mixer(
         conv_bias=None if weights.conv_bias is None else weights.conv_bias.data_ptr(),
         norm=weights.norm.data_ptr(),
         weight_kind=KINDS[weights.norm.dtype],
+        window_kind=KINDS[z.dtype],
         A_log=weights.A_log.data_ptr(),
         D=weights.D.data_ptr(),
         dt_bias=weights.dt_bias.data_ptr(),
@@ -148,7 +157,6 @@ def mixer(
         C=C,
         W=weights.conv.shape[-1] - 1,
         norm_groups=form.norm_groups,
-        blocks=parts_of(H // form.groups, form.groups * spans, threads),
         eps=form.eps,
         dt_least=least,
         dt_most=most,
@@ -157,18 +165,6 @@ def mixer(
     if library.cairn_mixer(ctypes.byref(call)):
         raise MemoryError("no memory for a mixer's working space")
     return out
-
-
-def parts_of(heads: int, groups: int, threads: int) -> int:
-    """Parts that a group's heads are cut into, so that every thread has as much to do.
-
-    Each part convolves the group's B and C anew, so that fewer are better.
-    """
-    for parts in range(1, heads + 1):
-        tasks = groups * parts
-        if heads % parts == 0 and (tasks % threads == 0 or tasks >= 8 * threads):
-            return parts
-    return heads
 
 
 def _threads(elements: int) -> int:

@@ -120,6 +120,22 @@ INLINE float element(const void *from, ptrdiff_t at, int kind)
                            : from_bfloat16(((const uint16_t *)from)[at]);
 }
 
+INLINE Vector load_as(const void *from, ptrdiff_t at, int kind)
+{
+    return kind == FLOAT32 ? load((const float *)from + at) : widen((const uint16_t *)from + at);
+}
+
+INLINE void store_as(void *to, ptrdiff_t at, Vector v, int kind)
+{
+    if (kind == FLOAT32) {
+        store((float *)to + at, v);
+    } else {
+        for (int i = 0; i < LANES; i++) ((uint16_t *)to)[at + i] = to_bfloat16(v[i]);
+    }
+}
+
+INLINE ptrdiff_t bytes_of(int kind) { return kind == FLOAT32 ? 4 : 2; }
+
 INLINE void read_row(const void *from, ptrdiff_t at, ptrdiff_t count, int kind, float *to)
 {
     if (kind == FLOAT32) {
