@@ -1,5 +1,7 @@
 """FP8 products: the definition against real float8 casts, and kernels against the definition."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -177,6 +179,27 @@ def test_kernels_read_parts_of_a_wider_matrix(triton_device):
         got, _ = cast(x, "activations", "current", Statistics(triton_device))
     wanted, _ = cast(x.cpu().contiguous(), "activations", "current", Statistics())
     assert torch.equal(got.values.float().cpu(), wanted.values.float())
+
+
+@pytest.mark.parametrize("path", ["torch", "triton"])
+def test_parts_of_a_tensor_on_ranks_are_cast_as_the_whole(triton_device, monkeypatch, path):
+    x = draw(32, 96).to(triton_device)
+    told = []
+
+    def all_reduce(largest: Tensor, op: object, group: object) -> None:
+        told.append(largest.item())
+        other = x.abs().max()
+        largest.fill_(other.view(torch.int32) if path == "triton" else other)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    whole, _ = cast(x, "activations", "current", Statistics(triton_device))
+    group: Any = object()
+    with paths.only(path):
+        part, _ = cast(x[:, :48], "activations", "current", Statistics(triton_device), group=group)
+        cast(x[:, :48], "activations", "block", Statistics(triton_device), group=group)
+    assert len(told) == 1, "blocks ask nobody"
+    assert torch.equal(part.inverse, whole.inverse)
+    assert torch.equal(part.values.float(), whole.values[:, :48].float())
 
 
 @pytest.mark.gpu

@@ -129,6 +129,42 @@ def test_four_processes_learn_what_one_learns(run: Path, tmp_path: Path, alone: 
         hold(tmp_path / one["name"], alone)
 
 
+# Three of seven layers are in FP8, and widths of a rank's part are multiples of 16.
+WIDE = MODEL | {
+    "pattern": "M*M-*-M",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "mamba_heads": 32,
+}
+
+
+@pytest.mark.parametrize("recipe", ["bf16", "current", "block"])
+def test_two_processes_learn_in_fp8_what_one_learns(run: Path, tmp_path: Path, recipe: str):
+    """Two micro-batches of one process are one of each of two that share parameters: the same
+    scales and counts, and fp32 sums in another order. Tensor ranks pass on summands in bf16, and
+    context ranks have scales of their own tokens.
+    """
+    settings = SETTINGS | {"sequences": 2, "accumulate": 2, "steps": 10, "precision": recipe}
+    sizes = {"one": {}, "fsdp": {"shard": 2}, "tensor": {"tensor": 2}, "context": {"context": 2}}
+
+    def cases(names: list[str]) -> list[dict]:
+        return [case(n, sizes[n]) | {"settings": settings, "model": WIDE} for n in names]
+
+    run_ranks(1, run / "shards", tmp_path, cases(["one"]))
+    run_ranks(2, run / "shards", tmp_path, cases(["fsdp", "tensor", "context"]))
+    wanted = losses(tmp_path / "one")
+    for name, bound in {"fsdp": 1e-3, "tensor": 1e-2, "context": 1e-2}.items():
+        assert losses(tmp_path / name) == pytest.approx(wanted, abs=bound)
+    (one, two) = (
+        json.loads((tmp_path / name / "metrics.jsonl").open().readline())
+        for name in ("one", "fsdp")
+    )
+    assert two["loss"] == pytest.approx(one["loss"], abs=1e-6)
+    counted = [key for key in one if key.startswith("fp8_")]
+    assert len(counted) == (0 if recipe == "bf16" else 5)
+    assert [two[key] for key in counted] == [one[key] for key in counted]
+
+
 # Everything that is cut in a way of its own: biases, rotary positions, norms of heads, gates, tied
 # matrices, windows, a vocabulary that ranks do not divide.
 DENSE = {

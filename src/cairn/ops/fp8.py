@@ -13,14 +13,16 @@ exact. Activations and gradients are cast from what arrives once for each order.
 In both, a magnitude below the smallest number becomes 0, and what is not finite becomes NaN.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from cairn.ops import paths
@@ -61,13 +63,16 @@ class Statistics:
         self.counts = torch.zeros(len(ROLES), len(COUNTED), dtype=torch.int64, device=device)
         self.elements = [0] * len(ROLES)
 
-    def take(self) -> dict[str, float]:
-        """Since the last call: numbers of NaN and overflows, shares of underflows by role."""
-        counts = self.counts.tolist()
-        nan, overflow = (sum(row[at] for row in counts) for at in (0, 1))
+    def take(self, total: Callable[[list[float]], list[float]] = list) -> dict[str, float]:
+        """Since the last call: numbers of NaN and overflows, shares of underflows by role.
+
+        `total` sums over ranks, which all come here alike.
+        """
+        met = total([*self.counts.flatten().tolist(), *self.elements])
+        nan, overflow = (int(sum(met[at : 3 * len(ROLES) : 3])) for at in (0, 1))
         found: dict[str, float] = {"fp8_nan": nan, "fp8_overflow": overflow}
-        for role, row, elements in zip(ROLES, counts, self.elements, strict=True):
-            found[f"fp8_underflow_{role}"] = row[2] / max(elements, 1)
+        for at, role in enumerate(ROLES):
+            found[f"fp8_underflow_{role}"] = met[3 * at + 2] / max(met[3 * len(ROLES) + at], 1)
         self.counts.zero_()
         self.elements = [0] * len(ROLES)
         return found
@@ -121,19 +126,21 @@ def cast(
     columns: bool = True,
     before: Before | None = None,
     of: Tensor | None = None,
+    group: ProcessGroup | None = None,
 ) -> Cast:
     """x [R, C] as operands [R, C] and [C, R], each where it is asked for; else None.
 
     The number of rows is filled up to a multiple of 16; C has to be one. `before` the cast, in
     fp32: "squared_relu" takes max(x, 0)^2, "squared_relu_gradient" the gradient of that at
-    `of` [R, C] from the result's gradient x.
+    `of` [R, C] from the result's gradient x. `group`: the ranks that have parts of x, whose largest
+    magnitude is the tensor's; all of them come here alike. Blocks do not ask them.
     """
     statistics.elements[ROLES.index(role)] += x.numel()
     triton = None if emulated() else paths.for_kernel(x)
     if paths.choose("fp8_cast", x.device, triton=triton) == "triton":
         from cairn.ops.triton import fp8
 
-        return fp8.cast(x, role, recipe, statistics.counts, rows, columns, before, of)
+        return fp8.cast(x, role, recipe, statistics.counts, rows, columns, before, of, group)
     x = x.float()
     if before == "squared_relu":
         x = functional.relu(x).square()
@@ -142,7 +149,7 @@ def cast(
         x = x * (2 * functional.relu(of.float()))
     counts = statistics.counts[ROLES.index(role)]
     if recipe == "current":
-        return _cast_tensor(x, format_of(recipe, role), counts, rows, columns)
+        return _cast_tensor(x, format_of(recipe, role), counts, rows, columns, group)
     if role == "weights":
         return _cast_tiles(x, counts, rows, columns)
     first = _cast_rows(x, counts) if rows else None
@@ -192,8 +199,18 @@ def _widened(x: Operand) -> Tensor:
     return values * inverse[:, :K]
 
 
-def _cast_tensor(x: Tensor, dtype: torch.dtype, counts: Tensor, rows: bool, columns: bool) -> Cast:
-    scale = scale_of(magnitudes(x).amax(), LIMITS[dtype], whole=False)
+def _cast_tensor(
+    x: Tensor,
+    dtype: torch.dtype,
+    counts: Tensor,
+    rows: bool,
+    columns: bool,
+    group: ProcessGroup | None,
+) -> Cast:
+    largest = magnitudes(x).amax()
+    if group is not None:
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group)
+    scale = scale_of(largest, LIMITS[dtype], whole=False)
     values = filled(rounded(x, scale, dtype, counts), WIDTH, WIDTH)
     inverse = (1 / scale).reshape(1)
     first = Operand(values, inverse, "tensor") if rows else None

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from cairn.ops import fp8
 from cairn.ops.fp8 import Operand, Recipe, Statistics, cast, product
@@ -23,6 +24,8 @@ class Scaled:
     recipe: Recipe
     statistics: Statistics
     dtype: torch.dtype = torch.bfloat16
+    group: ProcessGroup | None = None
+    """Ranks that have parts of the layer: one scale a tensor is of all of them."""
 
 
 def fp8_linear(x: Tensor, weight: Tensor, bias: Tensor | None, scaled: Scaled) -> Tensor:
@@ -123,7 +126,7 @@ class _FeedForward(torch.autograd.Function):
 
 
 def _cast(x: Tensor, role: fp8.Role, scaled: Scaled, **how: Any) -> fp8.Cast:
-    return cast(x, role, scaled.recipe, scaled.statistics, **how)
+    return cast(x, role, scaled.recipe, scaled.statistics, group=scaled.group, **how)
 
 
 def _product(a: Operand | None, b: Operand | None, dtype: torch.dtype) -> Tensor:

@@ -117,7 +117,7 @@ def _steps(run: _Run, recorder: Recorder | None, label: str) -> None:
     with (
         leaving() as leave,
         progress(label, total=steps, unit="steps", shown=ranks.lead) as bar,
-        scaled(run.model, run.precision) as statistics,
+        scaled(run.model, run.precision, ranks.tensor) as statistics,
         watchdog,
     ):
         bar.advance(at.step)
@@ -125,7 +125,7 @@ def _steps(run: _Run, recorder: Recorder | None, label: str) -> None:
             watchdog.step()
             begin, before_step = time.monotonic(), at.tokens
             row = _step(run)
-            row |= statistics.take() if statistics else {}
+            row |= statistics.take(ranks.everywhere) if statistics else {}
             if recorder:
                 recorder.write(row, at.tokens - before_step, time.monotonic() - begin)
             bar.advance(1, detail=f"loss {row['loss']:.3f}")

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import cast
 
 import torch
+from torch.distributed import ProcessGroup
 
 from cairn.base import UserError
 from cairn.model import Decoder
@@ -58,11 +59,14 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 
 @contextmanager
-def scaled(model: Decoder, precision: str) -> Iterator[fp8.Statistics | None]:
+def scaled(
+    model: Decoder, precision: str, group: ProcessGroup | None = None
+) -> Iterator[fp8.Statistics | None]:
     """Inside, the model's layers multiply by an FP8 recipe within `autocast`; yields the counts.
 
-    None for other precisions. On a CPU, the definition emulates FP8. UserError where the recipe
-    leaves no layer, a matrix's width is no multiple of 16, or the GPU has no such products.
+    None for other precisions. `group`: the ranks that share every matrix. On a CPU, the definition
+    emulates FP8. UserError where the recipe leaves no layer, a matrix's width is no multiple of 16,
+    or the GPU has no such products.
     """
     if precision not in FP8:
         yield None
@@ -72,7 +76,7 @@ def scaled(model: Decoder, precision: str) -> Iterator[fp8.Statistics | None]:
     _check(model, recipe, layers)
     statistics = fp8.Statistics(model.device)
     for layer in layers.values():
-        layer.scaled = Scaled(recipe, statistics)
+        layer.scaled = Scaled(recipe, statistics, group=group)
     try:
         yield statistics
     finally:

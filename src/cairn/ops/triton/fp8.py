@@ -12,9 +12,11 @@ magnitude are integers, so that results do not depend on the order of programs.
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from cairn.ops.fp8 import (
     BLOCK,
@@ -47,6 +49,7 @@ def cast(
     columns: bool,
     before: Before | None = None,
     of: Tensor | None = None,
+    group: ProcessGroup | None = None,
 ) -> Cast:
     """`cairn.ops.fp8.cast`; counts int64 [3, 3] by role, of NaN, overflows and underflows."""
     x = x if x.stride(-1) == 1 else x.contiguous()
@@ -56,7 +59,8 @@ def cast(
     squared = before == "squared_relu"
     counted = counts[ROLES.index(role)]
     if recipe == "current":
-        return _cast_tensor(source, format_of(recipe, role), counted, rows, columns, squared)
+        dtype = format_of(recipe, role)
+        return _cast_tensor(source, dtype, counted, rows, columns, squared, group)
     R, C = x.shape
     tiles = role == "weights"
     first = _blocks(R, C, tiles, x) if rows else None
@@ -75,7 +79,13 @@ Source = tuple[Tensor, Tensor | None, int, int]  # x, `of`, and how far their ro
 
 
 def _cast_tensor(
-    source: Source, dtype: torch.dtype, counts: Tensor, rows: bool, columns: bool, squared: bool
+    source: Source,
+    dtype: torch.dtype,
+    counts: Tensor,
+    rows: bool,
+    columns: bool,
+    squared: bool,
+    group: ProcessGroup | None,
 ) -> Cast:
     x = source[0]
     R, C = x.shape
@@ -90,6 +100,9 @@ def _cast_tensor(
             *source, largest, R, C,
             SQUARED=squared, BLOCK_R=BLOCK // 4, BLOCK_C=_WIDE, num_warps=8,
         )  # fmt: skip
+    if group is not None:  # bits of numbers that are not negative are ordered as they are
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group)
+    if x.numel():
         _cast_one[(triton.cdiv(R, BLOCK), triton.cdiv(C, BLOCK))](
             *source, largest, _parts(first, torch.uint8)[0], _parts(second, torch.int32)[0],
             inverse, counts, R, C, outer,

@@ -62,11 +62,15 @@ class Ranks:
 
     def total(self, values: list[float]) -> list[float]:
         """Sums over the ranks that have tokens of their own."""
-        if self.adding is None:
-            return values
-        summed = torch.tensor(values, dtype=torch.float64)
-        summed = summed.to(self.device)
-        dist.all_reduce(summed, group=self.adding)
+        return values if self.adding is None else self._summed(values, self.adding)
+
+    def everywhere(self, values: list[float]) -> list[float]:
+        """Sums over all ranks."""
+        return values if self.world == 1 else self._summed(values, None)
+
+    def _summed(self, values: list[float], group: ProcessGroup | None) -> list[float]:
+        summed = torch.tensor(values, dtype=torch.float64).to(self.device)
+        dist.all_reduce(summed, group=group)
         return summed.tolist()
 
     def any(self, flag: bool, group: ProcessGroup | None = None) -> bool:
