@@ -197,6 +197,13 @@ def test_a_full_disk_costs_a_save_and_no_more(tmp_path, fresh, stream, monkeypat
     ]
 
 
+def test_only_a_last_save_that_fails_ends_the_run(tmp_path, fresh, stream, monkeypatch):
+    full_at(monkeypatch, {9})
+    train(fresh(), NextToken(), stream, SETTINGS, tmp_path)
+    saves = sorted(path.name for path in (tmp_path / "resume").iterdir())
+    assert saves == ["step-000000006", "step-000000012"]
+
+
 def test_rows_that_a_full_disk_refused_come_later(tmp_path):
     metrics = Metrics(Path("/dev/full"))
     metrics.write(step=1)

@@ -47,7 +47,7 @@ SETTINGS = {
 
 
 def start(
-    world: int, shards: Path, out: Path, cases: list[dict], **more: str
+    world: int, shards: Path, out: Path, cases: list[dict], said: int | None = None
 ) -> list[subprocess.Popen]:
     """The processes of a run, connected over loopback."""
     out.mkdir(parents=True, exist_ok=True)
@@ -56,10 +56,13 @@ def start(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    given = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world), **more}
+    given = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world)}
     given |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     command = [sys.executable, str(WORKER), str(shards), str(out), str(file)]
-    return [subprocess.Popen(command, env=given | {"RANK": str(rank)}) for rank in range(world)]
+    return [
+        subprocess.Popen(command, env=given | {"RANK": str(rank)}, stderr=said, text=True)
+        for rank in range(world)
+    ]
 
 
 def run_ranks(world: int, shards: Path, out: Path, cases: list[dict]) -> None:
@@ -321,6 +324,42 @@ def test_sigterm_to_one_rank_saves_and_all_leave(run: Path, tmp_path: Path):
     assert 4 <= int(save.name.removeprefix("step-")) < 40
     run_ranks(2, run / "shards", tmp_path / "cut", [one])
     hold_exactly(tmp_path / "cut" / "run", tmp_path / "whole" / "run", 40)
+
+
+def told(world: int, shards: Path, out: Path, one: dict) -> tuple[list[int], list[str]]:
+    """How the ranks of a run ended, and what each said."""
+    children = start(world, shards, out, [one], subprocess.PIPE)
+    try:
+        said = [child.communicate(timeout=120)[1] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    return [child.returncode for child in children], said
+
+
+@pytest.mark.parallel
+def test_one_ranks_full_disk_is_met_by_all(run: Path, tmp_path: Path):
+    shards, settings = run / "shards", SETTINGS | {"save_every": 5}
+    one = case("run", {"shard": 2}) | {"settings": settings}
+    assert told(2, shards, tmp_path / "whole", one)[0] == [0, 0]
+    # At one save of four: the run goes on without it.
+    some = one | {"full": (10, 13), "pause": 0.1}
+    codes, said = told(2, shards, tmp_path / "some", some)
+    assert codes == [0, 0]
+    failures = [re.findall(r"step-\d+ could not be written: .*File too large", s) for s in said]
+    assert [len(found) for found in failures] == [1, 0], "told once, by the first rank"
+    assert "step-000000010" in failures[0][0]
+    hold_exactly(tmp_path / "some" / "run", tmp_path / "whole" / "run", 20)
+    # From then on: all end with the same words, and the next run goes on from the save before.
+    codes, said = told(2, shards, tmp_path / "rest", one | {"full": (10,)})
+    assert codes == [1, 1]
+    last = [s.strip().splitlines()[-1].partition(" ")[2] for s in said]  # after the rank's name
+    assert last[0] == last[1]
+    assert re.search(r"step-000000020 could not be written: .*File too large", last[0])
+    resume = tmp_path / "rest" / "run" / "resume"
+    assert [path.name for path in resume.iterdir()] == ["step-000000005"]
+    assert told(2, shards, tmp_path / "rest", one)[0] == [0, 0]
+    hold_exactly(tmp_path / "rest" / "run", tmp_path / "whole" / "run", 20)
 
 
 @pytest.mark.parallel

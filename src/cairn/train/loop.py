@@ -136,7 +136,7 @@ def _steps(run: _Run, recorder: Recorder | None, label: str) -> None:
                     f"{label}: asked to end, saved at step {at.step}; the same command goes on"
                 )
             if at.step % settings.save_every == 0 and at.step < steps and not at.in_a_row:
-                _save_or_go_on(run)
+                _save(run)
         if recorder:
             recorder.close()
         _save(run)
@@ -192,7 +192,7 @@ def _pass_over(run: _Run, problem: str) -> dict[str, Any]:
         return {"fault": problem}
     saved = None
     if at.rewinds < settings.rewinds:
-        run.saves.wait()
+        _settle(run)
         saved = run.saves.load()
     if saved is None:
         raise UserError(
@@ -206,17 +206,16 @@ def _pass_over(run: _Run, problem: str) -> dict[str, Any]:
 
 
 def _save(run: _Run) -> None:
+    """Begin to save, once the save before is done or has failed."""
+    _settle(run)
     state = {"step": run.at.step, "progress": dataclasses.asdict(run.at), "before": run.before}
     run.saves.save(state)
 
 
-def _save_or_go_on(run: _Run) -> None:
+def _settle(run: _Run) -> None:
     """A disk that is full now may not be later, and the save before is there."""
-    problem: OSError | None = None
     try:
         run.saves.wait()
-    except OSError as error:
-        problem = error
-    if problem is not None and run.ranks.lead:
-        note(f"{problem}: going on; the save before it is kept")
-    _save(run)
+    except OSError as problem:
+        if run.ranks.lead:
+            note(f"{problem}: going on; the save before it is kept")

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load as read_pieces
 from torch.distributed.checkpoint.state_dict_saver import save as write_pieces
 
@@ -27,7 +27,7 @@ from cairn.base.files import sha256_of
 from cairn.model import Decoder
 from cairn.train.parallel.pieces import Piece, held, pieces
 from cairn.train.parallel.ranks import Ranks
-from cairn.train.parallel.storage import Held, LoadPlanner, SavePlanner
+from cairn.train.parallel.storage import Held, LoadPlanner, SavePlanner, Writer
 
 STATE, MOMENTS = "state.json", ("exp_avg", "exp_avg_sq")
 KEPT = 2  # saves: should the newest turn out damaged, there is one before it
@@ -159,7 +159,7 @@ class Saves:
         alone = self.ranks.world == 1
         write_pieces(
             tensors,
-            storage_writer=FileSystemWriter(beside),
+            storage_writer=Writer(beside),
             planner=SavePlanner(),
             process_group=self.ranks.storing,
             no_dist=alone,

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -20,7 +21,10 @@ from torch.distributed.checkpoint.planner import (
     WriteItem,
     WriteItemType,
 )
+from torch.distributed.checkpoint.planner import SavePlanner as TorchSavePlanner
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
 
 from cairn.train.parallel.pieces import Chunk, Piece
 
@@ -36,6 +40,20 @@ class Held:
         """The chunk that begins at a place of the whole tensor."""
         chunk = next(c for c in self.piece.chunks if _offset(c) == offset)
         return self.tensor[chunk.held]
+
+
+class Writer(FileSystemWriter):
+    """Tells of a full disk as the system does."""
+
+    def write_data(self, plan: SavePlan, planner: TorchSavePlanner) -> Future[list[WriteResult]]:
+        """OSError where a file could not be written: torch's own words are of places in it."""
+        try:
+            return super().write_data(plan, planner)
+        except RuntimeError as error:
+            beneath = error.__context__
+            if isinstance(beneath, OSError):
+                raise beneath from error
+            raise
 
 
 class SavePlanner(DefaultSavePlanner):
