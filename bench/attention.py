@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from kernels import inputs, library, timed
 from torch import Tensor
+from torch.nn import functional
 
 from cairn.ops import paths
 from cairn.ops.attention import AttentionPlan, Pages, attention
@@ -27,7 +28,8 @@ def main() -> None:
     with torch.no_grad():
         for lengths, window in (([8192], None), (RAGGED, None), ([8192], 1024)):
             tell(f"prefill {lengths}, window {window}", fresh(lengths, window))
-        tell("512 tokens after 32768", chunk(512, 32_768))
+        for new, past in ((512, 32_768), (8192, 57_344)):
+            tell(f"{new} tokens after {past}, pages of 16", chunk(new, past))
         for batch, past in ((64, 4096), (256, 2048)):
             tell(f"decode of {batch} after {past}, pages of 16", decode(batch, past))
 
@@ -105,21 +107,82 @@ def flashinfer_ragged(
 
 
 def chunk(new: int, past: int) -> dict[str, Call]:
-    """Some tokens of one sequence after a past in one piece."""
+    """Some tokens of one sequence after a past in shuffled pages; libraries gather them first."""
     q = inputs("cuda", new, HEADS, WIDTH)
-    keys, values = (inputs("cuda", 1, SHARED, past + new, WIDTH) for _ in range(2))
-    k, v = (x[0].transpose(0, 1)[-new:] for x in (keys, values))
-    pages = Pages(keys, values, torch.zeros(1, 1, device="cuda", dtype=torch.int32))
+    count = (past + new) // 16
+    pools = [inputs("cuda", count, SHARED, 16, WIDTH) for _ in range(2)]
+    order = torch.randperm(count, device="cuda")
+    k, v = (x[order].transpose(1, 2).flatten(0, 1)[-new:] for x in pools)
+    pages = Pages(pools[0], pools[1], order.int()[None])
     plan = AttentionPlan.of([new], [past], "cuda")
+
+    def gathered() -> list[Tensor]:
+        return [x[order].transpose(0, 1).reshape(1, SHARED, -1, WIDTH) for x in pools]
+
+    def in_one_piece() -> Tensor:
+        keys, values = gathered()
+        table = torch.zeros(1, 1, device="cuda", dtype=torch.int32)
+        return attention(q, k, v, plan, pages=Pages(keys, values, table))
 
     def theirs() -> Tensor:
         import flashinfer  # type: ignore[import-not-found]
 
+        keys, values = gathered()
         return flashinfer.single_prefill_with_kv_cache(
             q, keys[0], values[0], causal=True, kv_layout="HND", backend="fa3"
         )
 
-    return {"cairn": lambda: attention(q, k, v, plan, pages=pages), "FlashInfer, FA3": theirs}
+    return {
+        "cairn": lambda: attention(q, k, v, plan, pages=pages),
+        "cairn, gathered": in_one_piece,
+        "varlen, gathered": varlen_after(q, gathered),
+        "cuDNN in two, gathered": in_two(q, gathered, past),
+        "flex, gathered": flex_after(q, gathered, past),
+        "FlashInfer, FA3": theirs,
+    }
+
+
+def varlen_after(q: Tensor, gathered: Callable[[], list[Tensor]]) -> Call:
+    """FlashAttention 2: the last query sees all keys."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    def call() -> Tensor:
+        keys, values = (x[0].transpose(0, 1).contiguous() for x in gathered())
+        ends = [torch.tensor([0, len(x)], dtype=torch.int32, device="cuda") for x in (q, keys)]
+        return varlen_attn(q, keys, values, *ends, len(q), len(keys), window_size=(-1, 0))
+
+    return call
+
+
+def in_two(q: Tensor, gathered: Callable[[], list[Tensor]], past: int) -> Call:
+    """cuDNN over the past without a mask and over the new causally, joined by their sums."""
+    op = torch.ops.aten._scaled_dot_product_cudnn_attention
+    heads = q.transpose(0, 1)[None].contiguous()
+
+    def part(keys: Tensor, values: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+        out, sums, *_ = op(heads, keys, values, None, True, 0.0, causal)
+        return out, sums.view(1, HEADS, -1, 1)
+
+    def call() -> Tensor:
+        keys, values = gathered()
+        before, a = part(keys[:, :, :past], values[:, :, :past], False)
+        own, b = part(keys[:, :, past:], values[:, :, past:], True)
+        share = torch.sigmoid(a - b)
+        return torch.lerp(own.float(), before.float(), share).to(q.dtype)
+
+    return call
+
+
+def flex_after(q: Tensor, gathered: Callable[[], list[Tensor]], past: int) -> Call:
+    """Flex attention, compiled."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    def seen(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return i + past >= j
+
+    mask = create_block_mask(seen, None, None, len(q), past + len(q), device="cuda")
+    compiled, heads = torch.compile(flex_attention), q.transpose(0, 1)[None].contiguous()
+    return lambda: compiled(heads, *gathered(), block_mask=mask, enable_gqa=True)
 
 
 def decode(batch: int, past: int) -> dict[str, Call]:
@@ -146,7 +209,18 @@ def decode(batch: int, past: int) -> dict[str, Call]:
             )
         return made[0].run(q, (keys, values))
 
-    return {"cairn": lambda: attention(q, k, k, plan, pages=pages), "FlashInfer": theirs}
+    def gathered() -> Tensor:
+        whole = [
+            x[table.flatten()].view(batch, count, SHARED, 16, WIDTH).transpose(1, 2).flatten(2, 3)
+            for x in (keys, values)
+        ]
+        return functional.scaled_dot_product_attention(q[:, :, None], *whole, enable_gqa=True)
+
+    return {
+        "cairn": lambda: attention(q, k, k, plan, pages=pages),
+        "SDPA, gathered": gathered,
+        "FlashInfer": theirs,
+    }
 
 
 if __name__ == "__main__":

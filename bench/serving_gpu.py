@@ -8,6 +8,7 @@
   is measured on one prompt, a step at five lengths, and the time of all between is summed.
 - `whole`: the same, really run from the first token to the last.
 - `limit`: one sequence of --context tokens and 64 drawn ones, within --cap.
+- `company`: prompts alone and together: how many answers differ, in tokens or any log-probability.
 - `kernels`: what takes the time of a decode step; with --batch 0, of a prompt.
 
 A step is timed on prompts that are booked as read over pools filled with random numbers: what keys
@@ -36,6 +37,7 @@ from cairn.model import Decoder
 from cairn.model.cache import state_dtype
 from cairn.model.decoder import empty
 from cairn.model.presets import preset
+from cairn.ops import narrow as ops_narrow
 
 GIB = 2**30
 STEPS = 30  # timed at each length
@@ -105,9 +107,10 @@ class Bench:
             token_budget=told.budget,
             memory=memory,
             state_dtype=told.state,
-            caching=Caching(prefixes=False),
+            caching=None if told.invariant else Caching(prefixes=False),
             graphs=None if told.graphs else False,
             overlap=None if told.overlap else False,
+            invariant=told.invariant,
         )
 
     def floor(self, batch: int, context: int, told: argparse.Namespace) -> float:
@@ -285,6 +288,27 @@ def limit(bench: Bench, told: argparse.Namespace) -> Iterator[dict[str, Any]]:
     }
 
 
+def company(bench: Bench, told: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The same requests by themselves, and with others; sampled, with log-probabilities."""
+    params = SamplingParams(max_tokens=24, temperature=1, seed=1, logprobs=1, ignore_eos=True)
+    kept: list[list[Any]] = []
+    for slots in (1, max(told.batch)):
+        engine = bench.engine(slots, told.context + 64, told)
+        sizes = [1 + told.context * n // 15 for n in range(16)]
+        prompts = [tokens_of(engine, size, seed) for seed, size in enumerate(sizes)]
+        more = prompts + [tokens_of(engine, 40, 100 + n) for n in range(slots - 1)]
+        found = engine.generate(more, params)[:16]
+        kept.append([(one.tokens, one.logprobs) for one in found])
+        del engine
+    pairs = list(zip(*kept, strict=True))
+    yield {
+        "beside": max(told.batch) - 1,
+        "answers": len(pairs),
+        "tokens_differ": sum(a[0] != b[0] for a, b in pairs),
+        "bits_differ": sum(a != b for a, b in pairs),
+    }
+
+
 def kernels(bench: Bench, told: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Microseconds of a step by kernel."""
     from torch.profiler import ProfilerActivity, profile
@@ -329,6 +353,7 @@ MEASURES = {
     "mix": mix,
     "whole": whole,
     "limit": limit,
+    "company": company,
     "kernels": kernels,
 }
 
@@ -347,6 +372,8 @@ def main() -> None:
     parser.add_argument("--budget", type=int)
     parser.add_argument("--state", choices=("float16", "int8"))
     parser.add_argument("--float8", action="store_true", help="weights in 8 bits, from here on")
+    parser.add_argument("--rows", type=int, help="float8: rows up to which our product serves")
+    parser.add_argument("--invariant", action="store_true")
     parser.add_argument("--no-graphs", dest="graphs", action="store_false")
     parser.add_argument("--no-overlap", dest="overlap", action="store_false")
     runs, own = [], []
@@ -363,9 +390,16 @@ def main() -> None:
         began = time.perf_counter()
         if told.float8:
             bench.narrow()
+        if told.rows is not None:
+            ops_narrow.FEW = told.rows
         for line in MEASURES[told.measure](bench, told):
             same = {"bench": "serving_gpu", "shape": name, "what": told.measure}
-            state = {"weights": bench.kind, "state": told.state or "float32", "cap_gib": told.cap}
+            state = {
+                "weights": bench.kind,
+                "invariant": told.invariant,
+                "state": told.state or "float32",
+                "cap_gib": told.cap,
+            }
             took = {"took": round(time.perf_counter() - began, 1)}
             print(json.dumps(same | state | line | took), flush=True)
 

@@ -129,9 +129,37 @@ def test_two_ranks_draw_what_one_process_draws(kind, tmp_path):
         engine.close()
 
 
-@pytest.mark.parallel
-def test_a_rank_that_dies_is_an_error_and_no_hang(tmp_path):
-    engine = Engine(folder_of("dense", tmp_path), slots=2, capacity=256, ranks=2)
+two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs")
+devices = pytest.mark.parametrize(
+    "device",
+    [
+        pytest.param("cpu", marks=pytest.mark.parallel),
+        pytest.param("cuda", marks=[pytest.mark.gpu, two_gpus]),
+    ],
+)
+
+
+@pytest.mark.gpu
+@two_gpus
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_two_gpus_draw_what_one_draws(kind, tmp_path):
+    """Graphs, and steps that are launched ahead."""
+    folder = folder_of(kind, tmp_path)
+    same = {"device": "cuda", "dtype": torch.float32, "slots": 3, "capacity": 256}
+    plain = tokens(Engine(folder, **same))
+    engine = Engine(folder, **same, ranks=2)
+    try:
+        assert crowded(engine) == plain
+        assert [tokens(engine) for _ in range(2)] == [plain] * 2
+        assert engine.load.reuse.hits
+    finally:
+        engine.close()
+
+
+@devices
+def test_a_rank_that_dies_is_an_error_and_no_hang(device, tmp_path):
+    folder = folder_of("dense", tmp_path)
+    engine = Engine(folder, device=device, slots=2, capacity=256, ranks=2)
     heard: list[str] = []
     engine.when_lost(heard.append)
     try:

@@ -220,6 +220,29 @@ def test_tool_calls_by_grammar(engine):
     assert two.text.startswith('<TOOLCALL>[{"name": "')
 
 
+@pytest.mark.parametrize("other", [Grammar("regex", "<no[0-9]{3}>"), Grammar.json(SCHEMA)])
+def test_tool_calls_or_an_answer_by_grammar(engine, other):
+    tools = [{"name": "roll", "parameters": {"enum": [{"sides": 6}]}}]
+    grammar = Grammar.tool_calls(tools, single=True, otherwise=other)
+    every = [SamplingParams(seed=n, max_tokens=200, grammar=grammar) for n in range(12)]
+    found = [one.text for one in engine.generate(["x"] * 12, every)]
+    called = '<TOOLCALL>[{"name": "roll", "arguments": {"sides": 6}}]</TOOLCALL>'
+    answers = [text for text in found if text != called]
+    assert 0 < len(answers) < 12
+    for text in answers:
+        if other.kind == "regex":
+            assert re.fullmatch("<no[0-9]{3}>", text)
+        else:
+            assert set(json.loads(text)) == {"n", "kind", "tags"}
+
+
+def test_what_comes_in_place_of_calls_is_no_call():
+    calls = Grammar.tool_calls([{"name": "a"}])
+    for kind, other in (("regex", Grammar.json()), ("tool_calls", calls)):
+        with pytest.raises(UserError, match="in place of tool calls"):
+            Grammar(kind, "{}", otherwise=other)
+
+
 HELD = [
     SamplingParams(max_tokens=40, temperature=0, grammar=Grammar.json(SCHEMA)),
     SamplingParams(max_tokens=40, seed=1, grammar=Grammar("regex", "(ab|ba){8}")),

@@ -270,16 +270,6 @@ BAD = [
         400,
         "tool_choice",
     ),
-    (
-        "chat/completions",
-        {
-            "messages": CONVERSATION,
-            "tools": [TOOL],
-            "response_format": {"type": "json_object"},
-        },
-        400,
-        "response_format",
-    ),
 ]
 
 

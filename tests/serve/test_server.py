@@ -302,3 +302,45 @@ def test_the_openai_client_calls_tools_and_parses_schemas(model, words, running_
             messages=said[:1], response_format=Verdict, model="tiny", max_tokens=80
         )
         assert isinstance(parsed.choices[0].message.parsed, Verdict)
+
+
+def test_the_openai_client_gets_calls_or_an_answer_by_schema(model, words, running_server):
+    """Tools and a response format together: each choice is one of the two, whole and streamed."""
+    openai = pytest.importorskip("openai", reason="the openai client is not installed")
+    pytest.importorskip("llguidance", reason="the extra grammar is not installed")
+
+    class Weather(BaseModel):
+        """What the tool is asked."""
+
+        city: Literal["Rome", "Bern"]
+
+    engine = Engine(model, words, slots=8, capacity=1024)
+    with running_server(create_app(engine, "tiny"), engine) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        said: list = [{"role": "user", "content": "hello"}]
+        asked = {"model": "tiny", "messages": said, "max_tokens": 120, "seed": 3, "n": 8}
+        asked |= {"tools": [openai.pydantic_function_tool(Weather)], "response_format": Verdict}
+        whole = client.chat.completions.parse(**asked)
+        kinds = set()
+        for choice in whole.choices:
+            kinds.add(choice.finish_reason)
+            if choice.finish_reason == "tool_calls":
+                assert choice.message.content is None
+                for call in choice.message.tool_calls or ():
+                    assert isinstance(call.function.parsed_arguments, Weather)
+            else:
+                assert not choice.message.tool_calls
+                assert isinstance(choice.message.parsed, Verdict)
+        assert kinds == {"stop", "tool_calls"}
+        with client.chat.completions.stream(**asked) as stream:
+            for _ in stream:
+                pass
+            streamed = stream.get_final_completion()
+        for one, other in zip(streamed.choices, whole.choices, strict=True):
+            assert one.finish_reason == other.finish_reason
+            assert one.message.parsed == other.message.parsed
+            calls = [
+                [call.function.arguments for call in each.message.tool_calls or ()]
+                for each in (one, other)
+            ]
+            assert calls[0] == calls[1]

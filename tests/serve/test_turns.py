@@ -85,9 +85,25 @@ TABLE = [
 ]
 
 
-def parse(thinking: bool, tools: bool, pieces: list[str]) -> list[tuple[str, str, str]]:
+INSTEAD = [
+    # thinking, text, what it is where calls come in place of words alone
+    (False, f"<TOOLCALL>[{CALL}]</TOOLCALL>", [call()]),
+    (
+        True,
+        f"Hm.\n</think>\n\n<TOOLCALL>[{CALL}, {CALL}]</TOOLCALL>",
+        [text(R, "Hm."), call(), call()],
+    ),
+    (False, f'"<TOOLCALL>[{CALL}]"', [text(C, f'"<TOOLCALL>[{CALL}]"')]),
+    (True, "So</think>\n\n<TOOL <TOOLCALL>", [text(R, "So"), text(C, "<TOOL <TOOLCALL>")]),
+    (False, "<TOOLCAL", [text(C, "<TOOLCAL")]),
+]
+
+
+def parse(
+    thinking: bool, tools: bool, pieces: list[str], instead: bool = False
+) -> list[tuple[str, str, str]]:
     """The turn's pieces, those of one kind that follow each other joined."""
-    parser = TurnParser(thinking=thinking, tools=tools)
+    parser = TurnParser(thinking=thinking, tools=tools, instead=instead)
     found: list[Piece] = []
     for place, piece in enumerate(pieces):
         found += parser.push(piece, final=place == len(pieces) - 1)
@@ -121,6 +137,12 @@ def splits(whole: str) -> list[list[str]]:
 def test_every_split_gives_the_same_turn(thinking, tools, whole, expected):
     for pieces in splits(whole):
         assert parse(thinking, tools, pieces) == expected, pieces
+
+
+@pytest.mark.parametrize(("thinking", "whole", "expected"), INSTEAD)
+def test_an_answer_that_has_begun_may_spell_a_call(thinking, whole, expected):
+    for pieces in splits(whole):
+        assert parse(thinking, True, pieces, instead=True) == expected, pieces
 
 
 def test_text_is_given_out_as_soon_as_it_is_decided():

@@ -30,12 +30,13 @@ class Grammar:
     `kind` json_schema: `text` is the schema ("{}" is any JSON). regex: a regular expression (RE2's
     constructs). lark: a grammar in llguidance's dialect of Lark, beginning at `start`. tool_calls:
     `text` is a JSON schema of one call, and the text is `<TOOLCALL>[...]</TOOLCALL>` of one
-    (`single`) or several.
+    (`single`) or several, or, if there is one, what `otherwise` says.
     """
 
     kind: Kind
     text: str
     single: bool = False
+    otherwise: "Grammar | None" = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -45,6 +46,9 @@ class Grammar:
         if len(self.text) > MOST_CHARACTERS:
             size = f"{len(self.text)} characters"
             raise UserError("grammar", size, f"is more than {MOST_CHARACTERS}")
+        other = self.otherwise
+        if other is not None and (self.kind != "tool_calls" or other.kind == "tool_calls"):
+            raise UserError("otherwise", other.kind, "is what comes in place of tool calls")
 
     @classmethod
     def json(cls, schema: Mapping[str, Any] | bool | None = None) -> "Grammar":
@@ -52,8 +56,17 @@ class Grammar:
         return cls("json_schema", json.dumps({"type": "object"} if schema is None else schema))
 
     @classmethod
-    def tool_calls(cls, tools: Sequence[Mapping[str, Any]], *, single: bool = False) -> "Grammar":
-        """Calls of these functions: each has `name`, and `parameters` as a JSON schema."""
+    def tool_calls(
+        cls,
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        single: bool = False,
+        otherwise: "Grammar | None" = None,
+    ) -> "Grammar":
+        """Calls of these functions: each has `name`, and `parameters` as a JSON schema.
+
+        Or an answer without a call, as `otherwise` says.
+        """
         calls = [
             {
                 "type": "object",
@@ -69,7 +82,7 @@ class Grammar:
         schema = calls[0] if len(calls) == 1 else {"anyOf": calls}
         # References inside a function's schema are to its own root.
         definitions = {k: v for tool in tools for k, v in _definitions(tool).items()}
-        return cls("tool_calls", json.dumps(schema | definitions), single)
+        return cls("tool_calls", json.dumps(schema | definitions), single, otherwise)
 
 
 def _definitions(tool: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,12 +124,15 @@ class Compiler:
         return self._known
 
     def _source(self, grammar: Grammar, thinking: bool) -> str:
-        parts: list[dict[str, Any]] = []
+        answers = {"answer": grammar}
         start = "@answer"
         if grammar.kind == "tool_calls":
             more = "" if grammar.single else ' (", " @answer)*'
             opening, closing = self._tag("<TOOLCALL>"), self._tag("</TOOLCALL>")
             start = f'{opening} "[" @answer{more} "]" {closing}'
+            if grammar.otherwise is not None:
+                answers["otherwise"] = grammar.otherwise
+                start = f"({start} | @otherwise)"
         if thinking:
             start = f'thought "\\n\\n" {start}'
         rules = f"start: {start}\n"
@@ -124,16 +140,8 @@ class Compiler:
             rules += f"thought: /(.|\\n)*/ {CLOSING}\n"
         elif thinking:
             rules += f'thought[suffix="{CLOSING}"]: /(.|\\n)*/\n'
-        parts.append({"lark_grammar": rules})
-        answer: dict[str, Any] = {"name": "answer"}
-        if grammar.kind in ("json_schema", "tool_calls"):
-            answer["json_schema"] = _schema(grammar.text)
-        elif grammar.kind == "regex":
-            answer["lark_grammar"] = f"start: /{_slashed(grammar.text)}/\n"
-        else:
-            answer["lark_grammar"] = grammar.text
-        parts.append(answer)
-        return json.dumps({"grammars": parts})
+        parts = [{"name": name} | _part(one) for name, one in answers.items()]
+        return json.dumps({"grammars": [{"lark_grammar": rules}, *parts]})
 
     def _tag(self, name: str) -> str:
         """A tag in a grammar: one token where the tokenizer has it as such, text elsewhere."""
@@ -181,6 +189,15 @@ def _llguidance() -> Any:
         raise UserError(
             "a grammar needs llguidance, which is not installed: pip install 'cairn-lm[grammar]'"
         ) from None
+
+
+def _part(grammar: Grammar) -> dict[str, Any]:
+    """Of a tool call, the schema of one."""
+    if grammar.kind in ("json_schema", "tool_calls"):
+        return {"json_schema": _schema(grammar.text)}
+    if grammar.kind == "regex":
+        return {"lark_grammar": f"start: /{_slashed(grammar.text)}/\n"}
+    return {"lark_grammar": grammar.text}
 
 
 def _schema(text: str) -> Any:

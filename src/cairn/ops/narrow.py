@@ -3,7 +3,7 @@
 One scale an output of the weight, one a row of what comes in: E4M3, the largest magnitude at the
 format's largest number. A row is scaled by itself, so that what it gives does not depend on what
 else is in the batch. The plain PyTorch here is the definition; on a GPU a kernel casts and the
-library multiplies (sums in fp32, scales applied after).
+library multiplies (sums in fp32, scales applied after), but for few rows a kernel of ours.
 Legend: T rows, I inner dimension, O outputs.
 """
 
@@ -15,6 +15,8 @@ from cairn.base.errors import UserError
 from cairn.ops import paths
 from cairn.ops.fp8 import E4M3, LIMITS, WIDTH, magnitudes, problem, rounded, scale_of
 from cairn.ops.order import order_is_fixed, ordered_product
+
+FEW = 16  # rows: fewer do not fill the library's tiles, and our product reads weights faster
 
 
 def unfit(weight: Tensor) -> str:
@@ -64,9 +66,10 @@ def narrow_linear(
     Not differentiable.
     """
     rows, scales = cast_rows(x.reshape(-1, x.shape[-1]), squared_relu=squared_relu)
-    if order_is_fixed():
+    path = _path(rows)
+    if path == "triton" or order_is_fixed():
         y = ordered_product(rows, values, scales, inverse)
-    elif _library(x) == "library":
+    elif path == "library":
         y = torch._scaled_mm(  # type: ignore[attr-defined]
             rows, values.t(), scales[:, None], inverse[None], out_dtype=torch.bfloat16
         )
@@ -76,9 +79,11 @@ def narrow_linear(
     return y if bias is None else y + bias
 
 
-def _library(x: Tensor) -> str:
+def _path(rows: Tensor) -> paths.Path:
     """Who multiplies."""
-    why = "on a CPU there are no products of 8-bit floats"
-    if x.device.type == "cuda":
-        why = problem("current", x.device)
-    return paths.choose("narrow_product", x.device, library=why)
+    if rows.device.type == "cpu":
+        why = "on a CPU there are no products of 8-bit floats"
+        return paths.choose("narrow_product", rows.device, library=why)
+    if len(rows) <= FEW:
+        return paths.choose("narrow_product", rows.device, triton="")
+    return paths.choose("narrow_product", rows.device, library=problem("current", rows.device))

@@ -61,7 +61,9 @@ class _Answer:
         }
 
     def _parser(self) -> TurnParser:
-        return TurnParser(thinking=self._thinks, tools=self._tools)
+        held = self._body.response_format
+        instead = held is not None and held.type != "text"
+        return TurnParser(thinking=self._thinks, tools=self._tools, instead=instead)
 
     def whole(self, completions: list[Completion]) -> dict[str, Any]:
         """The answer in one piece."""

@@ -169,7 +169,7 @@ class ChatRequest(GenerationRequest):
         return [Job(prompt, replace(params, seed=self.seed_of(choice))) for choice in range(n)]
 
     def _grammar(self) -> Grammar | None:
-        """Of the response format, or of the call that is asked for."""
+        """Of the response format, of the call that is asked for, or of either."""
         held = None
         try:
             held = None if self.response_format is None else self.response_format.grammar()
@@ -178,15 +178,15 @@ class ChatRequest(GenerationRequest):
         offered, choice = self.offered(), self.tool_choice
         if choice not in (None, "none") and not self.tools:
             raise ApiError(400, "tool_choice: there are no tools", "tool_choice")
-        if held is not None and offered:
-            message = "response_format: goes with tools only where tool_choice is none"
-            raise ApiError(400, message, "response_format")
         if isinstance(choice, NamedTool):
             offered = [tool for tool in offered if tool["name"] == choice.function.name]
+            held = None
             if not offered:
                 message = f"tool_choice: there is no tool {choice.function.name!r}"
                 raise ApiError(400, message, "tool_choice")
-        elif choice != "required":
+        elif choice == "required":
+            held = None
+        elif held is None or not offered:
             return held
         single = isinstance(choice, NamedTool) or self.parallel_tool_calls is False
-        return Grammar.tool_calls(offered, single=single)
+        return Grammar.tool_calls(offered, single=single, otherwise=held)

@@ -26,7 +26,8 @@ class Piece:
 
 
 class TurnParser:
-    """One turn. `thinking`: it begins inside reasoning; `tools`: calls are looked for.
+    """One turn. `thinking`: it begins inside reasoning; `tools`: calls are looked for, and with
+    `instead` only in place of words: an answer that has begun may spell the tags.
 
     Reasoning ends with `</think>`, or where a call begins without it; blank space around the tag
     belongs to nobody. A block of calls is `<TOOLCALL>[{"name": ..., "arguments": {...}}, ...]
@@ -34,8 +35,8 @@ class TurnParser:
     blocks is dropped.
     """
 
-    def __init__(self, *, thinking: bool, tools: bool) -> None:
-        self._tools = tools
+    def __init__(self, *, thinking: bool, tools: bool, instead: bool = False) -> None:
+        self._tools, self._instead = tools, instead
         self._mode: Literal["opening", "reasoning", "content", "calls"]
         self._mode = "opening" if thinking else "content"
         self._text = ""  # not given out yet
@@ -60,6 +61,9 @@ class TurnParser:
             return self._call(final)
         if self._fresh:
             self._text = self._text.lstrip()
+        if self._instead and self._mode == "content":
+            begun = self._text.lstrip()[: len(CALLS)]
+            self._tools &= CALLS.startswith(begun)
         tags = [CLOSING] if self._mode == "reasoning" else []
         if self._tools:
             tags.append(CALLS)

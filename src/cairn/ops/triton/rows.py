@@ -38,6 +38,8 @@ def product(
     tile = {"BLOCK_O": OUTPUTS, "BLOCK_K": INNER, "num_warps": 4, "num_stages": 4}
     if weight.dtype == torch.float32:
         tile |= {"BLOCK_K": 32, "num_stages": 2}
+    elif weight.itemsize == 1:
+        tile |= {"BLOCK_O": 32, "BLOCK_K": 256}
     tile |= launch or {}
     parts = tile.pop("PARTS", 0) or parts_of(OUT, K, tile["BLOCK_O"], tile["BLOCK_K"])
     rows = min(MOST_ROWS, max(16, triton.next_power_of_2(T)))
@@ -97,7 +99,7 @@ def _product(
         w = tl.load(w_at + step * BLOCK_K, mask=o_in[:, None] & k_in[None, :], other=0.0)
         v = tl.load(x_at + step * BLOCK_K, mask=t_in[None, :] & k_in[:, None], other=0.0)
         if w.dtype.is_fp8():
-            w, v = w.to(tl.bfloat16), v.to(tl.bfloat16)
+            w, v = w.to(tl.float16), v.to(tl.float16)  # the cast that a GPU has
         acc = tl.dot(w, v, acc, input_precision="ieee")
     at = t[None, :] * OUT + o[:, None]
     if PARTS > 1:
