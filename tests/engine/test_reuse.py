@@ -43,6 +43,14 @@ def dense():
     return build(shape("*-*-"), seed=3)
 
 
+@pytest.fixture(scope="module")
+def window():
+    """One layer looks back 40 tokens, the other to the beginning."""
+    found = {"family": "qwen2", "norm_eps": 1e-6, "activation": "silu", "gated": True}
+    found |= {"rope_theta": 10000.0, "qkv_bias": True, "pad_token_id": None}
+    return build(shape("*-*-", sliding_window=40, full_attention=(1,), **found), seed=3)
+
+
 def tokens(count: int, seed: int = 0) -> list[int]:
     dice = random.Random(seed)
     return [dice.randrange(40) for _ in range(count)]
@@ -129,7 +137,7 @@ def test_logprobs_of_a_prompt_are_computed_though_it_is_cached(hybrid):
     assert engine.load.reuse.hits == 0
 
 
-@pytest.mark.parametrize("kind", ["hybrid", "dense"])
+@pytest.mark.parametrize("kind", ["hybrid", "dense", "window"])
 def test_prefixes_on_disk_survive_a_restart(request, tmp_path, kind):
     model = request.getfixturevalue(kind)
     caching = Caching(disk=tmp_path)
@@ -162,6 +170,26 @@ def test_a_prefix_that_a_file_goes_on_from_is_not_written_again(hybrid, tmp_path
     again.generate([tokens(600) + tokens(600, 1)], GREEDY)
     assert again.load.reuse.state_matched == 1184
     again.close()
+
+
+def test_of_a_sliding_window_the_disk_has_what_the_end_of_each_turn_looks_at(window, tmp_path):
+    caching = Caching(disk=tmp_path)
+    turns = [tokens(330), tokens(330) + tokens(17, 1), tokens(330) + tokens(217, 1)]
+    cold = Engine(window, slots=1, capacity=700, caching=Caching(prefixes=False))
+    expected = cold.generate(turns, GREEDY)
+    matched = []
+    for prompt, answer in zip(turns, expected, strict=True):
+        engine = Engine(window, slots=1, capacity=700, caching=caching)  # with an empty pool
+        assert engine.generate([prompt], GREEDY) == [answer]
+        matched.append(engine.load.reuse.state_matched)
+        engine.close()
+    assert matched == [0, 320, 336]
+    engine = Engine(window, slots=1, capacity=700, caching=caching)
+    assert engine.generate(turns, GREEDY) == expected
+    engine.close()
+    page = 2 * 16 * 16 * 4  # bytes of keys and values in a layer
+    (first, *_) = sorted(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))[::-1]
+    assert (20 + 3) * page < first < (20 + 4) * page, "of the layer with a window three pages"
 
 
 def test_files_that_are_damaged_or_torn_are_not_used(hybrid, tmp_path, caplog):

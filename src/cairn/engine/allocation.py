@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cairn.engine.counts import Counts
+from cairn.engine.disk import recall, write
 from cairn.engine.memory import Memory, Store
 from cairn.engine.nodes import Match, Node
 from cairn.engine.pages import NULL, PAGE, Pages
@@ -59,7 +60,7 @@ class Allocation:
         while True:
             if self.tree is not None and sequence.reuse:
                 match = self.tree.match(tokens, len(tokens) - 1)
-                if self.archive is not None and self._recall(tokens, match):
+                if self.archive is not None and recall(self, tokens, match):
                     match = self.tree.match(tokens, len(tokens) - 1)
             if not self._fits(match, len(tokens)):
                 return False
@@ -90,9 +91,10 @@ class Allocation:
             sequence.saved.append((computed, self.memory.save(_slot(sequence))))
         while sequence.marks and sequence.marks[-1] <= computed:
             sequence.marks.pop()
+        whole = computed // PAGE * PAGE  # where others may go on from: what that looks at stays
         for group, window in enumerate(self.windows):
             if window is not None:
-                self._trim(sequence, group, max(0, computed - window + 1) // PAGE)
+                self._trim(sequence, group, max(0, whole - window + 1) // PAGE)
 
     def publish(self, sequence: Sequence, last: bool = False) -> None:
         """Cache what the sequence computed; with `last`, also the state that it ends with."""
@@ -101,7 +103,8 @@ class Allocation:
         if tree is None or sequence.epoch != tree.epoch:
             sequence.saved = []
             return
-        self._write(sequence)
+        if self.archive is not None:
+            write(self, sequence)
         for position, copy in sequence.saved:
             tree.keep(sequence.tokens(0, position), sequence.pages, copy)
             self.counts.states_kept += 1
@@ -171,7 +174,7 @@ class Allocation:
         for group, (allocator, window) in enumerate(zip(self.groups, self.windows, strict=True)):
             need = _pages(length)
             if window is not None:
-                need = min(need, _pages(window) + 1)
+                need = min(need, _pages(window) + 2)
             for node in match.path[: match.position // PAGE]:
                 page = node.pages[group]
                 need -= page != NULL and allocator.used(page) and not allocator.consecutive
@@ -224,7 +227,7 @@ class Allocation:
                 if allocator.consecutive:
                     self._settle_apart(sequence, group)
                 if begun and begun[group] != NULL:
-                    own = self._take(group, _after(sequence.pages[group]))
+                    own = self.take(group, _after(sequence.pages[group]))
                     assert own != NULL, "what fits was found not to"
                     self.memory.copy(group, [begun[group]], [own])
                     sequence.pages[group].append(own)
@@ -242,7 +245,7 @@ class Allocation:
         for group, there in enumerate(node.block.groups):
             if there:
                 before = sequence.pages[group][number - 1] if number else NULL
-                pages[group] = self._take(group, before + 1 if before else NULL)
+                pages[group] = self.take(group, before + 1 if before else NULL)
                 sequence.pages[group][number] = pages[group]
         if not self.memory.store(node.block.copy, _lists(pages)):
             self.tree.lose(node)
@@ -250,56 +253,6 @@ class Allocation:
         self.tree.settle(node, pages)
         self.counts.blocks_read += 1
         return True
-
-    def _recall(self, tokens: list[int], match: Match) -> bool:
-        """Bring what is on disk and goes beyond `match` into the tree; whether any did."""
-        assert self.archive is not None
-        assert self.tree is not None
-        chain = self.archive.find(tokens, len(tokens) - 1)
-        if not chain or chain[-1].position <= match.position:
-            return False
-        came = False
-        for entry in chain:
-            state = self.recurrent and entry.position > match.position
-            if entry.position <= PAGE * len(match.path) and not state:
-                continue
-            found = self.archive.read(entry)
-            count = (entry.position - entry.start) // PAGE
-            if found is None or any(g.count - g.busy < count for g in self.groups):
-                break
-            block, copy = found
-            own = [[self._take(group) for _ in range(count)] for group in range(len(self.groups))]
-            self.memory.store(block, own)
-            before = [NULL] * (entry.start // PAGE)
-            pages = [before + pages for pages in own]
-            if copy is not None and self.tree.most_states:
-                self.tree.keep(tokens[: entry.position], pages, copy)
-            else:
-                self.tree.insert(tokens[: entry.position], pages)
-            for allocator, taken in zip(self.groups, own, strict=True):
-                for page in taken:
-                    allocator.leave(page)
-            self.counts.from_disk += count * PAGE
-            came = True
-        return came
-
-    def _write(self, sequence: Sequence) -> None:
-        """Put the end of what the sequence computed on disk, and the state that it began with."""
-        if self.archive is None or sequence.computed < LEAST:
-            return
-        ends: list[tuple[int, Any]] = [(sequence.computed // PAGE * PAGE, None)]
-        if self.recurrent:
-            ends = [*sequence.saved[-1:]]
-            if sequence.began is not None and sequence.began.copy is not None:
-                ends.insert(0, (sequence.began.position, sequence.began.copy))
-        for position, copy in ends:
-            tokens = sequence.tokens(0, position)
-            if position % PAGE or not position:
-                continue
-            start = self.archive.reach(tokens)
-            if start < position:
-                held = [pages[start // PAGE : position // PAGE] for pages in sequence.pages]
-                self.archive.write(tokens, start, self.memory.fetch(held), copy)
 
     def _settle_apart(self, sequence: Sequence, group: int) -> None:
         """Copy shared pages into a run of the sequence's own, where there is room in plenty.
@@ -312,7 +265,7 @@ class Allocation:
             return
         own, after = [], allocator.home(_slot(sequence))
         for _ in shared:
-            own.append(self._take(group, after))
+            own.append(self.take(group, after))
             after = own[-1] + 1
         self.memory.copy(group, shared, own)
         for page in shared:
@@ -327,7 +280,7 @@ class Allocation:
             return True
         while len(pages) < need:
             wanted = _after(pages) if pages else self.groups[group].home(_slot(sequence))
-            page = self._take(group, wanted)
+            page = self.take(group, wanted)
             if page == NULL:
                 break
             pages.append(page)
@@ -335,7 +288,7 @@ class Allocation:
             self.memory.assign(_slot(sequence), group, first, pages[first:])
         return len(pages) == need
 
-    def _take(self, group: int, wanted: int = NULL) -> int:
+    def take(self, group: int, wanted: int = NULL) -> int:
         """A page, at the cost of a cached one if need be; NULL if sequences use them all."""
         allocator = self.groups[group]
         while not allocator.free:
@@ -363,7 +316,7 @@ class Allocation:
         for group, places in enumerate(out.places):
             pages = [NULL] * (places[-1] + 1 if places else 0)
             for place in places:
-                pages[place] = self._take(group, pages[place - 1] + 1 if place else NULL)
+                pages[place] = self.take(group, pages[place - 1] + 1 if place else NULL)
                 assert pages[place] != NULL, "what fits was found not to"
             sequence.pages.append(pages)
             self.memory.assign(slot, group, 0, pages)

@@ -13,7 +13,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,8 @@ class Entry:
     """Tokens to its end."""
     size: int
     """Bytes."""
+    skipped: list[int] = field(default_factory=list)
+    """For each group of layers, how many of its first pages are not in it; empty for none."""
 
 
 class Archive:
@@ -104,8 +106,18 @@ class Archive:
         states = sorted(name for name in found if name.startswith("state."))
         return block, tuple(found[name] for name in states) or None
 
-    def write(self, tokens: Sequence[int], start: int, block: Block, state: State | None) -> None:
-        """Keep tokens `start` to the end, soon; `start` is where a file ends, or 0."""
+    def write(
+        self,
+        tokens: Sequence[int],
+        start: int,
+        block: Block,
+        state: State | None,
+        skipped: Sequence[int] = (),
+    ) -> None:
+        """Keep tokens `start` to the end, soon; `start` is where a file ends, or 0.
+
+        `skipped` is how many pages after `start` the block lacks in each group.
+        """
         names = names_of(tokens)
         parent = names[start // PAGE - 1] if start else ""
         with self._lock:
@@ -115,7 +127,7 @@ class Archive:
         tensors = {f"keys.{group}": keys for group, (keys, _) in enumerate(block)}
         tensors |= {f"values.{group}": values for group, (_, values) in enumerate(block)}
         tensors |= {f"state.{number}": part for number, part in enumerate(state or ())}
-        entry = Entry(names[-1], parent, start, len(tokens), 0)
+        entry = Entry(names[-1], parent, start, len(tokens), 0, list(skipped))
         self._writer.submit(self._write, entry, tensors)
 
     def drop(self, entry: Entry) -> None:
@@ -139,6 +151,7 @@ class Archive:
         try:
             tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
             about = {"parent": entry.parent, "start": entry.start, "position": entry.position}
+            about["skipped"] = entry.skipped
             data = save(tensors, {"digest": _digest(tensors), "about": json.dumps(about)})
             write_bytes(self._path(entry.name), data)
             entry.size = len(data)

@@ -46,9 +46,6 @@ def archive_of(model: Decoder, caching: Caching) -> Archive | None:
     """Where prefixes outlive the process; None where they need not."""
     if caching.disk is None or not caching.prefixes:
         return None
-    if any(window is not None for window in model.config.windows):
-        problem = "keeps no prefixes of models with sliding windows"
-        raise UserError("disk", str(caching.disk), problem, "leave it out")
     return Archive(Path(caching.disk), model, caching.disk_bytes)
 
 

@@ -53,6 +53,11 @@ class Stored(Protocol):
         """Tokens to its end."""
         ...
 
+    @property
+    def skipped(self) -> list[int]:
+        """For each group, how many of its first pages are not in it; empty for none."""
+        ...
+
 
 class Store(Protocol):
     """Where prefixes outlive the process; see `cairn.engine.archive.Archive`."""
@@ -69,6 +74,11 @@ class Store(Protocol):
         """What `Memory.store` and `Memory.restore` take (None without state), or None."""
         ...
 
-    def write(self, tokens: list[int], start: int, block: Any, state: Any) -> None:
-        """Keep what `Memory.fetch` gave of tokens `start` to the end, and the state after them."""
+    def write(
+        self, tokens: list[int], start: int, block: Any, state: Any, skipped: list[int]
+    ) -> None:
+        """Keep what `Memory.fetch` gave of tokens `start` to the end, and the state after them.
+
+        Of each group without its first `skipped` pages.
+        """
         ...
