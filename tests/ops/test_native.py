@@ -11,6 +11,7 @@ from torch import Tensor
 from cairn.ops import paths, reference
 from cairn.ops.linear import linear
 from cairn.ops.mamba import MixerForm, MixerWeights, mamba_inner
+from cairn.ops.native import operations
 from cairn.ops.native.library import native
 from cairn.ops.native.operations import few_rows
 from cairn.ops.norm import gated_rms_norm, rms_norm
@@ -154,6 +155,22 @@ def test_products_of_few_rows(dtype, shape, rows):
     assert [choice.path for choice in taken] == [served]
     assert got.dtype == dtype
     near(got, x.double() @ weight.double().t(), 2e-6 if dtype == torch.float32 else 4e-3)
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+@pytest.mark.parametrize("rows", [1, 3, 8, 9, 16, 23, 32])
+def test_weights_in_bf16_see_fp32_to_17_bits(rows, tiles):
+    x, weight = draw(rows, 96), draw(200, 96).bfloat16()
+    library = native().library
+    assert library
+    if tiles and not native().tiles:
+        pytest.skip("no matrix units here")
+    library.cairn_tiles(tiles)
+    try:
+        got = operations.linear(x, weight)
+    finally:
+        library.cairn_tiles(1)
+    near(got, x.double() @ weight.double().t(), 2**-17)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -203,6 +203,11 @@ class ModelConfig:
         return self.norm_groups or self.groups
 
     @property
+    def turned(self) -> bool:
+        """Whether attention turns queries and keys by their positions."""
+        return self.rope_theta is not None and "*" in self.pattern
+
+    @property
     def windows(self) -> tuple[int | None, ...]:
         """The window of each attention layer in order; None where it sees everything."""
         full = set(self.full_attention)

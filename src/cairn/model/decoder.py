@@ -14,7 +14,7 @@ from cairn.model.attention import Attention
 from cairn.model.cache import Cache
 from cairn.model.config import ModelConfig
 from cairn.model.feedforward import MLP
-from cairn.model.fused import fused
+from cairn.model.fused import fused_block, fused_model
 from cairn.model.initial import normal
 from cairn.model.layout import Layout
 from cairn.model.linear import Linear
@@ -22,6 +22,7 @@ from cairn.model.mamba import Mamba2
 from cairn.model.mixers import MIXERS
 from cairn.model.norms import LayerNorm, RMSNorm, norm_of, normed
 from cairn.model.spans import Spans
+from cairn.ops.linear import linear
 from cairn.ops.memory import use_huge_pages
 from cairn.ops.transfer import sent
 
@@ -55,7 +56,7 @@ class Block(nn.Module):
     def _computed(
         self, x: Tensor, added: Tensor | None, layout: Layout, memory: Any
     ) -> tuple[Tensor, Tensor | None]:
-        whole = fused(self, (self,), x, added, layout, (memory,))
+        whole = fused_block(self, x, added, layout, memory)
         if whole is not None:
             return whole, None
         y, x = normed(self.norm, x, added)
@@ -128,9 +129,11 @@ class Decoder(nn.Module):
         if tokens.ndim != 1 or len(tokens) != spans.tokens:
             shape = list(tokens.shape)
             raise ValueError(f"tokens {shape} for spans over {spans.tokens}: give a flat list")
-        tokens = sent(tokens, self.device)
-        layout = Layout.of(self.config, spans, cache, self.device)
-        x = self.run(tokens, layout, cache)
+        tokens, x = sent(tokens, self.device), None
+        if cache and spans.context is None:
+            x = fused_model(self, tokens, spans.lengths, spans.slot_numbers, cache)
+        if x is None:
+            x = self.run(tokens, Layout.of(self.config, spans, cache, self.device), cache)
         if cache:
             cache.end(spans.slot_numbers, spans.lengths)
         return x
@@ -140,14 +143,9 @@ class Decoder(nn.Module):
         x = self.backbone.embeddings(tokens)
         if self.config.residual_fp32:
             x = x.to(torch.promote_types(x.dtype, torch.float32))
-        layers, added = self.backbone.layers, None
-        memories = cache.layers if cache else [None] * len(layers)
-        whole = fused(layers, list(layers), x, None, layout, memories)
-        if whole is not None:
-            x = whole
-        else:
-            for block, memory in zip(layers, memories, strict=True):
-                x, added = block(x, added, layout, memory)
+        added = None
+        for i, block in enumerate(self.backbone.layers):
+            x, added = block(x, added, layout, cache.layers[i] if cache else None)
         x, _ = normed(self.backbone.norm_f, x, added)
         return x.to(self.dtype) if self.config.residual_fp32 else x
 
@@ -170,6 +168,8 @@ class Decoder(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] in fp32 of hidden [..., D]."""
+        if self.lm_head.plain(hidden):
+            return linear(hidden, self.lm_head.weight, dtype=torch.float32)
         logits = self.lm_head(hidden)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 

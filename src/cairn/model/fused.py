@@ -3,7 +3,9 @@
 What is computed is what `Block` says; it comes here first, and goes on where it hears None.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import chain
+from operator import is_
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,84 +13,121 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cairn.model.cache import KeyValues, Recurrence
+from cairn.model.cache import Cache, KeyValues, Recurrence
 from cairn.model.feedforward import MLP
 from cairn.model.layout import Layout
 from cairn.model.mamba import Mamba2
 from cairn.model.paging import PagePlan
+from cairn.model.positions import tables
 from cairn.ops import paths
 from cairn.ops.native.layer import (
     Affine,
     AttentionLayer,
     AttentionWeights,
+    Ends,
     FeedForwardLayer,
     Layers,
     Memory,
     MixerLayer,
     Where,
     Whole,
-    fits,
+    free,
 )
 from cairn.ops.native.library import KINDS
 from cairn.ops.order import order_is_fixed
 
-Held = tuple[dict[str, nn.Parameter | None], str, nn.Parameter, int]  # holder, name, and address
-
-
 class _Kept:
     """What is compiled for some blocks (None: nothing), as long as parameters stay in place."""
 
-    def __init__(self, owner: nn.Module, blocks: Sequence[Any]) -> None:
+    def __init__(self, owner: nn.Module, blocks: Sequence[Any], ends: Ends | None = None) -> None:
         whole = [_layer(block) for block in blocks]
         found = [one for one in whole if one is not None]
-        self.layers = Layers(found) if len(found) == len(whole) else None
-        self.modules = [m for m in owner.modules() if m is not owner]  # or it would never go
-        self.held: list[Held] = [
-            (module._parameters, name, p, p.data_ptr())
-            for module in self.modules
-            for name, p in module.named_parameters(recurse=False)
-        ]
+        self.layers = Layers(found, ends) if len(found) == len(whole) else None
+        modules = [m for m in owner.modules() if m is not owner]  # or it would never go
+        self._owned = [m._parameters for m in modules if m._parameters]
+        self._parameters = [p for d in self._owned for p in d.values()]
+        self._given = [p for p in self._parameters if p is not None]
+        self._places = [p.data_ptr() for p in self._given]
+        self._hooks = [d for m in modules for d in (m._forward_hooks, m._forward_pre_hooks)]
 
     @property
     def valid(self) -> bool:
-        return all(d[name] is p and p.data_ptr() == at for d, name, p, at in self.held) and not any(
-            module._forward_hooks or module._forward_pre_hooks for module in self.modules
-        )
+        """Whether parameters are where they were, and nobody listens to the parts."""
+        held = chain.from_iterable(map(dict.values, self._owned))
+        same = all(map(is_, held, self._parameters))  # all in C: it is asked for every token
+        here = list(map(Tensor.data_ptr, self._given)) == self._places
+        return same and here and not any(self._hooks)
 
 
 _NOWHERE = Where(np.zeros(1, np.int64), np.zeros(0, np.int64))  # for layers that do not ask
 _kept: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
 
 
-def fused(
-    owner: nn.Module,
-    blocks: Sequence[Any],
-    x: Tensor,
-    added: Tensor | None,
-    layout: Layout,
-    memories: Sequence[Any],
-) -> Tensor | None:
-    """What `blocks` make of x + added [T, D], one after another; None where parts have to do it.
-
-    `owner` is a module that has them and nothing else: the one block, or the list of all.
-    """
-    if not fits(x) or order_is_fixed():
-        return None
+def _found(owner: nn.Module, make: Callable[[], _Kept]) -> Layers | None:
+    """What is compiled for an owner now; None where there is nothing."""
     kept = _kept.get(owner)
     if kept is None or not kept.valid:
-        _kept[owner] = kept = _Kept(owner, blocks)
+        _kept[owner] = kept = make()
         if not kept.valid:  # somebody listens to the parts
             return None
-    layers = kept.layers
+    return kept.layers
+
+
+def fused_block(
+    block: Any, x: Tensor, added: Tensor | None, layout: Layout, memory: Any
+) -> Tensor | None:
+    """x + mixer(norm(x)) [T, D] of a `Block`, x = x + added; None where it is done in parts."""
+    if not free(x.device) or x.dtype not in KINDS or order_is_fixed():
+        return None
+    layers = _found(block, lambda: _Kept(block, (block,)))
     if layers is None or len(x) > layers.most_tokens:
         return None
-    tensors = _memories(memories)
-    where = None if tensors is None else _where(layout, "attention_layer" in layers.ops)
-    if tensors is None or where is None:
+    memories = _memories((memory,))
+    where = _where(layout, "attention_layer" in layers.ops)
+    if memories is None or where is None or not _chosen(layers.ops, x.device):
         return None
-    if any(paths.choose(op, x.device, native="") != "native" for op in sorted(layers.ops)):
+    return layers(x.contiguous() if added is None else x + added, memories, where)
+
+
+def fused_model(
+    model: Any, tokens: Tensor, lengths: Sequence[int], slots: Sequence[int], cache: Cache
+) -> Tensor | None:
+    """What `Decoder.hidden` gives for spans of a cache; None where a layout has to be made.
+
+    No layout: with as few tokens as here, laying them out takes as long as some of the layers.
+    """
+    if not free(model.device) or order_is_fixed():
         return None
-    return layers(x if added is None else x + added, tensors, where)
+    config, backbone = model.config, model.backbone
+    layers = _found(backbone, lambda: _whole(backbone))
+    if layers is None or len(tokens) > layers.most_tokens:
+        return None
+    memories = _memories(cache.layers)
+    if memories is None or not _chosen(layers.ops, model.device):
+        return None
+    past = np.asarray(cache.begin(slots, lengths), np.int64)
+    bounds = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=bounds[1:])
+    turns = None
+    if config.turned:
+        places = np.arange(len(tokens)) + np.repeat(past - bounds[:-1], lengths)
+        turns = tables(config, torch.from_numpy(places))
+    where = Where(bounds, np.asarray(slots, np.int64), past, cache.tables, turns)
+    return layers(tokens.contiguous(), memories, where)
+
+
+def _whole(backbone: Any) -> _Kept:
+    table, norm = backbone.embeddings, backbone.norm_f
+    plain = type(table) is nn.Embedding
+    ends = Ends(table.weight, Affine(norm.weight, getattr(norm, "bias", None)), norm.eps)
+    kept = _Kept(backbone, list(backbone.layers), ends)
+    if not plain:
+        kept.layers = None
+    return kept
+
+
+def _chosen(ops: Collection[str], device: torch.device) -> bool:
+    return all(paths.choose(op, device, native="") == "native" for op in sorted(ops))
 
 
 def _memories(memories: Sequence[Any]) -> list[Memory] | None:

@@ -18,8 +18,9 @@ from cairn.model.rope import RopeScaling
 
 def tables(config: ModelConfig, positions: Tensor) -> tuple[Tensor, Tensor] | None:
     """Cosines and sines fp32 [T, R] of positions int64 [T]; None where there are no positions."""
-    if config.rope_theta is None or "*" not in config.pattern:
+    if not config.turned:
         return None
+    assert config.rope_theta is not None
     scaling = config.rope_scaling
     if scaling is not None and scaling.kind == "dynamic" and len(positions):
         _refuse_stale(config, int(positions.max()))

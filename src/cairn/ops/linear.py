@@ -12,19 +12,25 @@ from cairn.ops.order import order_is_fixed, ordered_product
 MANY_ROWS = 2048  # from which on tiles of our own product fill a GPU as well as a library's
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
     """x [..., I] times the transpose of weight [O, I], plus bias [O]: [..., O].
 
     torch's product, but on the CPU for few rows, where it does not reach the memory's speed, and
-    inside `order.fixed_order`.
+    inside `order.fixed_order`. With a wider `dtype` than x's the result is in that, unrounded
+    where our own product serves.
     """
+    wanted = x.dtype if dtype is None else torch.promote_types(x.dtype, dtype)
     if order_is_fixed():
         y = ordered_product(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], -1)
-        return y if bias is None else y + bias
+        y = y if bias is None else y + bias
+        return y if dtype is None else y.to(wanted)
     if paths.choose("linear", x.device, native=native.linear_unfit(x, weight)) == "native":
-        y = native.linear(x, weight)
+        y = native.linear(x, weight, wanted)
         return y if bias is None else y.add_(bias)
-    return functional.linear(x, weight, bias)
+    y = functional.linear(x, weight, bias)
+    return y if dtype is None else y.to(torch.promote_types(y.dtype, dtype))
 
 
 def linear_squared_relu(x: Tensor, weight: Tensor) -> Tensor:

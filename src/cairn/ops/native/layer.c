@@ -25,15 +25,19 @@ typedef struct {
 } Layer;
 
 typedef struct {
-    const void *x;                        /* [T, D] of x_kind */
-    void *out;                            /* [T, D] of x_kind */
+    const void *x;                        /* [T, D] of x_kind; with tokens, [V, D] */
+    const int64_t *tokens;                /* [T]: rows of x, or NULL: all in order */
+    const void *norm, *norm_bias;         /* [D] of norm_kind, of a norm behind all layers, or NULL */
+    void *out;                            /* [T, D] of out_kind */
     void *const *memory;                  /* of every layer two: window and state, or keys and values */
     const float *cos, *sin;               /* [T, R], or NULL */
     const int64_t *const *tables;         /* of every group [slots, pages] */
     const int64_t *bounds, *slots, *past; /* [S + 1], [S], [S] */
     float *room;                          /* as much as `cairn_layers_room` says, at a multiple of 64 */
-    int64_t x_kind, memory_kind;          /* of windows, keys and values; states are fp32 */
-    int64_t T, S, D, R, pages, threads;
+    int64_t x_kind, norm_kind, out_kind;
+    int64_t memory_kind; /* of windows, keys and values; states are fp32 */
+    int64_t T, S, D, R, V, pages, threads;
+    float eps; /* of the norm behind all layers */
 } Call;
 
 /* What layers work in, and who. */
@@ -68,21 +72,24 @@ static Rows packed_rows(const Stage *s, const float *x, ptrdiff_t inner)
     return rows_of(x, s->call->T, inner, (int)s->layer->kind, s->packed);
 }
 
+static void norm_to(const float *row, const void *norm, const void *bias, int kind, ptrdiff_t D,
+                    float eps, float *to)
+{
+    if (bias) {
+        layer_norm_row(row, norm, bias, kind, D, eps, to);
+    } else {
+        memcpy(to, row, (size_t)D * sizeof *to);
+        norm_row(to, norm, kind, D, 1, eps);
+    }
+}
+
 /* All rows of x normed, by every thread for itself: sooner than waiting for others. */
 static Rows normed_rows(const Stage *s)
 {
     const Layer *l = s->layer;
     ptrdiff_t D = s->call->D;
-    for (ptrdiff_t t = 0; t < s->call->T; t++) {
-        const float *row = s->x + t * D;
-        float *to = s->normed + t * D;
-        if (l->norm_bias) {
-            layer_norm_row(row, l->norm, l->norm_bias, (int)l->kind, D, l->eps, to);
-        } else {
-            memcpy(to, row, (size_t)D * sizeof *to);
-            norm_row(to, l->norm, (int)l->kind, D, 1, l->eps);
-        }
-    }
+    for (ptrdiff_t t = 0; t < s->call->T; t++)
+        norm_to(s->x + t * D, l->norm, l->norm_bias, (int)l->kind, D, l->eps, s->normed + t * D);
     return packed_rows(s, s->normed, D);
 }
 
@@ -252,15 +259,40 @@ int64_t cairn_layers_room(const Call *c, const Layer *layers, int64_t count)
     return (z.x + z.projected + z.inner + z.mixer + z.own * c->threads) * 4;
 }
 
+/* A worker's columns of x. */
+static void read_x(const Stage *s)
+{
+    const Call *c = s->call;
+    ptrdiff_t from = s->worker->part * c->D / s->worker->parts;
+    ptrdiff_t count = (s->worker->part + 1) * c->D / s->worker->parts - from;
+    for (ptrdiff_t t = 0; t < c->T; t++) {
+        ptrdiff_t row = c->tokens ? c->tokens[t] : t;
+        read_row(c->x, row * c->D + from, count, (int)c->x_kind, s->x + t * c->D + from);
+    }
+}
+
+/* A worker's rows of what comes out. */
+static void write_out(const Stage *s)
+{
+    const Call *c = s->call;
+    const Worker *w = s->worker;
+    for (ptrdiff_t t = w->part * c->T / w->parts; t < (w->part + 1) * c->T / w->parts; t++) {
+        const float *row = s->x + t * c->D;
+        if (c->norm) {
+            norm_to(row, c->norm, c->norm_bias, (int)c->norm_kind, c->D, c->eps, s->normed);
+            row = s->normed;
+        }
+        write_row(row, c->D, c->out, t * c->D, (int)c->out_kind);
+    }
+}
+
 static void run_layers(const Call *c, const Layer *layers, int64_t count, const Worker *w)
 {
     Sizes z = sizes_of(c, layers, count);
     Stage s = {.call = c, .worker = w, .x = c->room};
     s.projected = s.x + z.x, s.inner = s.projected + z.projected, s.mixer = s.inner + z.inner;
     s.normed = s.mixer + z.mixer + w->part * z.own, s.packed = s.normed + z.normed;
-    ptrdiff_t all = c->T * c->D, from = w->part * all / w->parts;
-    ptrdiff_t mine = (w->part + 1) * all / w->parts - from;
-    read_row(c->x, from, mine, (int)c->x_kind, s.x + from);
+    read_x(&s);
     meet(w);
     for (int64_t i = 0; i < count; i++) {
         s.layer = layers + i, s.memory = c->memory ? c->memory + 2 * i : NULL;
@@ -269,17 +301,20 @@ static void run_layers(const Call *c, const Layer *layers, int64_t count, const 
         else feed_forward_layer(&s);
         meet(w);
     }
-    write_row(s.x + from, mine, c->out, from, (int)c->x_kind);
+    write_out(&s);
     meet(w); /* near the region's end, where OpenMP lets threads sleep at once */
 }
 
-/* out = all layers, one after another, of x. */
-void cairn_layers(const Call *c, const Layer *layers, int64_t count)
+/* out = all layers, one after another, of x. 0, or 1 where a token is no row of x. */
+int64_t cairn_layers(const Call *c, const Layer *layers, int64_t count)
 {
+    for (int64_t t = 0; c->tokens && t < c->T; t++)
+        if (c->tokens[t] < 0 || c->tokens[t] >= c->V) return 1;
     Team team = {0};
 #pragma omp parallel num_threads(c->threads)
     {
         Worker w = worker_of(&team);
         run_layers(c, layers, count, &w);
     }
+    return 0;
 }

@@ -24,11 +24,10 @@ _NO_LIMITS = (0.0, torch.inf)
 ACTIVATIONS = {"relu2": 0, "gelu_tanh": 1, "silu": 2}  # layer.c has the same numbers
 
 
-def fits(x: Tensor) -> bool:
-    """Whether layers over x [T, D] can go in one call, as far as x tells."""
-    few = x.dtype in KINDS and x.device.type == "cpu"
-    free = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-    return few and free and not native().missing and x.is_contiguous()
+def free(device: torch.device) -> bool:
+    """Whether layers on a device can go in one call, as far as what is around the call tells."""
+    plain = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+    return plain and device.type == "cpu" and not native().missing
 
 
 class Affine(NamedTuple):
@@ -203,43 +202,52 @@ class Where(NamedTuple):
     """Cosines and sines fp32 [T, R] of rotary positions; None where there are none."""
 
 
+class Ends(NamedTuple):
+    """What stands before the first and behind the last layer of a model."""
+
+    embedding: Tensor
+    """[V, D]: a row of it is what a token brings."""
+    norm: Affine
+    eps: float
+
+
 Memory = tuple[Tensor, Tensor] | None  # of one layer
 
 
 class Layers:
     """Layers of one width, one after another; the sum between them stays in fp32."""
 
-    def __init__(self, layers: Sequence[Whole]) -> None:
+    def __init__(self, layers: Sequence[Whole], ends: Ends | None = None) -> None:
+        """With `ends`, tokens go in, and what comes out has been normed."""
         self._held = layers  # their structures hold what the array below points to
         self._array = (Layer * len(layers))(*[one.layer for one in layers])
+        self._ends = ends
         self.ops = {one.op for one in layers}
         self.most_tokens = min(few_rows(one.dtype) for one in layers)
         """T at most."""
+        if ends is not None:
+            given = [t for t in (ends.embedding, *ends.norm) if t is not None]
+            if not all(t.dtype in KINDS and t.is_contiguous() for t in given):
+                self.most_tokens = 0
+            if len({t.dtype for t in ends.norm if t is not None}) > 1:
+                self.most_tokens = 0
 
     def __call__(self, x: Tensor, memories: Sequence[Memory], where: Where) -> Tensor:
-        """x [T, D], fp32 or bf16, to the same; updates the memories in place.
+        """x [T, D], fp32 or bf16, to the same; or with ends, tokens int64 [T] to [T, D].
 
-        Windows, keys and values are of one dtype, states fp32; attention needs its memory.
+        Updates the memories in place. Windows, keys and values are of one dtype, states fp32;
+        attention needs its memory. IndexError for a token that the embedding does not have.
         """
         library = native().library
         assert library
-        out, count = torch.empty_like(x), len(self._array)
-        call = Call(
-            x=x.data_ptr(),
-            out=out.data_ptr(),
-            bounds=_start(where.bounds),
-            slots=_start(where.slots),
-            x_kind=KINDS[x.dtype],
-            T=len(x),
-            S=len(where.slots),
-            D=x.shape[1],
-            threads=torch.get_num_threads(),
-        )
+        call, out = self._begun(x)
+        count = len(self._array)
+        call.bounds, call.slots, call.S = *map(_start, where[:2]), len(where.slots)
         pairs = [(0, 0) if m is None else (m[0].data_ptr(), m[1].data_ptr()) for m in memories]
         places = (ctypes.c_void_p * (2 * count))(*chain.from_iterable(pairs))
         call.memory = ctypes.addressof(places)
         first = next((m for m in memories if m is not None), None)
-        call.memory_kind = KINDS[x.dtype if first is None else first[0].dtype]
+        call.memory_kind = KINDS[out.dtype if first is None else first[0].dtype]
         if where.past is not None and where.tables:
             call.past, call.pages = _start(where.past), where.tables[0].shape[1]
             tables = (ctypes.c_void_p * len(where.tables))(*map(_start, where.tables))
@@ -249,8 +257,25 @@ class Layers:
             call.cos, call.sin, call.R = cos.data_ptr(), sin.data_ptr(), cos.shape[1]
         room = _room(library.cairn_layers_room(ctypes.byref(call), self._array, count))
         call.room = room.data_ptr()
-        library.cairn_layers(ctypes.byref(call), self._array, count)
+        if library.cairn_layers(ctypes.byref(call), self._array, count):
+            raise IndexError(f"a token that is none of the vocabulary's {call.V}")
         return out
+
+    def _begun(self, x: Tensor) -> tuple[Call, Tensor]:
+        """A call with what goes in and where it comes out."""
+        call = Call(T=len(x), threads=torch.get_num_threads())
+        if self._ends is None:
+            out = torch.empty_like(x)
+            call.x, call.x_kind, call.D = x.data_ptr(), KINDS[x.dtype], x.shape[1]
+        else:
+            table, norm, eps = self._ends
+            out = torch.empty(len(x), table.shape[1], dtype=table.dtype)
+            call.tokens, call.x, call.x_kind = x.data_ptr(), table.data_ptr(), KINDS[table.dtype]
+            call.V, call.D = table.shape
+            call.norm, call.norm_bias = norm.weight.data_ptr(), _address(norm.bias)
+            call.norm_kind, call.eps = KINDS[norm.weight.dtype], eps
+        call.out, call.out_kind = out.data_ptr(), KINDS[out.dtype]
+        return call, out
 
 
 _kept = threading.local()

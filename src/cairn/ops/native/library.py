@@ -56,10 +56,12 @@ class Call(ctypes.Structure):
     """`Call` of layer.c."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "out", "memory", "cos", "sin", "tables")),
+        *((name, ctypes.c_void_p) for name in ("x", "tokens", "norm", "norm_bias", "out")),
+        *((name, ctypes.c_void_p) for name in ("memory", "cos", "sin", "tables")),
         *((name, ctypes.c_void_p) for name in ("bounds", "slots", "past", "room")),
-        *((name, ctypes.c_int64) for name in ("x_kind", "memory_kind", "T", "S", "D", "R")),
-        *((name, ctypes.c_int64) for name in ("pages", "threads")),
+        *((name, ctypes.c_int64) for name in ("x_kind", "norm_kind", "out_kind", "memory_kind")),
+        *((name, ctypes.c_int64) for name in ("T", "S", "D", "R", "V", "pages", "threads")),
+        ("eps", ctypes.c_float),
     ]
 
 
@@ -102,7 +104,7 @@ def _declare(library: ctypes.CDLL) -> None:
     pointer, size = ctypes.c_void_p, ctypes.c_int64
     for name, result, arguments in (
         ("cairn_tiles", size, [size]),
-        ("cairn_linear", size, [pointer, pointer, pointer, size, size, size, size, size]),
+        ("cairn_linear", size, [*3 * (pointer, size), size, size, size, size]),
         (
             "cairn_norm",
             None,
@@ -112,7 +114,7 @@ def _declare(library: ctypes.CDLL) -> None:
             ],
         ),
         ("cairn_mixer", size, [ctypes.POINTER(Mixer)]),
-        ("cairn_layers", None, [ctypes.POINTER(Call), pointer, size]),
+        ("cairn_layers", size, [ctypes.POINTER(Call), pointer, size]),
         ("cairn_layers_room", size, [ctypes.POINTER(Call), pointer, size]),
     ):
         function = getattr(library, name)

@@ -174,19 +174,22 @@ static void multiply_rows(const Rows *r, const void *weight, void *y, ptrdiff_t 
     else vector_outputs(r, weight, BFLOAT16, y, apart, BFLOAT16, share);
 }
 
-/* y [tokens, outputs] = x [tokens, inner] weight [outputs, inner]^T; x is fp32, weight and y are of
- * `kind`; sums are in fp32. 0, or 1 where there is no memory to work in. */
-int64_t cairn_linear(const float *x, const void *weight, void *y, int64_t tokens, int64_t outputs,
-                     int64_t inner, int64_t kind, int64_t threads)
+/* y [tokens, outputs] = x [tokens, inner] weight [outputs, inner]^T, each of its kind; sums are in
+ * fp32, and a weight in fp32 gives nothing narrower. 0, or 1 where there is no memory to work in. */
+int64_t cairn_linear(const void *x, int64_t x_kind, const void *weight, int64_t kind, void *y,
+                     int64_t y_kind, int64_t tokens, int64_t outputs, int64_t inner,
+                     int64_t threads)
 {
     float *room = NULL;
-    size_t bytes = (size_t)rows_floats(tokens, inner, (int)kind) * sizeof *room;
-    if (bytes && posix_memalign((void **)&room, 64, bytes)) return 1;
-    Rows rows = rows_of(x, tokens, inner, (int)kind, room);
+    ptrdiff_t wide = (tokens * inner + 15) / 16 * 16;
+    size_t floats = (size_t)(wide + rows_floats(tokens, inner, (int)kind));
+    if (posix_memalign((void **)&room, 64, floats * sizeof *room)) return 1;
+    read_row(x, 0, tokens * inner, (int)x_kind, room);
+    Rows rows = rows_of(room, tokens, inner, (int)kind, room + wide);
 #pragma omp parallel num_threads(threads)
     {
         Share share = share_of(outputs, omp_get_thread_num(), omp_get_num_threads());
-        multiply_rows(&rows, weight, y, outputs, (int)kind, share);
+        multiply_rows(&rows, weight, y, outputs, (int)y_kind, share);
     }
     free(room);
     return 0;

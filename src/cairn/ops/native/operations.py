@@ -36,21 +36,26 @@ def linear_unfit(x: Tensor, weight: Tensor) -> str:
     return unfit(x, weight)
 
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x [..., I] times weight [O, I], [..., O], for few rows; sums in fp32."""
+def linear(x: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """x [..., I] times weight [O, I], [..., O], for few rows; sums in fp32.
+
+    In x's dtype, or of what is narrower in a wider one.
+    """
     library = native().library
     assert library
     outputs, inner = weight.shape
-    wide = x.float().contiguous()
-    y = x.new_empty(*x.shape[:-1], outputs)
+    x, rows = x.contiguous(), x.numel() // inner
+    y = torch.empty(*x.shape[:-1], outputs, dtype=dtype or x.dtype)
     if library.cairn_linear(
-        wide.data_ptr(),
+        x.data_ptr(),
+        KINDS[x.dtype],
         weight.data_ptr(),
+        KINDS[weight.dtype],
         y.data_ptr(),
-        wide.numel() // inner,
+        KINDS[y.dtype],
+        rows,
         outputs,
         inner,
-        KINDS[weight.dtype],
         torch.get_num_threads(),
     ):
         raise MemoryError("no memory for a product's working space")
