@@ -131,3 +131,10 @@ def test_layers_in_bf16_are_at_least_as_near_as_their_parts(each_tiny, roughen):
     truth = steps(wide, config, "torch")
     got, plain = (steps(narrow, config, path) for path in (None, "torch"))
     assert (got - truth).norm() <= (plain - truth).norm()
+
+
+@pytest.mark.parametrize("token", [-1, 61])
+def test_a_token_of_no_vocabulary_is_told(tiny, token):
+    model = build(replace(tiny, vocab_size=61), seed=1).eval()
+    with torch.no_grad(), pytest.raises(IndexError):
+        model(torch.tensor([token]), Spans.of([1]), Cache(tiny, 1, 8))

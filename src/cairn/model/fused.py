@@ -36,6 +36,7 @@ from cairn.ops.native.layer import (
 from cairn.ops.native.library import KINDS
 from cairn.ops.order import order_is_fixed
 
+
 class _Kept:
     """What is compiled for some blocks (None: nothing), as long as parameters stay in place."""
 

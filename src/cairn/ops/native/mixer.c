@@ -11,6 +11,8 @@
 #include "mixer_inputs.c"
 #include "team.c"
 
+#define STATES_AHEAD 1024 /* floats by which states are asked for before they are needed */
+
 /* One row of the state [N]: S = keep S + dt x B; returns <S, C>. */
 INLINE float walk_row(float *S, float x, const float *B, const float *C, ptrdiff_t N, float keep,
                       float dt)
@@ -30,9 +32,10 @@ INLINE float walk_row(float *S, float x, const float *B, const float *C, ptrdiff
     return total + sum(seen);
 }
 
-/* LANES rows of the state, N a multiple of LANES: y = S C + D x for all of them. */
+/* LANES rows of the state, N a multiple of LANES: y = S C + D x for all of them. Meanwhile as much
+ * is asked for from `next` on. */
 INLINE void walk_rows(float *S, const float *x, const float *B, const float *C, ptrdiff_t N,
-                      float keep, float dt, float D, float *y)
+                      float keep, float dt, float D, float *y, const float *next)
 {
     Vector seen[LANES], input = load(x);
     for (int i = 0; i < LANES; i++) {
@@ -40,13 +43,28 @@ INLINE void walk_rows(float *S, const float *x, const float *B, const float *C, 
         Vector total = splat(0);
         for (ptrdiff_t n = 0; n < N; n += LANES) {
             Vector s = load(row + n) * splat(keep) + load(B + n) * splat(given);
-            __builtin_prefetch(row + n + 1024, 1);
+            __builtin_prefetch(next + i * N + n, 0, 2);
             store(row + n, s);
             total += s * load(C + n);
         }
         seen[i] = total;
     }
     store(y, sums_of(seen) + splat(D) * input);
+}
+
+/* One head's state [P, N] over one token. `end` is where the states of the task end. */
+static void walk_head(const Mixer *m, float *state, const float *x, const float *B, const float *C,
+                      ptrdiff_t head, float dt, float *y, const float *end)
+{
+    ptrdiff_t P = m->P, N = m->N, p = 0;
+    float keep = expf(dt * -expf(m->A_log[head])), D = m->D[head];
+    for (; N % LANES == 0 && p + LANES <= P; p += LANES) {
+        float *rows = state + p * N;
+        const float *next = rows + STATES_AHEAD < end ? rows + STATES_AHEAD : rows;
+        if (N == 128) walk_rows(rows, x + p, B, C, 128, keep, dt, D, y + p, next);
+        else walk_rows(rows, x + p, B, C, N, keep, dt, D, y + p, next);
+    }
+    for (; p < P; p++) y[p] = walk_row(state + p * N, x[p], B, C, N, keep, dt) + D * x[p];
 }
 
 /* S = exp(dt A) S + dt x B^T and y = S C + D x, a token at a time; state [Hb, P, N] in place. */
@@ -58,18 +76,9 @@ static void walk(const Mixer *m, Room *r, ptrdiff_t head, ptrdiff_t token, ptrdi
         float *mixed = r->x; /* [mine] */
         convolve(m, r, q, mixed);
         const float *B = mixed + r->Hb * P, *C = B + N;
-        for (ptrdiff_t h = 0; h < r->Hb; h++) {
-            float dt = r->dt[h * CHUNK + q], keep = expf(dt * -expf(m->A_log[head + h]));
-            float *y = m->y + (token + q) * m->H * P + (head + h) * P;
-            ptrdiff_t p = 0;
-            if (N % LANES == 0)
-                for (; p + LANES <= P; p += LANES)
-                    walk_rows(states + (h * P + p) * N, mixed + h * P + p, B, C, N, keep, dt,
-                              m->D[head + h], y + p);
-            for (; p < P; p++)
-                y[p] = walk_row(states + (h * P + p) * N, mixed[h * P + p], B, C, N, keep, dt)
-                     + m->D[head + h] * mixed[h * P + p];
-        }
+        for (ptrdiff_t h = 0; h < r->Hb; h++)
+            walk_head(m, states + h * P * N, mixed + h * P, B, C, head + h, r->dt[h * CHUNK + q],
+                      m->y + (token + q) * m->H * P + (head + h) * P, states + r->Hb * P * N);
     }
 }
 
@@ -204,12 +213,26 @@ static void replace_window(const Mixer *m, ptrdiff_t span, ptrdiff_t from, ptrdi
     }
 }
 
+/* Asks for what a task finds in its span's window. */
+static void ask_for_window(const Mixer *m, ptrdiff_t block, ptrdiff_t span)
+{
+    Runs runs = runs_of(m, block);
+    ptrdiff_t bytes = bytes_of((int)m->window_kind);
+    const char *window = (const char *)m->window + m->slots[span] * m->W * m->C * bytes;
+    for (ptrdiff_t k = 0; k < m->W; k++)
+        for (int part = 0; part < 3; part++)
+            ask(window + (k * m->C + runs.from[part]) * bytes, runs.count[part] * bytes);
+}
+
 /* A worker's part of the tasks, in its room. */
 static void mixer_tasks(const Mixer *m, float *memory, const Worker *w)
 {
     ptrdiff_t all = m->G * m->blocks * m->S, last = -1;
+    ptrdiff_t first = w->part * all / w->parts, stop = (w->part + 1) * all / w->parts;
     Room room = make_room(m, memory + (size_t)w->part * room_floats(m));
-    for (ptrdiff_t i = w->part * all / w->parts; i < (w->part + 1) * all / w->parts; i++) {
+    for (ptrdiff_t i = first; i < stop; i++) {
+        ptrdiff_t block = (i + 1) / m->S, span = (i + 1) % m->S;
+        if (m->window && i + 1 < stop) ask_for_window(m, block, span);
         if (i / m->S != last) read_weights(m, &room, last = i / m->S);
         task(m, &room, last, i % m->S);
     }

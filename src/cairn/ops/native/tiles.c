@@ -24,7 +24,7 @@
 #include <unistd.h>
 
 #define WITH_TILES __attribute__((target("amx-tile,amx-bf16,avx512bf16")))
-#define ASKED 8 /* tiles of both rows by which the weight is asked for before it is needed */
+#define ASKED 4 /* tiles of both rows by which the weight is asked for before it is needed */
 
 static int tiles_on = -1;
 
