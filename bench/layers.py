@@ -1,6 +1,7 @@
 """A training step of the first layers of Nemotron-H 8B on an NVIDIA GPU: bf16, FP8, and the peer.
 
     python bench/layers.py [--layers 26] [--tokens 8192] [--mamba-ssm FOLDER] [--without-optimizer]
+    python bench/layers.py --profile 20
     python bench/layers.py --products
 
 Prints one JSON line a measurement; times are medians by device events, on random weights and
@@ -9,7 +10,7 @@ gradients; AdamW's is timed beside. Shares are of the rate of a bf16 product of 
 measured in the same run; operations count all layers' products, attention and scans, three times.
 The peer is transformers' model of the same configuration in bf16 autocast with mamba-ssm's fused
 kernels, FOLDER holding its package `mamba_ssm`; causal-conv1d's C++ is not needed: cairn's kernels
-convolve for it. `--products` times single products by shape.
+convolve for it. `--products` times single products by shape, `--profile` lists a step's kernels.
 """
 
 import argparse
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["bf16", "current", "block"])
     parser.add_argument("--without-optimizer", action="store_true")
     parser.add_argument("--products", action="store_true")
+    parser.add_argument("--profile", type=int, default=0, help="kernels of a step, most time first")
     arguments = parser.parse_args()
     rate = product_rate()
     name = torch.cuda.get_device_name()
@@ -57,7 +59,9 @@ def main() -> None:
     model = drawn(config)
     for precision in arguments.precisions:
         with scaled(model, precision) as statistics:
-            seconds, peak = measure(*ours(model, precision, arguments.tokens))
+            step, clear = ours(model, precision, arguments.tokens)
+            seconds, peak = measure(step, clear)
+            profile(step, clear, arguments.profile)
         base = base or seconds
         line = {"ms": seconds * 1e3, "of_product_rate": operations / seconds / rate, "peak": peak}
         line["times_as_fast_as_first"] = base / seconds
@@ -68,7 +72,9 @@ def main() -> None:
     torch.cuda.empty_cache()
     if arguments.mamba_ssm:
         peer = transformers_model(config, arguments.mamba_ssm)
-        seconds, peak = measure(*theirs(peer, config, arguments.tokens))
+        step, clear = theirs(peer, config, arguments.tokens)
+        seconds, peak = measure(step, clear)
+        profile(step, clear, arguments.profile)
         share = operations / seconds / rate
         tell(what="transformers bf16", ms=seconds * 1e3, of_product_rate=share, peak=peak)
 
@@ -158,6 +164,20 @@ def measure(step: Step, clear: Step) -> tuple[float, int]:
         times.append(start.elapsed_time(end) / 1e3)
         clear()
     return sorted(times)[STEPS // 2], torch.cuda.max_memory_allocated()
+
+
+def profile(step: Step, clear: Step, rows: int) -> None:
+    """Tells the kernels of one step that take the most time, and how long all took together."""
+    if not rows:
+        return
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
+        step()
+        torch.cuda.synchronize()
+    clear()
+    kernels = sorted(found.key_averages(), key=lambda one: -one.device_time_total)
+    tell(what="all kernels", ms=sum(one.device_time_total for one in kernels) / 1e3)
+    for one in kernels[:rows]:
+        tell(what="kernel", ms=one.device_time_total / 1e3, calls=one.count, name=one.key[:90])
 
 
 def optimizer_time(model: Decoder) -> float:

@@ -51,11 +51,11 @@ SIZES = {  # model, tokens, settings: widths in multiples of 16, most of 128
     ),
     "large": (
         dict(
-            pattern="M-M-M-MM-M-M-M*-M-M-M*-M-M-M-", hidden_size=1024, intermediate_size=4096,
+            pattern="M-M-M*-M-M-M*-M-", hidden_size=1024, intermediate_size=4608,
             attention_heads=16, key_value_heads=4, mamba_heads=32,
         ),
         300_000_000,
-        dict(sequences=32, sequence_length=2048, lr=1.5e-3, warmup=200),
+        dict(sequences=32, sequence_length=2048, lr=1e-3, warmup=200),
     ),
 }  # fmt: skip
 HELD_OUT = {"tiny": 8, "small": 200, "large": 200}  # files

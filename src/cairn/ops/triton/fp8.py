@@ -33,10 +33,19 @@ from cairn.ops.fp8 import (
     Role,
     format_of,
 )
-from cairn.ops.triton.fp8_codes import fours, inverse_of, magnitude, scale_of, tally_of
+from cairn.ops.triton.fp8_codes import (
+    fours,
+    inverse_of,
+    lost,
+    magnitude,
+    scale_of,
+    whole_inverse_of,
+    whole_scale_of,
+    words,
+)
 
-WARPS = 4  # of a program; more of the one that keeps a tile's fp32 elements for its one scale
-TILE_WARPS = 16
+# Of a program: two of them share a multiprocessor, so that one reads while the other computes.
+FORM = {"num_warps": 8, "maxnreg": 128}
 _WIDE = 512  # columns that a program looks for the largest magnitude in
 
 
@@ -67,10 +76,10 @@ def cast(
     second = _blocks(C, R, tiles, x) if columns else None
     parts = (*_parts(first, torch.uint8), *_parts(second, torch.int32))
     if x.numel() and (rows or columns):
-        kernel = _cast_tiles if tiles else _cast_rows
-        kernel[(triton.cdiv(R, BLOCK), triton.cdiv(C, BLOCK))](
+        _cast_blocks[(triton.cdiv(R, BLOCK), triton.cdiv(C, BLOCK))](
             *source, *parts, counted, *_sizes(x, first, second), *_steps(first, second),
-            SQUARED=squared, **_form(E4M3, x), num_warps=TILE_WARPS if tiles else WARPS,
+            SQUARED=squared, LIMIT=LIMITS[E4M3], HARDWARE=x.is_cuda, BLOCK=BLOCK, TILES=tiles,
+            **FORM,
         )  # fmt: skip
     return first, second
 
@@ -89,7 +98,7 @@ def _cast_tensor(
 ) -> Cast:
     x = source[0]
     R, C = x.shape
-    largest = torch.zeros(1, dtype=torch.int32, device=x.device)
+    largest = torch.zeros(2, dtype=torch.int32, device=x.device)
     inverse = torch.empty(1, device=x.device)
     outer, kind = R + -R % WIDTH, "tensor"
     first = Operand(_empty(outer, C, dtype, x), inverse, kind) if rows else None
@@ -106,7 +115,7 @@ def _cast_tensor(
         _cast_one[(triton.cdiv(R, BLOCK), triton.cdiv(C, BLOCK))](
             *source, largest, _parts(first, torch.uint8)[0], _parts(second, torch.int32)[0],
             inverse, counts, R, C, outer,
-            SQUARED=squared, **_form(dtype, x), num_warps=WARPS,
+            SQUARED=squared, **_form(dtype, x), **FORM,
         )  # fmt: skip
     return first, second
 
@@ -169,21 +178,54 @@ def _tile(x, of, row, of_row, r, c, R, C, SQUARED: tl.constexpr):
 
 
 @triton.jit
-def _count(
-    counts, tally, x, of, row, of_row, first, c, R, C, SQUARED: tl.constexpr, BLOCK: tl.constexpr
+def _nan_where_wild(v):
+    """v; NaN where it is infinite. (Comparing and choosing would be two instructions.)"""
+    return tl.fma(v, 0.0, v)
+
+
+@triton.jit
+def _size(v, HARDWARE: tl.constexpr):
+    """|v|, which the largest is sought of. The GPU's maximum passes NaN over, not so NumPy's."""
+    if HARDWARE:
+        return tl.abs(v)
+    else:
+        return magnitude(v)
+
+
+@triton.jit
+def _any_nan(a, b, c, d):
+    """Whether any of four tiles has one."""
+    e = tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+    f = tl.maximum(c, d, propagate_nan=tl.PropagateNan.ALL)
+    e = tl.maximum(e, f, propagate_nan=tl.PropagateNan.ALL)
+    return tl.sum((e != e).to(tl.int32)) > 0
+
+
+@triton.jit
+def _count_wild(
+    counts, x, of, row, of_row, first, c, R, C, SQUARED: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """Add a tile's sums. Hardly any has what is not finite, of which NaN is looked for again."""
-    total = tl.sum(tally)
-    under, wild = total & 0xFFFF, total >> 16
-    tl.atomic_add(counts + 2, under.to(tl.int64), mask=under > 0)
-    if wild > 0:
-        nan = 0
-        for k in range(4):
-            r = first + 4 * tl.arange(0, BLOCK // 4) + k
-            v = _tile(x, of, row, of_row, r, c, R, C, SQUARED)
-            nan += tl.sum((v != v).to(tl.int32))
-        tl.atomic_add(counts, nan.to(tl.int64))
-        tl.atomic_add(counts + 1, (wild - nan).to(tl.int64))
+    """Add what is NaN and what is infinite in a tile, which is rare: it is read again."""
+    nan, over = 0, 0
+    for k in range(4):
+        r = first + 4 * tl.arange(0, BLOCK // 4) + k
+        v = _tile(x, of, row, of_row, r, c, R, C, SQUARED)
+        nan += tl.sum((v != v).to(tl.int32))
+        over += tl.sum((tl.abs(v) == float("inf")).to(tl.int32))
+    tl.atomic_add(counts, nan.to(tl.int64))
+    tl.atomic_add(counts + 1, over.to(tl.int64))
+
+
+@triton.jit
+def _store(values, codes, r, c, outer, K):
+    there = (r < outer)[:, None] & (c < K)[None, :]
+    tl.store(values + r[:, None] * K + c[None, :], codes, mask=there)
+
+
+@triton.jit
+def _store_turned(turned, words, w, c, row, C):
+    there = (c < C)[:, None] & (w < row)[None, :]
+    tl.store(turned + c[:, None] * row + w[None, :], tl.trans(words), mask=there)
 
 
 @triton.jit(do_not_specialize=["R"])
@@ -199,11 +241,15 @@ def _largest(
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
+    """largest[0]: bits of the largest finite magnitude; [1]: not 0 where anything is not finite."""
     r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    found = tl.max(tl.max(magnitude(_tile(x, of, row, of_row, r, c, R, C, SQUARED)), 1), 0)
+    v = _tile(x, of, row, of_row, r, c, R, C, SQUARED)
+    found = tl.max(tl.max(magnitude(v), 1), 0)
     # Bits of numbers that are not negative are ordered as they are.
     tl.atomic_max(largest, found.to(tl.int32, bitcast=True))
+    wild = tl.max(tl.max((tl.abs(v) < float("inf")).to(tl.int32) ^ 1, 1), 0)
+    tl.atomic_max(largest + 1, wild, mask=wild > 0)
 
 
 @triton.jit(do_not_specialize=["R"])
@@ -230,34 +276,41 @@ def _cast_one(
     """values [outer, C]; turned [C, outer / 4], four rows' bytes a word; either may be missing."""
     first = tl.program_id(0).to(tl.int64) * BLOCK
     i = tl.arange(0, BLOCK // 4)
-    c = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    scale = scale_of(tl.load(largest).to(tl.float32, bitcast=True), LIMIT, LARGEST, False)
+    r, c = first + 4 * i, tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    scale = scale_of(tl.load(largest).to(tl.float32, bitcast=True), LIMIT, LARGEST)
     if tl.program_id(0) + tl.program_id(1) == 0:
         tl.store(inverse, inverse_of(scale))
-    words = tl.zeros((BLOCK // 4, BLOCK), tl.int32)
-    some = tl.zeros_like(words)
-    for k in tl.static_range(4):
-        r = first + 4 * i + k
-        v = _tile(x, of, row, of_row, r, c, R, C, SQUARED)
-        codes = fours(v, v * scale, LIMIT, MANTISSA, HARDWARE)
-        some += (v != 0).to(tl.int32)
-        words |= codes.to(tl.int32) << 8 * k
-        if values is not None:
-            there = (r < outer)[:, None] & (c < C)[None, :]
-            tl.store(values + r[:, None] * C + c[None, :], codes, mask=there)
+    v0 = _tile(x, of, row, of_row, r, c, R, C, SQUARED)
+    v1 = _tile(x, of, row, of_row, r + 1, c, R, C, SQUARED)
+    v2 = _tile(x, of, row, of_row, r + 2, c, R, C, SQUARED)
+    v3 = _tile(x, of, row, of_row, r + 3, c, R, C, SQUARED)
+    if tl.load(largest + 1) > 0:
+        _count_wild(counts, x, of, row, of_row, first, c, R, C, SQUARED, BLOCK)
+        v0, v1 = _nan_where_wild(v0), _nan_where_wild(v1)
+        v2, v3 = _nan_where_wild(v2), _nan_where_wild(v3)
+    s0, s1, s2, s3 = v0 * scale, v1 * scale, v2 * scale, v3 * scale
+    under = tl.sum(lost(v0, v1, v2, v3, s0, s1, s2, s3, MANTISSA, HARDWARE))
+    tl.atomic_add(counts + 2, under.to(tl.int64), mask=under > 0)
+    if values is not None:
+        _store(values, fours(s0, LIMIT, MANTISSA, HARDWARE), r, c, outer, C)
+        _store(values, fours(s1, LIMIT, MANTISSA, HARDWARE), r + 1, c, outer, C)
+        _store(values, fours(s2, LIMIT, MANTISSA, HARDWARE), r + 2, c, outer, C)
+        _store(values, fours(s3, LIMIT, MANTISSA, HARDWARE), r + 3, c, outer, C)
     if turned is not None:
-        _store_turned(turned, words, first // 4 + i, c, outer // 4, C)
-    _count(counts, tally_of(words, some), x, of, row, of_row, first, c, R, C, SQUARED, BLOCK)
+        w = words(s0, s1, s2, s3, LIMIT, MANTISSA, HARDWARE)
+        _store_turned(turned, w, first // 4 + i, c, outer // 4, C)
 
 
 @triton.jit
-def _store_turned(turned, words, w, c, row, C):
-    there = (c < C)[:, None] & (w < row)[None, :]
-    tl.store(turned + c[:, None] * row + w[None, :], tl.trans(words), mask=there)
+def _scaled_rows(v, inverse, r, outer, HARDWARE: tl.constexpr):
+    """Rows by scales of their own, whose inverses are stored."""
+    scale = whole_scale_of(tl.max(_size(v, HARDWARE), 1))
+    tl.store(inverse + r, whole_inverse_of(scale), mask=r < outer)
+    return v * scale[:, None]
 
 
 @triton.jit(do_not_specialize=["R"])
-def _cast_rows(
+def _cast_blocks(
     x,
     of,
     row,
@@ -277,97 +330,57 @@ def _cast_rows(
     step_t,
     SQUARED: tl.constexpr,
     LIMIT: tl.constexpr,
-    MANTISSA: tl.constexpr,
     HARDWARE: tl.constexpr,
     BLOCK: tl.constexpr,
-    LARGEST: tl.constexpr,
+    TILES: tl.constexpr,
 ):
     """values [outer, K] by scales along K; turned [outer_t, K_t / 4] by scales along K_t.
 
-    Scales of columns are known when all rows were read, which are then read again, from a cache.
+    TILES: both by one scale a tile.
     """
     p, q = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     i, c = tl.arange(0, BLOCK // 4), q * BLOCK + tl.arange(0, BLOCK)
-    words = tl.zeros((BLOCK // 4, BLOCK), tl.int32)
-    some = tl.zeros_like(words)
-    size = tl.zeros((BLOCK // 4, BLOCK), tl.float32)
-    for k in tl.static_range(4):
-        r = p * BLOCK + 4 * i + k
-        v = _tile(x, of, row, of_row, r, c, R, C, SQUARED)
-        some += (v != 0).to(tl.int32)
-        a = magnitude(v)
-        if turned is not None:
-            size = tl.maximum(size, a)
-        if values is not None:
-            scale = scale_of(tl.max(a, 1), LIMIT, LARGEST, True)
-            codes = fours(v, v * scale[:, None], LIMIT, MANTISSA, HARDWARE)
-            words |= codes.to(tl.int32) << 8 * k
-            tl.store(inverse + q * step + r, inverse_of(scale), mask=r < outer)
-            there = (r < outer)[:, None] & (c < K)[None, :]
-            tl.store(values + r[:, None] * K + c[None, :], codes, mask=there)
-    tally = tally_of(words, some)
-    if turned is not None:
-        scale = scale_of(tl.max(size, 0), LIMIT, LARGEST, True)
-        words = tl.zeros((BLOCK // 4, BLOCK), tl.int32)
-        for k in tl.static_range(4):
-            v = _tile(x, of, row, of_row, p * BLOCK + 4 * i + k, c, R, C, SQUARED)
-            codes = fours(v, v * scale[None, :], LIMIT, MANTISSA, HARDWARE)
-            words |= codes.to(tl.int32) << 8 * k
-        tl.store(inverse_t + p * step_t + c, inverse_of(scale), mask=c < outer_t)
-        if values is None:
-            tally = tally_of(words, some)
-        _store_turned(turned, words, p * (BLOCK // 4) + i, c, K_t // 4, outer_t)
-    _count(counts, tally, x, of, row, of_row, p * BLOCK, c, R, C, SQUARED, BLOCK)
-
-
-@triton.jit(do_not_specialize=["R"])
-def _cast_tiles(
-    x,
-    of,
-    row,
-    of_row,
-    values,
-    inverse,
-    turned,
-    inverse_t,
-    counts,
-    R,
-    C,
-    outer,
-    K,
-    outer_t,
-    K_t,
-    step,
-    step_t,
-    SQUARED: tl.constexpr,
-    LIMIT: tl.constexpr,
-    MANTISSA: tl.constexpr,
-    HARDWARE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    LARGEST: tl.constexpr,
-):
-    """values [outer, K] and turned [outer_t, K_t / 4] by one scale a tile."""
-    p, q = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
-    i, c = tl.arange(0, BLOCK // 4), q * BLOCK + tl.arange(0, BLOCK)
-    words = tl.zeros((BLOCK // 4, BLOCK), tl.int32)
-    some = tl.zeros_like(words)
-    size = tl.zeros((BLOCK // 4, BLOCK), tl.float32)
-    for k in tl.static_range(4):
-        v = _tile(x, of, row, of_row, p * BLOCK + 4 * i + k, c, R, C, SQUARED)
-        size = tl.maximum(size, magnitude(v))
-    scale = scale_of(tl.max(tl.max(size, 1), 0), LIMIT, LARGEST, True)
-    for k in tl.static_range(4):
-        r = p * BLOCK + 4 * i + k
-        v = _tile(x, of, row, of_row, r, c, R, C, SQUARED)
-        codes = fours(v, v * scale, LIMIT, MANTISSA, HARDWARE)
-        some += (v != 0).to(tl.int32)
-        words |= codes.to(tl.int32) << 8 * k
-        if values is not None:
-            there = (r < outer)[:, None] & (c < K)[None, :]
-            tl.store(values + r[:, None] * K + c[None, :], codes, mask=there)
+    r = p * BLOCK + 4 * i
+    v0 = _nan_where_wild(_tile(x, of, row, of_row, r, c, R, C, SQUARED))
+    v1 = _nan_where_wild(_tile(x, of, row, of_row, r + 1, c, R, C, SQUARED))
+    v2 = _nan_where_wild(_tile(x, of, row, of_row, r + 2, c, R, C, SQUARED))
+    v3 = _nan_where_wild(_tile(x, of, row, of_row, r + 3, c, R, C, SQUARED))
+    most = tl.maximum(
+        tl.maximum(_size(v0, HARDWARE), _size(v1, HARDWARE)),
+        tl.maximum(_size(v2, HARDWARE), _size(v3, HARDWARE)),
+    )
+    wild = _any_nan(v0, v1, v2, v3)
+    whole = 1.0
+    if TILES:
+        whole = whole_scale_of(tl.max(tl.max(most, 1), 0))
+        s0, s1, s2, s3 = v0 * whole, v1 * whole, v2 * whole, v3 * whole
+    under = 0
     if values is not None:
-        tl.store(inverse + p * step + q, inverse_of(scale))
+        if TILES:
+            tl.store(inverse + p * step + q, whole_inverse_of(whole))
+        else:
+            at = inverse + q * step
+            s0 = _scaled_rows(v0, at, r, outer, HARDWARE)
+            s1 = _scaled_rows(v1, at, r + 1, outer, HARDWARE)
+            s2 = _scaled_rows(v2, at, r + 2, outer, HARDWARE)
+            s3 = _scaled_rows(v3, at, r + 3, outer, HARDWARE)
+        _store(values, fours(s0, LIMIT, 3, HARDWARE), r, c, outer, K)
+        _store(values, fours(s1, LIMIT, 3, HARDWARE), r + 1, c, outer, K)
+        _store(values, fours(s2, LIMIT, 3, HARDWARE), r + 2, c, outer, K)
+        _store(values, fours(s3, LIMIT, 3, HARDWARE), r + 3, c, outer, K)
+        under = tl.sum(lost(v0, v1, v2, v3, s0, s1, s2, s3, 3, HARDWARE))
     if turned is not None:
-        tl.store(inverse_t + q * step_t + p, inverse_of(scale))
-        _store_turned(turned, words, p * (BLOCK // 4) + i, c, K_t // 4, outer_t)
-    _count(counts, tally_of(words, some), x, of, row, of_row, p * BLOCK, c, R, C, SQUARED, BLOCK)
+        if TILES:
+            tl.store(inverse_t + q * step_t + p, whole_inverse_of(whole))
+        else:
+            scale = whole_scale_of(tl.max(most, 0))
+            tl.store(inverse_t + p * step_t + c, whole_inverse_of(scale), mask=c < outer_t)
+            by = scale[None, :]
+            s0, s1, s2, s3 = v0 * by, v1 * by, v2 * by, v3 * by
+        w = words(s0, s1, s2, s3, LIMIT, 3, HARDWARE)
+        _store_turned(turned, w, p * (BLOCK // 4) + i, c, K_t // 4, outer_t)
+        if values is None:
+            under = tl.sum(lost(v0, v1, v2, v3, s0, s1, s2, s3, 3, HARDWARE))
+    tl.atomic_add(counts + 2, under.to(tl.int64), mask=under > 0)
+    if wild:
+        _count_wild(counts, x, of, row, of_row, p * BLOCK, c, R, C, SQUARED, BLOCK)

@@ -57,14 +57,14 @@ def _cast_row(
     i = tl.arange(0, BLOCK)
     if SIZE <= BLOCK:
         v = _part(x, i, i < SIZE, SQUARED)
-        scale = scale_of(tl.max(magnitude(v), 0), LIMIT, LARGEST, False)
+        scale = scale_of(tl.max(magnitude(v), 0), LIMIT, LARGEST)
         codes = codes_of(v, v * scale, LIMIT, 3, HARDWARE)
         tl.store(values + t * SIZE + i, codes, mask=i < SIZE)
     else:
         largest = tl.zeros([BLOCK], tl.float32)
         for start in range(0, SIZE, BLOCK):
             largest = tl.maximum(largest, magnitude(_part(x, start + i, start + i < SIZE, SQUARED)))
-        scale = scale_of(tl.max(largest, 0), LIMIT, LARGEST, False)
+        scale = scale_of(tl.max(largest, 0), LIMIT, LARGEST)
         for start in range(0, SIZE, BLOCK):
             v = _part(x, start + i, start + i < SIZE, SQUARED)
             codes = codes_of(v, v * scale, LIMIT, 3, HARDWARE)
