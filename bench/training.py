@@ -15,7 +15,8 @@ import argparse
 import json
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -25,6 +26,7 @@ import torch
 from cairn.model import Decoder, ModelConfig, build
 from cairn.ops import fp8, keep_freed_memory
 from cairn.tokens import PretrainingStream, Tokenizer, TokenShards
+from cairn.tokens.batch import Batch
 from cairn.train import Loss, NextToken, TrainSettings, train
 from cairn.train.heldout import bits_per_byte
 from cairn.train.objective import Tokens
@@ -141,6 +143,21 @@ class BreakOffError(Exception):
     """As many steps as wanted are done."""
 
 
+class Ahead:
+    """A stream whose next batch is made while the GPU computes; batches come one after another."""
+
+    def __init__(self, stream: PretrainingStream) -> None:
+        self.stream, self.pool = stream, ThreadPoolExecutor(1)
+        self.next: tuple[Sequence[int], Future[Batch]] | None = None
+
+    def batch(self, samples: Sequence[int]) -> Batch:
+        known = self.next if self.next and self.next[0] == samples else None
+        found = known[1].result() if known else self.stream.batch(samples)
+        after = range(samples[-1] + 1, samples[-1] + 1 + len(samples))
+        self.next = after, self.pool.submit(self.stream.batch, after)
+        return found
+
+
 class First(NextToken):
     """The objective for a number of micro-batches."""
 
@@ -175,7 +192,7 @@ def learn(arguments: argparse.Namespace, precision: str, seed: int) -> None:
     config = ModelConfig(**(SHAPE | widths | {"vocab_size": tokenizer.vocab_size}))
     model = build(config, seed, pick_device(arguments.device))
     training = TokenShards.open(shards / "train", verify=False)
-    stream = PretrainingStream(training, tokenizer, settings.sequence_length, seed=seed)
+    stream = Ahead(PretrainingStream(training, tokenizer, settings.sequence_length, seed=seed))
     objective = First(arguments.first) if arguments.first else NextToken()
     try:
         with fp8.emulation(arguments.emulate):
@@ -201,31 +218,55 @@ def learn(arguments: argparse.Namespace, precision: str, seed: int) -> None:
 
 
 def gap(arguments: argparse.Namespace) -> None:
-    found: dict[str, dict[int, dict[str, Any]]] = {}
-    for folder in sorted(arguments.out.glob("*-*/facts.json")):
-        facts = json.loads(folder.read_text())
-        lines = (folder.parent / "metrics.jsonl").read_text().splitlines()
-        facts["steps"] = [json.loads(line) for line in lines]
-        losses = [row["loss"] for row in facts["steps"]]
-        facts["end"] = mean(losses[-max(1, len(losses) // 10) :])
-        found.setdefault(facts["precision"], {})[facts["seed"]] = facts
+    found = runs_in(arguments.out)
     base = found[arguments.baseline]
-    ends = [facts["end"] for facts in base.values()]
     for precision, runs in found.items():
-        line = {"precision": precision, "seeds": sorted(runs)}
+        line: dict[str, Any] = {"precision": precision, "seeds": sorted(runs)}
         for name in ("parameters", "tokens", "emulated", "device"):
-            line[name] = next(iter(runs.values()))[name]
-        for key in ("end", "bits_per_byte"):
-            line[key] = round(mean(facts[key] for facts in runs.values()), 5)
-            pairs = [100 * (runs[s][key] / base[s][key] - 1) for s in runs if s in base]
-            line[f"{key}_gap_percent"] = [round(one, 3) for one in pairs]
-            line[f"{key}_mean_gap_percent"] = round(mean(pairs), 3)
+            line[name] = next(iter(runs.values())).get(name)
+        line["steps"] = [len(runs[seed]["steps"]) for seed in sorted(runs)]
+        line["end"] = round(mean(end_of(one, len(one["steps"])) for one in runs.values()), 5)
+        paired = [(runs[seed], base[seed]) for seed in sorted(runs) if seed in base]
+        line["end_gap_percent"] = [
+            round(100 * (end_of(a, steps) / end_of(b, steps) - 1), 3)
+            for a, b in paired
+            for steps in [min(len(a["steps"]), len(b["steps"]))]
+        ]
+        whole = [(a, b) for a, b in paired if "bits_per_byte" in a and "bits_per_byte" in b]
+        key = "bits_per_byte"
+        line[key] = [round(a[key], 5) for a, _ in whole]
+        line[f"{key}_gap_percent"] = [round(100 * (a[key] / b[key] - 1), 3) for a, b in whole]
+        line |= {f"mean_{key}": mean(line[key]) for key in GAPS if line[key]}
         line |= _counted(runs)
         print(json.dumps(line))
-    if len(ends) > 1:
-        print(json.dumps({"seed_spread_percent": round(100 * stdev(ends) / mean(ends), 3)}))
+    if len(base) > 1:
+        steps = min(len(one["steps"]) for one in base.values())
+        ends = [end_of(one, steps) for one in base.values()]
+        spread = round(100 * stdev(ends) / mean(ends), 3)
+        print(json.dumps({"seed_spread_percent": spread, "after_steps": steps}))
     if arguments.plot:
         plot(found, arguments.baseline, arguments.plot)
+
+
+GAPS = ("end_gap_percent", "bits_per_byte_gap_percent")
+
+
+def runs_in(out: Path) -> dict[str, dict[int, dict[str, Any]]]:
+    """Facts and steps by precision and seed; a run that was cut short has steps alone."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for path in sorted(out.glob("*-*/metrics.jsonl")):
+        precision, _, seed = path.parent.name.rpartition("-")
+        known = path.with_name("facts.json")
+        facts = json.loads(known.read_text()) if known.exists() else {}
+        facts["steps"] = [json.loads(line) for line in path.read_text().splitlines()]
+        found.setdefault(precision, {})[int(seed)] = facts
+    return found
+
+
+def end_of(facts: dict[str, Any], steps: int) -> float:
+    """Mean loss over the last tenth of the first `steps`."""
+    losses = [row["loss"] for row in facts["steps"][:steps]]
+    return mean(losses[-max(1, steps // 10) :])
 
 
 def _counted(runs: dict[int, dict[str, Any]]) -> dict[str, float]:
@@ -241,7 +282,8 @@ def _counted(runs: dict[int, dict[str, Any]]) -> dict[str, float]:
 
 COUNTS = ("fp8_nan", "fp8_overflow")
 COLOURS = {"bf16": "black", "fp32": "tab:gray", "current": "tab:blue", "block": "tab:orange"}
-WINDOW = 25  # steps that a drawn gap is the mean of
+POINTS = 200  # of a drawn line, each the mean of as many steps as that takes
+WINDOW = 25  # steps at least that a drawn gap is the mean of
 
 
 def plot(found: dict[str, dict[int, dict[str, Any]]], baseline: str, path: Path) -> None:
@@ -254,16 +296,18 @@ def plot(found: dict[str, dict[int, dict[str, Any]]], baseline: str, path: Path)
     figure, (above, below) = pyplot.subplots(2, 1, figsize=(8, 7), sharex=True)
     for precision, runs in found.items():
         for number, (seed, facts) in enumerate(runs.items()):
-            tokens = [row["tokens"] / 1e6 for row in facts["steps"]]
-            losses = [row["loss"] for row in facts["steps"]]
+            steps = facts["steps"]
+            tokens = [row["tokens"] / 1e6 for row in steps]
+            losses = [row["loss"] for row in steps]
             style: dict[str, Any] = dict(color=COLOURS.get(precision), lw=0.8, alpha=0.8)
-            label = precision if number == 0 else None
-            above.plot(tokens, losses, label=label, **style)
+            style["label"] = precision if number == 0 else None
+            each = max(1, len(steps) // POINTS)
+            above.plot(thinned(tokens, each), thinned(losses, each), **style)
             if precision != baseline and seed in found[baseline]:
                 against = [row["loss"] for row in found[baseline][seed]["steps"]]
-                ratios = [100 * (a / b - 1) for a, b in zip(losses, against, strict=True)]
-                smooth = [mean(ratios[max(0, i - WINDOW + 1) : i + 1]) for i in range(len(ratios))]
-                below.plot(tokens, smooth, label=label, **style)
+                ratios = [100 * (a / b - 1) for a, b in zip(losses, against, strict=False)]
+                each = max(WINDOW, each)
+                below.plot(thinned(tokens[: len(ratios)], each), thinned(ratios, each), **style)
     above.set_ylabel("loss (nats a token)")
     above.set_yscale("log")
     above.legend()
@@ -274,6 +318,11 @@ def plot(found: dict[str, dict[int, dict[str, Any]]], baseline: str, path: Path)
     below.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=110)
+
+
+def thinned(values: list[float], each: int) -> list[float]:
+    """Means of as many values in a row."""
+    return [mean(values[at : at + each]) for at in range(0, len(values), each)]
 
 
 if __name__ == "__main__":

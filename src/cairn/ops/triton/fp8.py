@@ -44,9 +44,12 @@ from cairn.ops.triton.fp8_codes import (
     words,
 )
 
-# Of a program: two of them share a multiprocessor, so that one reads while the other computes.
-FORM = {"num_warps": 8, "maxnreg": 128}
-_WIDE = 512  # columns that a program looks for the largest magnitude in
+# Of programs that keep blocks of rows, tiles of fp32 and one scale's: with 128 registers two of 8
+# warps share a multiprocessor, so that one reads while the other computes.
+ROWS: dict[str, Any] = {"num_warps": 8, "maxnreg": 128}
+TILES: dict[str, Any] = {"num_warps": 8, "maxnreg": 128}
+ONE: dict[str, Any] = {"num_warps": 8, "maxnreg": 128}
+LOOK: tuple[int, int, int] = (32, 512, 8)  # rows, columns and warps that look for the largest
 
 
 def cast(
@@ -79,7 +82,7 @@ def cast(
         _cast_blocks[(triton.cdiv(R, BLOCK), triton.cdiv(C, BLOCK))](
             *source, *parts, counted, *_sizes(x, first, second), *_steps(first, second),
             SQUARED=squared, LIMIT=LIMITS[E4M3], HARDWARE=x.is_cuda, BLOCK=BLOCK, TILES=tiles,
-            **FORM,
+            **(TILES if tiles else ROWS),
         )  # fmt: skip
     return first, second
 
@@ -103,11 +106,12 @@ def _cast_tensor(
     outer, kind = R + -R % WIDTH, "tensor"
     first = Operand(_empty(outer, C, dtype, x), inverse, kind) if rows else None
     second = Operand(_empty(C, outer, dtype, x), inverse, kind) if columns else None
-    grid = triton.cdiv(R, BLOCK // 4), triton.cdiv(C, _WIDE)
+    rows_seen, columns_seen, warps = LOOK
+    grid = triton.cdiv(R, rows_seen), triton.cdiv(C, columns_seen)
     if x.numel():
         _largest[grid](
             *source, largest, R, C,
-            SQUARED=squared, BLOCK_R=BLOCK // 4, BLOCK_C=_WIDE, num_warps=8,
+            SQUARED=squared, BLOCK_R=rows_seen, BLOCK_C=columns_seen, num_warps=warps,
         )  # fmt: skip
     if group is not None:  # bits of numbers that are not negative are ordered as they are
         dist.all_reduce(largest, dist.ReduceOp.MAX, group)
@@ -115,7 +119,7 @@ def _cast_tensor(
         _cast_one[(triton.cdiv(R, BLOCK), triton.cdiv(C, BLOCK))](
             *source, largest, _parts(first, torch.uint8)[0], _parts(second, torch.int32)[0],
             inverse, counts, R, C, outer,
-            SQUARED=squared, **_form(dtype, x), **FORM,
+            SQUARED=squared, **_form(dtype, x), **ONE,
         )  # fmt: skip
     return first, second
 
