@@ -47,7 +47,7 @@ from cairn.ops.triton.fp8_codes import (
 # Of programs that keep blocks of rows, tiles of fp32 and one scale's: with 128 registers two of 8
 # warps share a multiprocessor, so that one reads while the other computes.
 ROWS: dict[str, Any] = {"num_warps": 8, "maxnreg": 128}
-TILES: dict[str, Any] = {"num_warps": 8, "maxnreg": 128}
+TILES: dict[str, Any] = {"num_warps": 16}
 ONE: dict[str, Any] = {"num_warps": 8, "maxnreg": 128}
 LOOK: tuple[int, int, int] = (32, 512, 8)  # rows, columns and warps that look for the largest
 
