@@ -146,9 +146,11 @@ def varlen_after(q: Tensor, gathered: Callable[[], list[Tensor]]) -> Call:
     """FlashAttention 2: the last query sees all keys."""
     from torch.nn.attention.varlen import varlen_attn
 
+    keys = len(gathered()[0][0, 0])
+    ends = [torch.tensor([0, size], dtype=torch.int32, device="cuda") for size in (len(q), keys)]
+
     def call() -> Tensor:
         keys, values = (x[0].transpose(0, 1).contiguous() for x in gathered())
-        ends = [torch.tensor([0, len(x)], dtype=torch.int32, device="cuda") for x in (q, keys)]
         return varlen_attn(q, keys, values, *ends, len(q), len(keys), window_size=(-1, 0))
 
     return call

@@ -107,9 +107,8 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm/cairn-ranks"))
     told = parser.parse_args()
-    began = time.perf_counter()
-    written(preset(told.preset), told.folder)
-    print(json.dumps({"bench": "serving_ranks", "written": time.perf_counter() - began}))
+    if not (told.folder / "config.json").exists():
+        written(preset(told.preset), told.folder)
     batches = [int(n) for n in told.batch.split(",")]
     try:
         for ranks in (int(n) for n in told.ranks.split(",")):

@@ -53,7 +53,7 @@ def refuse_apart(ranks: int, caching: Caching, invariant: bool) -> None:
     """UserError for what cannot be had where several processes share a model."""
     if caching.disk is not None:
         problem = "keeps the prefixes of one process, and a model on several ranks has none whole"
-        raise UserError("disk", str(caching.disk), problem, "leave it or the ranks out")
+        raise UserError("disk (--cache)", str(caching.disk), problem, "leave it or the ranks out")
     if invariant:
         problem = "cannot be had with ranks: how their sums are added depends on the batch"
         raise UserError("invariant", True, problem, "leave it or the ranks out")

@@ -50,6 +50,10 @@ class Graphs:
             self._graphs.clear()
             self._weights = now
 
+    def clear(self) -> None:
+        """Forget all graphs."""
+        self._graphs.clear()
+
     @staticmethod
     def serve(model: Decoder) -> bool:
         """Whether a model can be run so: on a GPU, by kernels alone."""

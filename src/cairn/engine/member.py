@@ -70,7 +70,8 @@ def _serve(share: Share, port: int, pipe: Connection) -> None:
         while True:
             for name, *args in pipe.recv():
                 member.orders[name](*args)
-    disconnect()
+    member.release()
+    disconnect(share)
 
 
 class _Over(Exception):  # noqa: N818 - nothing went wrong
@@ -85,7 +86,7 @@ class Member:
         self._copies: dict[int, Any] = {}
         self._hidden = torch.empty(0)
         self._found: dict[str, Tensor] = {}
-        self._runner: Runner
+        self._pooled: Runner | None = None
         self.orders: dict[str, Callable[..., None]] = {
             "pools": self._pools,
             "pool": self._pool,
@@ -99,9 +100,21 @@ class Member:
         }
         """What can be told, by name."""
 
+    def release(self) -> None:
+        """Wait for what was launched, and let go of graphs: they hold the connections."""
+        if self._share.device == "cuda":
+            torch.cuda.synchronize()
+        if self._pooled is not None:
+            self._pooled.release()
+
+    @property
+    def _runner(self) -> Runner:
+        assert self._pooled is not None, "pools come first"
+        return self._pooled
+
     def _pools(self, sizes: Sizes, graphs: bool | None) -> None:
         model = self._model
-        self._runner = Runner(model, Pool(model.config, sizes, model.device, model.dtype), graphs)
+        self._pooled = Runner(model, Pool(model.config, sizes, model.device, model.dtype), graphs)
 
     def _pool(self, method: str, args: tuple[Any, ...], number: int | None) -> None:
         given = [self._copies[a.number] if isinstance(a, Ref) else a for a in args]

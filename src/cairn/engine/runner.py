@@ -127,6 +127,12 @@ class Runner:
         if self.graphs is not None:
             self.graphs.check()
 
+    def release(self) -> None:
+        """Nothing more is computed here: connections between ranks end after the graphs in which
+        they were captured."""
+        if self.graphs is not None:
+            self.graphs.clear()
+
     def hold(self, slices: list[Slice]) -> Held | None:
         """The states that a rejected draft would spoil; None if there are none."""
         slots = [part.slot for part in slices if part.drafts]

@@ -51,9 +51,8 @@ class Team:
         self.lost: str | None = None
         self._told: list[tuple[Any, ...]] = []
         self._ending = False
-        self._lock = threading.Lock()
+        self._lock, self._parting = threading.Lock(), threading.Lock()
         self._hearers: list[Hears] = []
-        self._cuda = share.device == "cuda"
         store = TCPStore("127.0.0.1", 0, share.ranks, is_master=True, wait_for_workers=False)
         context = multiprocessing.get_context("spawn")
         from cairn.engine.member import begin
@@ -150,7 +149,11 @@ class Team:
             process.join(LEAVE)
             if process.exitcode is None:
                 process.kill()
-        disconnect()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        with self._parting:  # the watch may be at it
+            disconnect(self._share)
 
     def fail(self, why: str) -> None:
         """The team is over; the first reason counts."""
@@ -163,8 +166,8 @@ class Team:
             process.kill()
         for hears in hearers:
             hears(why)
-        if self._cuda:  # whoever waits for a rank that is no more would wait for ever
-            dist.distributed_c10d._abort_process_group()
+        if self._share.device == "cuda":  # who waits for a rank that is gone would wait for ever
+            self._disconnect()
 
     def _send(self) -> None:
         told, self._told = self._told, []
@@ -240,10 +243,20 @@ def connect(store: Store, share: Share) -> None:
     )  # fmt: skip
 
 
-def disconnect() -> None:
-    """Close them."""
-    if dist.is_initialized():
+def disconnect(share: Share) -> None:
+    """Close them; graphs in which they were captured are gone before, or NCCL waits for that.
+
+    On GPUs the other ranks are not asked: who ends first would wait for one that is gone.
+    """
+    if not dist.is_initialized():
+        return
+    if share.device == "cpu":
         dist.destroy_process_group()
+        return
+    abort = dist.distributed_c10d._abort_process_group
+    thread = threading.Thread(target=abort, name="cairn-abort", daemon=True)
+    thread.start()
+    thread.join(LEAVE)
 
 
 def free_on(share: Share) -> int:
