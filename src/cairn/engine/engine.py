@@ -270,7 +270,6 @@ class Engine:
         if self._archive is not None:
             self._archive.close()
         if self._team is not None:
-            self._runner.release()
             self._team.close()
 
     def abort(self, request: int) -> Completion | None:

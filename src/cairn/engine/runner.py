@@ -61,6 +61,8 @@ class Runner:
             raise UserError("graphs", graphs, "cannot be had here", "they are for GPUs: leave out")
         captured = Graphs.serve(model) if graphs is None else graphs
         self.graphs = Graphs(model, pool) if captured else None
+        if team is not None:
+            team.before_end(self.release)
         slots = pool.cache.slots
         self._last = torch.zeros(slots, dtype=torch.int64, device=model.device)
 

@@ -6,6 +6,7 @@ of slots, pages and tokens; activations and logits go between devices. A rank th
 whole team down, with one reason for it.
 """
 
+import atexit
 import contextlib
 import multiprocessing
 import os
@@ -53,6 +54,8 @@ class Team:
         self._ending = False
         self._lock, self._parting = threading.Lock(), threading.Lock()
         self._hearers: list[Hears] = []
+        self._before: list[Callable[[], None]] = []
+        self._threads = torch.get_num_threads()
         store = TCPStore("127.0.0.1", 0, share.ranks, is_master=True, wait_for_workers=False)
         context = multiprocessing.get_context("spawn")
         from cairn.engine.member import begin
@@ -73,6 +76,7 @@ class Team:
             self._processes.append(process)
         self._store = store
         threading.Thread(target=self._watch, name="cairn-ranks", daemon=True).start()
+        atexit.register(self.close)  # or NCCL keeps the process from ending
 
     def when_lost(self, hears: Hears) -> None:
         """Have somebody told, in any thread, why the team is over; at once if it is."""
@@ -81,6 +85,10 @@ class Team:
             why = self.lost
         if why is not None:
             hears(why)
+
+    def before_end(self, action: Callable[[], None]) -> None:
+        """What is done before connections close."""
+        self._before.append(action)
 
     def tell(self, name: str, *args: Any) -> None:
         """Leave an order for the others; it goes out with the next that cannot wait."""
@@ -141,6 +149,9 @@ class Team:
         if self._ending:
             return
         self._ending = True
+        atexit.unregister(self.close)
+        for action in self._before:
+            action()
         if self.lost is None:
             with contextlib.suppress(RuntimeError):
                 self.tell("end")
@@ -150,6 +161,8 @@ class Team:
             if process.exitcode is None:
                 process.kill()
         self._disconnect()
+        if self._share.device == "cpu":
+            torch.set_num_threads(self._threads)
 
     def _disconnect(self) -> None:
         with self._parting:  # the watch may be at it
