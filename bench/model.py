@@ -1,17 +1,22 @@
 """Prefill, training step and decode of one checkpoint, beside transformers in the same run.
 
 One JSON line a measurement: tokens per second of both, their ratio, and the peak memory of each.
-Every measurement has two fresh processes, ours and the peer's, with the same random checkpoint and
-as many threads; they take turns, so that a busy machine disturbs both, and the best of the rounds
-counts. `floor_tokens_per_second` is what the matrix products alone allow, timed in our process with
-PyTorch's own product. transformers runs its PyTorch path where mamba_ssm and causal_conv1d are not
-installed; the line says so.
+Every measurement has fresh processes, ours and the peer's, with the same random checkpoint (in bf16
+as released ones are, unless told) and as many threads; they take turns, so that a busy machine
+disturbs all, and the best of the rounds counts. The peer is measured in fp32 and in bf16, and
+`ratio` is to the faster of the two; we run in the dtype that `load` gives, unless told. A training
+step is fp32 on both sides, or with `--dtype bfloat16` autocast on both.
+`floor_tokens_per_second` is what the matrix products alone allow in our dtype, timed with PyTorch's
+own product. transformers runs its PyTorch path where mamba_ssm and causal_conv1d are not installed;
+the line says so.
 
     python bench/model.py [--shape hybrid] [--measure prefill,train,decode-1,decode-16,linear]
-                          [--device cpu] [--dtype float32] [--threads N] [--rounds 3]
+                          [--checkpoint bfloat16] [--device cpu] [--dtype auto] [--threads N]
+                          [--rounds 3]
 """
 
 import argparse
+import copy
 import importlib.metadata
 import importlib.util
 import json
@@ -22,7 +27,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +77,7 @@ SHAPES = {
         tie_embeddings=True,
     ),
 }
+KINDS = ("float32", "bfloat16")
 MEASURES = ("prefill", "train", "decode-1", "decode-16", "linear")
 PREFILL = 2048  # tokens of one sequence
 LONG = 32_768
@@ -86,7 +92,8 @@ def main() -> None:
     parser.add_argument("--shape", default="hybrid", choices=SHAPES)
     parser.add_argument("--measure", default=",".join(MEASURES))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--checkpoint", default="bfloat16", choices=KINDS)
+    parser.add_argument("--dtype", default="auto", choices=("auto", *KINDS))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", choices=("cairn", "transformers", "floor"), help="(internal)")
@@ -97,7 +104,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         arguments.folder = folder
-        save(build(SHAPES[arguments.shape], seed=0), Path(folder))
+        stored = getattr(torch, arguments.checkpoint)
+        save(build(SHAPES[arguments.shape], seed=0, dtype=stored), Path(folder))
         for measure in arguments.measure.split(","):
             if measure == "linear":
                 report_linear(arguments)
@@ -142,10 +150,12 @@ def peak_memory(device: str) -> int:
 
 
 @contextmanager
-def side(name: str, measure: str, arguments: argparse.Namespace) -> Iterator[Callable[[], Any]]:
+def side(
+    name: str, measure: str, arguments: argparse.Namespace, dtype: str
+) -> Iterator[Callable[[], Any]]:
     """A process for one side; calling what is yielded runs it once: (seconds, peak bytes)."""
-    kept = ("shape", "device", "dtype", "threads", "folder")
-    given = [f"--{key}={getattr(arguments, key)}" for key in kept]
+    kept = ("shape", "checkpoint", "device", "threads", "folder")
+    given = [f"--{key}={getattr(arguments, key)}" for key in kept] + [f"--dtype={dtype}"]
     command = [sys.executable, __file__, f"--side={name}", f"--measure={measure}", *given]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as child:
@@ -190,11 +200,19 @@ def ids_of(measure: str, arguments: argparse.Namespace) -> Tensor:
     return ids.to(arguments.device)
 
 
+def dtype_of(arguments: argparse.Namespace) -> str:
+    """The dtype that we run in: a training step's of its products."""
+    if arguments.dtype != "auto":
+        return arguments.dtype
+    return "float32" if arguments.measure == "train" else arguments.checkpoint
+
+
 def ours(arguments: argparse.Namespace) -> Prepared:
     ids = ids_of(arguments.measure, arguments)
-    dtype = getattr(torch, arguments.dtype)
+    dtype = getattr(torch, dtype_of(arguments))
     if arguments.measure == "train":
-        return train_ours(load(arguments.folder, arguments.device), ids, dtype != torch.float32)
+        model = load(arguments.folder, arguments.device, torch.float32)
+        return train_ours(model, ids, dtype != torch.float32)
     if arguments.measure.startswith("linear-"):
         shape = SHAPES[arguments.shape]
         model = build(replace(shape, pattern=shape.pattern.replace("*", "")), seed=0, dtype=dtype)
@@ -249,7 +267,8 @@ def theirs(arguments: argparse.Namespace) -> Prepared:
         return tokens
 
     if arguments.measure.startswith("decode"):
-        return prefill, decode
+        state = prefill()  # takes far longer than what is timed: once
+        return lambda: copy.deepcopy(state), decode
     return lambda: None, prefill
 
 
@@ -289,7 +308,7 @@ def train_theirs(model: Any, ids: Tensor, autocast: bool) -> Prepared:
 
 def floor(arguments: argparse.Namespace) -> Prepared:
     """The measurement's matrix products and nothing else."""
-    config, dtype = SHAPES[arguments.shape], getattr(torch, arguments.dtype)
+    config, dtype = SHAPES[arguments.shape], getattr(torch, dtype_of(arguments))
     kind = {"device": arguments.device, "dtype": dtype}
     model = build(config, device=arguments.device, dtype=dtype)
     head = model.lm_head.weight
@@ -327,32 +346,33 @@ def floor(arguments: argparse.Namespace) -> Prepared:
 
 def report(measure: str, arguments: argparse.Namespace) -> None:
     """Take turns, keep the best, print a line."""
-    names = ("cairn", "transformers", "floor")
-    found: dict[str, list[tuple[float, int]]] = {name: [] for name in names}
-    with (
-        side("cairn", measure, arguments) as mine,
-        side("transformers", measure, arguments) as peer,
-        side("floor", measure, arguments) as products,
-    ):
+    own = dtype_of(argparse.Namespace(**vars(arguments) | {"measure": measure}))
+    peers = [own] if measure == "train" else list(KINDS)
+    sides = [("cairn", own), *(("transformers", dtype) for dtype in peers), ("floor", own)]
+    found: dict[tuple[str, str], list[tuple[float, int]]] = {one: [] for one in sides}
+    with ExitStack() as stack:
+        runs = [stack.enter_context(side(n, measure, arguments, dtype)) for n, dtype in sides]
         for _ in range(arguments.rounds):
-            for name, run in zip(names, (mine, peer, products), strict=True):
-                found[name].append(run())
+            for one, run in zip(sides, runs, strict=True):
+                found[one].append(run())
     batch, length = tokens_of(measure)
     tokens = batch * (DECODED if measure.startswith("decode") else length)
-    best = {name: min(seconds for seconds, _ in runs) for name, runs in found.items()}
-    peak = {name: max(size for _, size in runs) / 2**20 for name, runs in found.items()}
+    rate = {one: tokens / min(seconds for seconds, _ in found[one]) for one in sides}
+    peak = {one: round(max(size for _, size in found[one]) / 2**20, 1) for one in sides}
+    fastest = max(rate["transformers", dtype] for dtype in peers)
     version = importlib.metadata.version("transformers")
     kernels = all(importlib.util.find_spec(name) for name in ("mamba_ssm", "causal_conv1d"))
     line = about(measure, arguments) | {
+        "dtype": own,
         "tokens": tokens,
-        "tokens_per_second": round(tokens / best["cairn"], 1),
+        "tokens_per_second": round(rate["cairn", own], 1),
         "peer": f"transformers {version}",
         "peer_kernels": kernels and arguments.device == "cuda",
-        "peer_tokens_per_second": round(tokens / best["transformers"], 1),
-        "ratio": round(best["transformers"] / best["cairn"], 2),
-        "floor_tokens_per_second": round(tokens / best["floor"], 1),
-        "peak_mib": round(peak["cairn"], 1),
-        "peer_peak_mib": round(peak["transformers"], 1),
+        "peer_tokens_per_second": {d: round(rate["transformers", d], 1) for d in peers},
+        "ratio": round(rate["cairn", own] / fastest, 2),
+        "floor_tokens_per_second": round(rate["floor", own], 1),
+        "peak_mib": peak["cairn", own],
+        "peer_peak_mib": {dtype: peak["transformers", dtype] for dtype in peers},
     }
     print(json.dumps(line), flush=True)
 
@@ -361,9 +381,10 @@ def report_linear(arguments: argparse.Namespace) -> None:
     """Prefill of a short and of a long text with the attention layers left out: time a token."""
     each = {}
     for length in (PREFILL, LONG):
-        with side("cairn", f"linear-{length}", arguments) as run:
+        with side("cairn", f"linear-{length}", arguments, dtype_of(arguments)) as run:
             each[length] = min(run()[0] for _ in range(arguments.rounds)) / length
     line = about("prefill without attention", arguments) | {
+        "dtype": dtype_of(arguments),
         "microseconds_per_token": {length: round(1e6 * each[length], 2) for length in each},
         "ratio": round(each[LONG] / each[PREFILL], 3),
     }
@@ -377,7 +398,7 @@ def about(measure: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "parameters": SHAPES[arguments.shape].parameters,
         "measure": measure,
         "device": arguments.device,
-        "dtype": arguments.dtype,
+        "checkpoint": arguments.checkpoint,
         "threads": arguments.threads,
     }
 

@@ -7,8 +7,11 @@ One JSON line per measurement and peer: `{"bench": "serving", "what": ..., "peer
   first half, and nothing.
 - `overhead`: what the engine adds to the model's own forward, step by step.
 Tokens are drawn greedily and end tokens are ignored, so that all draw as many. The fastest of
-several rounds counts, and peers take turns in each: what is slower is somebody else's work.
-Run it as `python bench/serving.py [--shape small|hybrid] [--measure a,b] [--peers a,b]`.
+several rounds counts, and peers take turns in each: what is slower is somebody else's work. All
+read one random checkpoint, in bf16 as released ones are unless told: the engine in the dtype that
+it takes by itself, `transformers` in fp32 and in bf16.
+Run it as `python bench/serving.py [--shape small|hybrid] [--checkpoint bfloat16|float32]
+[--measure a,b] [--peers a,b]`.
 """
 
 import argparse
@@ -17,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,7 +85,9 @@ def engine_runner(model: Decoder, requests: Requests) -> Callable[[], list[list[
     return run
 
 
-def transformers_runner(model: Decoder, requests: Requests) -> Callable[[], list[list[int]]]:
+def transformers_runner(
+    model: Decoder, requests: Requests, dtype: torch.dtype
+) -> Callable[[], list[list[int]]]:
     """The same with `transformers`, loaded from the folder that `save` writes."""
     import transformers
 
@@ -89,7 +95,7 @@ def transformers_runner(model: Decoder, requests: Requests) -> Callable[[], list
     transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         save(model, folder)
-        peer = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        peer = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     longest = max(len(prompt) for prompt, _ in requests)
     padded = [[0] * (longest - len(prompt)) + prompt for prompt, _ in requests]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt, _ in requests]
@@ -112,7 +118,11 @@ def transformers_runner(model: Decoder, requests: Requests) -> Callable[[], list
     return run
 
 
-PEERS = {"cairn": engine_runner, "transformers": transformers_runner}
+PEERS = {
+    "cairn": engine_runner,
+    "transformers-float32": partial(transformers_runner, dtype=torch.float32),
+    "transformers-bfloat16": partial(transformers_runner, dtype=torch.bfloat16),
+}
 
 
 @dataclass
@@ -235,14 +245,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--shape", choices=SHAPES, default="hybrid")
     parser.add_argument("--measure", default=",".join(MEASURES))
-    parser.add_argument("--peers", default="cairn,transformers")
+    parser.add_argument("--checkpoint", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model = build(SHAPES[arguments.shape], seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        save(build(SHAPES[arguments.shape], 0, dtype=getattr(torch, arguments.checkpoint)), folder)
+        model = Engine(folder, slots=1).model  # in the dtype that the engine takes
     about = {
         "shape": arguments.shape,
         "parameters": model.config.parameters,
+        "checkpoint": arguments.checkpoint,
+        "dtype": str(model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }

@@ -22,6 +22,8 @@ from cairn.engine.share import Share
 from cairn.engine.team import Team, start
 from cairn.engine.weights import narrow_weights
 from cairn.model import Decoder, load
+from cairn.model.checkpoint import stored_dtype
+from cairn.ops.native.library import native
 from cairn.tokens.tokenizer import Tokenizer
 
 CUT = {"cpu": 256, "cuda": 2048}  # tokens: where prompts are cut in a batch-invariant engine
@@ -188,6 +190,14 @@ def opened(
     return Opened(found, tokenizer, end_tokens(folder), team)
 
 
+def _dtype_on(where: torch.device, folder: Path, plain: bool) -> torch.dtype:
+    """bf16 on a GPU; on a CPU where weights are stored so and matrix units multiply them."""
+    narrow = where.type == "cuda"
+    if where.type == "cpu" and plain:
+        narrow = native().tiles and stored_dtype(folder) == torch.bfloat16
+    return torch.bfloat16 if narrow else torch.float32
+
+
 def _loaded(
     folder: Path,
     device: str | torch.device | None,
@@ -201,7 +211,7 @@ def _loaded(
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} is no checkpoint folder: it has no config.json")
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = dtype or (torch.bfloat16 if where.type == "cuda" else torch.float32)
+    dtype = dtype or _dtype_on(where, folder, plain=weights is None and ranks == 1)
     if isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 1:
         raise UserError("ranks", ranks, "is no number of processes", "1 has the whole model")
     if ranks > 1:

@@ -48,10 +48,11 @@ class Engine:
 
     `model` is a checkpoint folder or a live model (its current weights are used, not a copy;
     it stays on its device and in its dtype). A folder is loaded on `device` (a GPU if there is
-    one) in `dtype` (float32 on a CPU, bfloat16 on a GPU), with `weights` "float8" its matrices in
-    8 bits. At most `slots` sequences run at a time,
-    each of up to `capacity` tokens, prompt and completion together; None fits them to the memory,
-    and where memory is short sequences wait or are preempted: nothing is refused.
+    one) in `dtype` (None: bfloat16 on a GPU; on a CPU too where weights are stored in it and the
+    CPU has matrix units for it, else float32), with `weights` "float8" its matrices in 8 bits. At
+    most `slots` sequences run at a time, each of up to `capacity` tokens, prompt and completion
+    together; None fits them to the memory, and where memory is short sequences wait or are
+    preempted: nothing is refused.
     One step carries at most `token_budget` tokens. Recurrent states are in `state_dtype`: float32,
     or float16 or int8, rounded at random. `caching` says what is kept of prefixes, `speculation`
     how tokens are guessed ahead (None: they are not); neither changes what is drawn. `memory` is

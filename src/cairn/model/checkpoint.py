@@ -72,6 +72,14 @@ def load(
     return model
 
 
+def stored_dtype(folder: str | Path) -> torch.dtype:
+    """What `load` gives a model where no dtype is asked for; UserError as there."""
+    folder = Path(folder)
+    config = ModelConfig.from_folder(folder)
+    family = family_of(config.family)
+    return DTYPES[_matched(folder, config, family, _locate(folder))[EMBEDDING].dtype]
+
+
 def _map(parameter: Tensor, one: Stored, maps: Maps) -> bool:
     """Let a parameter be a view of its file, where it has the stored type; whether that was so."""
     view = maps.view(one) if parameter.dtype == DTYPES[one.dtype] else None

@@ -16,6 +16,7 @@ from cairn.model.checkpoint import load
 from cairn.model.config import MIXERS
 from cairn.model.spans import Spans
 from cairn.ops import paths
+from cairn.ops.native.library import native
 
 if TYPE_CHECKING:
     from cairn.model.decoder import Decoder
@@ -95,6 +96,8 @@ def print_served(rows: list[Served]) -> None:
     for row in rows:
         layer = "" if row.layer is None else str(row.layer)
         shown.add_row(layer, row.mixer, ", ".join(row.calls), row.op, row.path, row.why)
+    if any(row.path == "native" for row in rows):
+        shown.caption = f"native: {native().words}"
     console().print(shown)
 
 

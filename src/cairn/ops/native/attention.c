@@ -44,24 +44,49 @@ static void turn(const Attends *a, float *head, const void *norm, ptrdiff_t toke
     }
 }
 
-INLINE float dot(const float *a, const void *b, ptrdiff_t at, ptrdiff_t count, const int kind)
+/* <a, b[at ..]> over whole vectors: to be reduced. */
+INLINE Vector dot_vector(const float *a, const void *b, ptrdiff_t at, ptrdiff_t count,
+                         const int kind)
 {
     Vector sums = splat(0);
-    ptrdiff_t i = 0;
-    float rest = 0;
-    for (; i + LANES <= count; i += LANES) sums += load(a + i) * load_as(b, at + i, kind);
-    for (; i < count; i++) rest += a[i] * element(b, at + i, kind);
-    return sum(sums) + rest;
+    for (ptrdiff_t i = 0; i + LANES <= count; i += LANES)
+        sums += load(a + i) * load_as(b, at + i, kind);
+    return sums;
 }
 
-/* to += weight * from[at ..] */
-INLINE void add_row(float *to, float weight, const void *from, ptrdiff_t at, ptrdiff_t count,
-                    const int kind)
+/* scores[j] = <q, key j> of a page, for all tokens of it: what lies behind the last is finite or
+ * not, and is not used. */
+INLINE void score_page(const float *q, const void *keys, ptrdiff_t place, ptrdiff_t step,
+                       ptrdiff_t P, float *scores, const int kind)
+{
+    for (ptrdiff_t first = 0; first < PAGE; first += LANES) {
+        Vector sums[LANES];
+        for (ptrdiff_t j = 0; j < LANES; j++)
+            sums[j] = dot_vector(q, keys, place + (first + j) * step, P, kind);
+        store(scores + first, sums_of(sums));
+    }
+    for (ptrdiff_t i = P / LANES * LANES; i < P; i++)
+        for (ptrdiff_t j = 0; j < PAGE; j++)
+            scores[j] += q[i] * element(keys, place + j * step + i, kind);
+}
+
+/* out = kept * out + the sum of weights[j] * value j, j from `from` to `to`. */
+INLINE void add_values(float *out, float kept, const float *weights, const void *values,
+                       ptrdiff_t place, ptrdiff_t step, ptrdiff_t P, ptrdiff_t from, ptrdiff_t to,
+                       const int kind)
 {
     ptrdiff_t i = 0;
-    for (; i + LANES <= count; i += LANES)
-        store(to + i, load(to + i) + splat(weight) * load_as(from, at + i, kind));
-    for (; i < count; i++) to[i] += weight * element(from, at + i, kind);
+    for (; i + LANES <= P; i += LANES) {
+        Vector sum = load(out + i) * splat(kept);
+        for (ptrdiff_t j = from; j < to; j++)
+            sum += splat(weights[j]) * load_as(values, place + j * step + i, kind);
+        store(out + i, sum);
+    }
+    for (; i < P; i++) {
+        out[i] *= kept;
+        for (ptrdiff_t j = from; j < to; j++)
+            out[i] += weights[j] * element(values, place + j * step + i, kind);
+    }
 }
 
 /* Of one query head: running maximum, sum and output. */
@@ -74,19 +99,18 @@ INLINE void attend_page(const Attends *a, const float *q, ptrdiff_t place, ptrdi
                         ptrdiff_t to, Seen *seen, const int kind)
 {
     ptrdiff_t step = a->layer->KV * a->layer->P, P = a->layer->P;
-    float scores[PAGE], scale = 1.0f / sqrtf((float)P), highest = seen->most;
+    float scores[PAGE] ALIGNED, scale = 1.0f / sqrtf((float)P), highest = seen->most, total = 0;
+    score_page(q, a->keys, place, step, P, scores, kind);
     for (ptrdiff_t j = from; j < to; j++) {
-        scores[j] = dot(q, a->keys, place + j * step, P, kind) * scale;
+        scores[j] *= scale;
         highest = scores[j] > highest ? scores[j] : highest;
     }
     float kept = seen->most == -INFINITY ? 0 : exponential(seen->most - highest);
-    seen->total *= kept;
-    for (ptrdiff_t i = 0; i < P; i++) seen->out[i] *= kept;
-    for (ptrdiff_t j = from; j < to; j++) {
-        float weight = exponential(scores[j] - highest);
-        seen->total += weight;
-        add_row(seen->out, weight, a->values, place + j * step, P, kind);
-    }
+#pragma omp simd
+    for (ptrdiff_t j = 0; j < PAGE; j++) scores[j] = exponential(scores[j] - highest);
+    for (ptrdiff_t j = from; j < to; j++) total += scores[j];
+    add_values(seen->out, kept, scores, a->values, place, step, P, from, to, kind);
+    seen->total = seen->total * kept + total;
     seen->most = highest;
 }
 

@@ -58,13 +58,27 @@ static Share own_share(const Stage *s, ptrdiff_t outputs)
     return share_of(outputs, s->worker->part, s->worker->parts);
 }
 
+/* Asks for what a product reads first of a thread's share: a few rows, or the beginning of many. */
+static void ask_early(const Stage *s, const void *weight, ptrdiff_t outputs, ptrdiff_t inner,
+                      int kind)
+{
+    Share share = own_share(s, outputs);
+    ptrdiff_t row = inner * bytes_of(kind), rows = share.stop - share.first;
+    ptrdiff_t each = s->call->T > VECTORS ? least(row, EARLY / STRIP) : row;
+    const char *from = (const char *)weight + share.first * row;
+    for (ptrdiff_t i = 0; i < least(rows, EARLY / each); i++) ask(from + i * row, each);
+}
+
 static void ask_for_last(const Stage *s)
 {
-    Share share = own_share(s, s->call->D);
-    ptrdiff_t row = s->layer->width * bytes_of((int)s->layer->kind);
-    const char *from = (const char *)s->layer->last + share.first * row;
-    ptrdiff_t bytes = least(EARLY, (share.stop - share.first) * row);
-    for (ptrdiff_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
+    ask_early(s, s->layer->last, s->call->D, s->layer->width, (int)s->layer->kind);
+}
+
+/* The rows of its first matrix: attention has those of keys and values elsewhere. */
+static void ask_for_first(const Stage *s, const Layer *l)
+{
+    ptrdiff_t outputs = l->attention ? l->attention->H * l->attention->P : l->inside;
+    ask_early(s, l->first, outputs, s->call->D, (int)l->kind);
 }
 
 static Rows packed_rows(const Stage *s, const float *x, ptrdiff_t inner)
@@ -299,6 +313,7 @@ static void run_layers(const Call *c, const Layer *layers, int64_t count, const 
         if (s.layer->mixer) mixer_layer(&s);
         else if (s.layer->attention) attention_layer(&s);
         else feed_forward_layer(&s);
+        if (i + 1 < count) ask_for_first(&s, layers + i + 1);
         meet(w);
     }
     write_out(&s);

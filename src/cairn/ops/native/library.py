@@ -77,6 +77,12 @@ class Native:
     tiles: bool = False
     """Whether products of a few rows with weights in bf16 take matrix units (AMX)."""
 
+    @property
+    def words(self) -> str:
+        """What it was compiled for, for people."""
+        units = "matrix units" if self.tiles else "vectors"
+        return self.missing or f"compiled for {self.level}, weights in bf16 by {units}"
+
 
 @cache
 def native() -> Native:

@@ -134,11 +134,6 @@ static void read_inputs(const Mixer *m, Room *r, const Runs *runs, ptrdiff_t spa
     }
 }
 
-static void ask(const char *from, ptrdiff_t bytes)
-{
-    for (ptrdiff_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
-}
-
 /* The convolution of row q into `to` [mine]; in bf16 models it is rounded as the plain path does. */
 static void convolve(const Mixer *m, const Room *r, ptrdiff_t q, float *restrict to)
 {

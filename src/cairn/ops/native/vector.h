@@ -169,6 +169,12 @@ INLINE float exponential(float x)
 
 INLINE float silu(float x) { return x / (1.0f + exponential(-x)); }
 
+/* Asks memory for bytes that are needed soon, into the second-level cache. */
+INLINE void ask(const char *from, ptrdiff_t bytes)
+{
+    for (ptrdiff_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
+}
+
 INLINE ptrdiff_t padded(ptrdiff_t n) { return (n + LANES - 1) / LANES * LANES; }
 
 INLINE ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
