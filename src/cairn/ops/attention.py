@@ -25,6 +25,7 @@ ReadMemory = Callable[[tuple[int, ...], int, int], tuple[Tensor, Tensor]]
 # Given the numbers of some spans and how many tokens the longest has: the same, in batches.
 Split = Callable[[np.ndarray, int], list[np.ndarray]]
 
+STEP = 32  # queries in a batch without memory, beyond as many, are a multiple of this
 LEAST_BLOCK = 128  # queries that share a slice of the keys, where a window makes slices
 
 
@@ -135,7 +136,8 @@ class AttentionPlan:
         batches, index, valid = [], [], []
         split = _each if order_is_fixed() else self.split
         for spans in _batches(length, before, split):
-            batch = _batch(spans, length, before, self.window, self.device)
+            whole = self.past is None
+            batch = _batch(spans, length, before, self.window, self.device, whole)
             position = np.arange(batch.queries)
             here = length[spans][:, None]
             index.append((start[spans][:, None] + np.minimum(position, here - 1)).ravel())
@@ -196,9 +198,12 @@ def _batch(
     before: np.ndarray,
     window: int | None,
     device: torch.device,
+    whole: bool,
 ) -> Attends:
     new, old = length[spans], before[spans]
     queries, keys = int(new.max()), int((new + old).max())
+    if whole and queries > STEP:  # the library compiles, and keeps, products for every size
+        queries = keys = -(-queries // STEP) * STEP
     size = queries if window is None else max(window, LEAST_BLOCK)
     rows = [slice(at, min(at + size, queries)) for at in range(0, queries, size)]
     blocks = tuple(_block(part, old, keys, window, device) for part in rows)

@@ -57,14 +57,17 @@ class _Conv(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, window: Tensor | None, chunks: Chunks
     ) -> Tensor:
         halo = chunks.halo
-        rows = x.index_select(0, halo.index)  # [K * (W + Q), C]
+        K, L = chunks.chunks, len(halo.index) // max(chunks.chunks, 1)  # L = W + Q
+        rows = x.new_empty(_few(K) * L, x.shape[1])
+        torch.index_select(x, 0, halo.index, out=rows[: K * L])
+        rows[K * L :] = 0
         if window is None:
             rows.index_fill_(0, halo.before, 0)
         else:
             old = window.detach().to(x.dtype).flatten(0, 1).index_select(0, halo.before_source)
             rows.index_copy_(0, halo.before, old)
-        rows = rows.unflatten(0, (chunks.chunks, -1))
-        before = _weighted(rows, weight, bias)
+        rows = rows.view(-1, L, x.shape[1])
+        before = _weighted(rows, weight, bias)[:K]
         ctx.chunks = chunks
         ctx.save_for_backward(rows, weight, before)
         return functional.silu(before)
@@ -74,7 +77,9 @@ class _Conv(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         rows, weight, before = ctx.saved_tensors
         halo, (K, Q, C) = ctx.chunks.halo, before.shape
-        grad = torch.ops.aten.silu_backward(grads[0], before)
+        grad = before.new_empty(len(rows), Q, C)
+        torch.ops.aten.silu_backward(grads[0], before, grad_input=grad[:K])
+        grad[K:] = 0
         g_rows = torch.ops.aten.convolution_backward(
             _image(grad),
             _image(rows),
@@ -91,9 +96,18 @@ class _Conv(torch.autograd.Function):
         g_rows = g_rows.squeeze(2).transpose(1, 2).reshape(-1, C)
         gx = g_rows.index_select(0, halo.token_row)
         gx.index_add_(0, halo.inside_token, g_rows.index_select(0, halo.inside))
-        ones = grad.new_ones(1, K * Q)
+        ones = grad.new_ones(1, len(rows) * Q)
         taps = [ones @ (grad * rows[:, k : k + Q]).view(-1, C) for k in range(weight.shape[2])]
         return gx, torch.stack(taps, 2).view_as(weight), grad.sum((0, 1)), None, None
+
+
+def _few(K: int) -> int:
+    """K or a little more, of 16 numbers between powers of two.
+
+    The library compiles, and keeps, a convolution and a product for each number that it meets.
+    """
+    step = 1 << max(0, K.bit_length() - 5)
+    return -(-K // step) * step
 
 
 def _weighted(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
