@@ -11,8 +11,8 @@ own product. transformers runs its PyTorch path where mamba_ssm and causal_conv1
 the line says so.
 
     python bench/model.py [--shape hybrid] [--measure prefill,train,decode-1,decode-16,linear]
-                          [--checkpoint bfloat16] [--device cpu] [--dtype auto] [--threads N]
-                          [--rounds 3]
+                          [--checkpoint bfloat16] [--device cpu] [--dtype auto]
+                          [--peers float32,bfloat16] [--threads N] [--rounds 3]
 """
 
 import argparse
@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--checkpoint", default="bfloat16", choices=KINDS)
     parser.add_argument("--dtype", default="auto", choices=("auto", *KINDS))
+    parser.add_argument("--peers", default=",".join(KINDS), help="dtypes of the peer")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", choices=("cairn", "transformers", "floor"), help="(internal)")
@@ -347,7 +348,7 @@ def floor(arguments: argparse.Namespace) -> Prepared:
 def report(measure: str, arguments: argparse.Namespace) -> None:
     """Take turns, keep the best, print a line."""
     own = dtype_of(argparse.Namespace(**vars(arguments) | {"measure": measure}))
-    peers = [own] if measure == "train" else list(KINDS)
+    peers = [own] if measure == "train" else arguments.peers.split(",")
     sides = [("cairn", own), *(("transformers", dtype) for dtype in peers), ("floor", own)]
     found: dict[tuple[str, str], list[tuple[float, int]]] = {one: [] for one in sides}
     with ExitStack() as stack:
