@@ -178,6 +178,30 @@ def test_a_rank_that_dies_is_an_error_and_no_hang(device, tmp_path):
         engine.close()
 
 
+def listening() -> set[str]:
+    """Addresses, in hex, on which this process listens, each with its port."""
+    own = {str(fd.readlink()) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()}
+    lines = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in (Path("/proc/net") / name).read_text().splitlines()[1:]
+    ]
+    return {line[1] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in own}
+
+
+@pytest.mark.parallel
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux's list of sockets")
+def test_ranks_listen_on_this_machine_alone(tmp_path):
+    before = listening()
+    engine = Engine(folder_of("dense", tmp_path), device="cpu", slots=2, capacity=64, ranks=2)
+    try:
+        opened = listening() - before
+        assert opened
+        assert {address.split(":")[0] for address in opened} == {"0100007F"}
+    finally:
+        engine.close()
+
+
 def test_what_ranks_cannot_do_is_refused_before_a_process_starts(tmp_path):
     folder = folder_of("hybrid", tmp_path / "model")
     with pytest.raises(UserError, match="ranks=3: does not divide"):

@@ -11,6 +11,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -56,7 +57,7 @@ class Team:
         self._hearers: list[Hears] = []
         self._before: list[Callable[[], None]] = []
         self._threads = torch.get_num_threads()
-        store = TCPStore("127.0.0.1", 0, share.ranks, is_master=True, wait_for_workers=False)
+        store = _store(share.ranks)
         context = multiprocessing.get_context("spawn")
         from cairn.engine.member import begin
 
@@ -250,10 +251,36 @@ def connect(store: Store, share: Share) -> None:
     """Open the connections between the ranks; all come here."""
     backend = "nccl" if share.device == "cuda" else "gloo"
     device = share.place if share.device == "cuda" else None
-    dist.init_process_group(
-        backend, store=store, rank=share.rank, world_size=share.ranks, timeout=PATIENCE,
-        device_id=device,
-    )  # fmt: skip
+    with _within():
+        dist.init_process_group(
+            backend, store=store, rank=share.rank, world_size=share.ranks, timeout=PATIENCE,
+            device_id=device,
+        )  # fmt: skip
+
+
+def _store(ranks: int) -> TCPStore:
+    """Where ranks find each other. A store that opens its own socket listens on every address of
+    the machine, whatever host it is told, and asks nobody who he is."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(ranks)
+        port, taken = listening.getsockname()[1], listening.detach()
+    return TCPStore(
+        "127.0.0.1", port, ranks, is_master=True, wait_for_workers=False, master_listen_fd=taken
+    )
+
+
+@contextlib.contextmanager
+def _within() -> Iterator[None]:
+    """Inside, gloo listens on this machine alone: else on the address that its name stands for."""
+    name, before = "GLOO_SOCKET_IFNAME", os.environ.get("GLOO_SOCKET_IFNAME")
+    os.environ[name] = next(one for _, one in socket.if_nameindex() if one.startswith("lo"))
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def disconnect(share: Share) -> None:
