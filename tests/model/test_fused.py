@@ -79,6 +79,33 @@ def test_new_parameters_are_seen(tiny, roughen):
     torch.testing.assert_close(after, steps(model, tiny, "torch"), rtol=1e-4, atol=1e-4)
 
 
+def test_other_parts_are_seen(tiny, roughen):
+    model = roughen(build(tiny, seed=1)).eval()
+    before, other = steps(model, tiny), roughen(build(tiny, seed=2)).eval()
+    model.backbone.layers[0] = other.backbone.layers[0]
+    after = steps(model, tiny)
+    assert (after - before).abs().max() > 1e-3
+    torch.testing.assert_close(after, steps(model, tiny, "torch"), rtol=1e-4, atol=1e-4)
+    model.backbone.layers[0].mixer.out_proj = other.backbone.layers[2].mixer.out_proj
+    last = steps(model, tiny)
+    torch.testing.assert_close(last, steps(model, tiny, "torch"), rtol=1e-4, atol=1e-4)
+
+
+def test_tokens_may_be_of_another_integer_type(tiny):
+    model, tokens = build(tiny, seed=1).eval(), torch.arange(5)
+    with torch.no_grad():
+        found = [model(given, Spans.of([5]), Cache(tiny, 1, 8)) for given in (tokens, tokens.int())]
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("other", [{"pattern": "-"}, {"mamba_heads": 2}, {"conv_kernel": 3}])
+def test_a_cache_of_another_form_is_refused(tiny, other):
+    """Compiled code writes where it is told."""
+    model, cache = build(tiny, seed=1).eval(), Cache(replace(tiny, **other), 1, 8)
+    with torch.no_grad(), pytest.raises(ValueError, match="the cache is of a model with other"):
+        model(torch.arange(5), Spans.of([5]), cache)
+
+
 def test_hooks_on_the_parts_are_called(tiny):
     model = build(tiny, seed=1).eval()
     steps(model, tiny)

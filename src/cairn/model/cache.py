@@ -101,6 +101,7 @@ class Cache:
     ) -> None:
         self.device = torch.device(device)
         self.capacity = capacity
+        self._config = config
         self.lengths = torch.zeros(slots, dtype=torch.int64)
         """int64 [slots], on the host: tokens that each slot holds."""
         windows = config.windows
@@ -173,6 +174,14 @@ class Cache:
         self.window[:, where] = 0
         self.state[:, where] = 0
 
+    def fits(self, config: ModelConfig) -> None:
+        """ValueError where a model of `config` remembers in other shapes than these.
+
+        Compiled code would write past their ends.
+        """
+        if self._config is not config and _form(self._config) != _form(config):
+            raise ValueError("the cache is of a model with other layers or widths: make its own")
+
     def begin(self, slots: Sequence[int], lengths: Sequence[int]) -> list[int]:
         """Tokens that each slot holds; ValueError where a slot repeats or would overflow."""
         if len(set(slots)) != len(slots):
@@ -195,6 +204,13 @@ class Cache:
     def end(self, slots: Sequence[int], lengths: Sequence[int]) -> None:
         """Count the tokens that a forward added."""
         self.lengths.numpy()[list(slots)] += lengths
+
+
+def _form(config: ModelConfig) -> tuple[object, ...]:
+    """All that decides of what shape memories are."""
+    attention = (*config.windows, config.key_value_heads, config.head_dim)
+    states = (config.mamba_heads, config.mamba_head_dim, config.state_size)
+    return config.pattern, attention, states, config.conv_kernel, config.conv_channels
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -130,6 +130,8 @@ class Decoder(nn.Module):
             shape = list(tokens.shape)
             raise ValueError(f"tokens {shape} for spans over {spans.tokens}: give a flat list")
         tokens, x = sent(tokens, self.device), None
+        if cache:
+            cache.fits(self.config)
         if cache and spans.context is None:
             x = fused_model(self, tokens, spans.lengths, spans.slot_numbers, cache)
         if x is None:

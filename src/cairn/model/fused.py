@@ -38,7 +38,7 @@ from cairn.ops.order import order_is_fixed
 
 
 class _Kept:
-    """What is compiled for some blocks (None: nothing), as long as parameters stay in place."""
+    """What is compiled for some blocks (None: nothing), as long as parts stay what they are."""
 
     def __init__(self, owner: nn.Module, blocks: Sequence[Any], ends: Ends | None = None) -> None:
         whole = [_layer(block) for block in blocks]
@@ -49,14 +49,18 @@ class _Kept:
         self._parameters = [p for d in self._owned for p in d.values()]
         self._given = [p for p in self._parameters if p is not None]
         self._places = [p.data_ptr() for p in self._given]
+        self._owners = [m._modules for m in owner.modules() if m._modules]
+        self._parts = [part for d in self._owners for part in d.values()]
         self._hooks = [d for m in modules for d in (m._forward_hooks, m._forward_pre_hooks)]
 
     @property
     def valid(self) -> bool:
-        """Whether parameters are where they were, and nobody listens to the parts."""
+        """Whether parts and parameters are those they were, and nobody listens to the parts."""
         held = chain.from_iterable(map(dict.values, self._owned))
         same = all(map(is_, held, self._parameters))  # all in C: it is asked for every token
         here = list(map(Tensor.data_ptr, self._given)) == self._places
+        parts = chain.from_iterable(map(dict.values, self._owners))
+        same = same and all(map(is_, parts, self._parts))
         return same and here and not any(self._hooks)
 
 
@@ -97,7 +101,7 @@ def fused_model(
 
     No layout: with as few tokens as here, laying them out takes as long as some of the layers.
     """
-    if not free(model.device) or order_is_fixed():
+    if not free(model.device) or order_is_fixed() or tokens.dtype != torch.int64:
         return None
     config, backbone = model.config, model.backbone
     layers = _found(backbone, lambda: _whole(backbone))
