@@ -93,8 +93,8 @@ class Archive:
         try:
             with safe_open(path, "pt") as file:
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                wanted = (file.metadata() or {}).get("digest")
-            if _digest(found) != wanted:
+                told = file.metadata() or {}
+            if _digest(found, told.get("about", "")) != told.get("digest"):
                 raise SafetensorError("its contents are not what was written")
             path.touch()
         except (SafetensorError, OSError) as error:
@@ -150,9 +150,9 @@ class Archive:
     def _write(self, entry: Entry, tensors: dict[str, Tensor]) -> None:
         try:
             tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            about = {"parent": entry.parent, "start": entry.start, "position": entry.position}
-            about["skipped"] = entry.skipped
-            data = save(tensors, {"digest": _digest(tensors), "about": json.dumps(about)})
+            place = {"parent": entry.parent, "start": entry.start, "position": entry.position}
+            about = json.dumps(place | {"skipped": entry.skipped})
+            data = save(tensors, {"digest": _digest(tensors, about), "about": about})
             write_bytes(self._path(entry.name), data)
             entry.size = len(data)
             with self._lock:
@@ -217,8 +217,9 @@ def digest_of(model: Decoder) -> str:
     return total.hexdigest()
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    total = hashlib.blake2b(digest_size=20)
+def _digest(tensors: dict[str, Tensor], about: str) -> str:
+    """A name of a file's tensors and of what it says about them."""
+    total = hashlib.blake2b(about.encode(), digest_size=20)
     for name, tensor in sorted(tensors.items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         total.update(_bytes(tensor))
