@@ -176,6 +176,11 @@ def step_seconds(engine: Engine, batch: int, context: int, steps: int = STEPS) -
     fill(engine, batch, context, steps + 20)
     while engine.load.tokens_drawn < batch * 8:
         engine.step()
+    return timed_steps(engine, steps)
+
+
+def timed_steps(engine: Engine, steps: int) -> float:
+    """Seconds of one of so many decode steps; the sequences end behind them."""
     torch.cuda.synchronize()
     began = time.perf_counter()
     for _ in range(steps):

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from serving_gpu import timed_steps
 
 from cairn.base import write_json
 from cairn.engine import Caching, Engine, SamplingParams
@@ -82,15 +83,7 @@ def measured(engine: Engine, batch: int, context: int) -> dict[str, float]:
     for _ in range(8):
         engine.step()
     read = time.perf_counter() - began
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    for _ in range(STEPS):
-        engine.step()
-    torch.cuda.synchronize()
-    spent = (time.perf_counter() - began) / STEPS
-    for number in list(engine._sequences):
-        engine.abort(number)
-    engine.step()
+    spent = timed_steps(engine, STEPS)
     return {
         "first": round(read, 2),
         "milliseconds": round(spent * 1000, 3),

@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import httpx
 import pytest
@@ -27,6 +29,25 @@ def folder(model, words, tmp_path_factory):
     save(model, path)
     words.save(path)
     return path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def started(*command: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+    """A server in a process of its own, and what it writes; it is gone afterwards."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+    assert process.stderr is not None
+    try:
+        yield process, process.stderr
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_port_in_use_is_told_before_the_model_is_loaded(tmp_path):
@@ -76,19 +97,10 @@ def test_a_missing_extra_names_the_line_to_type():
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_server_after_the_running_requests(folder, kind):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     code = f"from cairn.serve import serve; serve({str(folder)!r}, port={port})"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert process.stderr is not None
-    try:
-        assert f"tiny: http://127.0.0.1:{port}/v1" in process.stderr.readline()
+    with started(sys.executable, "-c", code) as (process, said):
+        assert f"tiny: http://127.0.0.1:{port}/v1" in said.readline()
         url = f"http://127.0.0.1:{port}"
         body = {"prompt": "a", "max_tokens": 200, "stream": True, "ignore_eos": True}
         with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=30) as stream:
@@ -101,25 +113,13 @@ def test_a_signal_ends_the_server_after_the_running_requests(folder, kind):
         _, noise = process.communicate(timeout=30)
         assert "Traceback" not in noise
         assert process.returncode in (0, -kind)
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_who_still_waits_at_the_end_is_told_so(folder):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     code = f"from cairn.serve import serve; serve({str(folder)!r}, port={port}, grace=2)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert process.stderr is not None
-    try:
-        process.stderr.readline()
+    with started(sys.executable, "-c", code) as (process, said):
+        said.readline()
         body = {"prompt": "a", "max_tokens": 8000, "stream": True, "ignore_eos": True}
         url = f"http://127.0.0.1:{port}/v1/completions"
         with httpx.stream("POST", url, json=body, timeout=30) as stream:
@@ -134,26 +134,14 @@ def test_who_still_waits_at_the_end_is_told_so(folder):
         assert "Traceback" not in noise
         (line,) = [json.loads(line) for line in noise.splitlines() if '"path"' in line]
         assert (line["path"], line["status"], line["model"]) == ("/v1/completions", 200, "tiny")
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.mark.parallel
 def test_a_server_whose_rank_dies_ends_with_one_line(folder):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     cairn = [sys.executable, "-m", "cairn", "serve", str(folder), "--port", str(port)]
-    process = subprocess.Popen(
-        [*cairn, "--ranks", "2", "--grace", "5"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert process.stderr is not None
-    try:
-        assert f"http://127.0.0.1:{port}/v1" in process.stderr.readline()
+    with started(*cairn, "--ranks", "2", "--grace", "5") as (process, said):
+        assert f"http://127.0.0.1:{port}/v1" in said.readline()
         url = f"http://127.0.0.1:{port}/v1/completions"
         body = {"prompt": "a", "max_tokens": 8, "temperature": 0}
         assert httpx.post(url, json=body, timeout=30).json()["choices"][0]["text"]
@@ -172,9 +160,6 @@ def test_a_server_whose_rank_dies_ends_with_one_line(folder):
         assert noise.splitlines()[-1] == (
             "cairn: ranks=2: rank 1 ended: SIGKILL; start the server again"
         )
-    finally:
-        process.kill()
-        process.wait()
 
 
 def _rank_of(parent: int) -> int:

@@ -21,7 +21,7 @@ from cairn.engine.mirror import Ref
 from cairn.engine.pool import Pool, Sizes
 from cairn.engine.runner import Batch, Runner
 from cairn.engine.share import Share, load_share
-from cairn.engine.team import connect, disconnect, free_on, threads_of
+from cairn.engine.team import connect, disconnect, free_on
 from cairn.engine.weights import put_weights, read_weights
 from cairn.model import Decoder
 
@@ -52,10 +52,6 @@ def _outlive_nobody() -> None:
 
 def _serve(share: Share, port: int, pipe: Connection) -> None:
     try:
-        if share.device == "cuda":
-            torch.cuda.set_device(share.place)
-        else:
-            torch.set_num_threads(threads_of(share.ranks))
         model = load_share(share)
     except UserError as error:
         pipe.send(error)

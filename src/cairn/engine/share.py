@@ -5,8 +5,8 @@ of the whole: it is summed over ranks before the residual stream takes it. Norms
 whole on each rank. The output matrix is cut by the vocabulary, and logits are gathered.
 """
 
+import os
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cairn.engine.weights import narrow_weights
 from cairn.model import Decoder, load
 from cairn.model.decoder import Block
-from cairn.ops.vocabulary import all_logits
+from cairn.ops.vocabulary import bounds_of, give_all_logits
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,14 @@ class Share:
 
 
 def load_share(share: Share) -> Decoder:
-    """This rank's weights on its device, joined to the others': all ranks compute together."""
+    """This rank's weights on its device, joined to the others': all ranks compute together.
+
+    The device becomes the process's own: the rank's GPU, or its part of the CPU's cores.
+    """
+    if share.device == "cuda":
+        torch.cuda.set_device(share.place)
+    else:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // share.ranks))
     model = read_share(share, share.folder, share.place, share.dtype)
     if share.weights is not None:
         narrow_weights(model)
@@ -56,16 +63,12 @@ def read_share(
     """This rank's weights of a checkpoint."""
     model = load(folder, device, dtype, rank=share.rank, ranks=share.ranks)
     whole = model.lm_head.weight.detach()
-    start, stop = _bounds(len(whole), share.ranks)[share.rank : share.rank + 2]
+    start, stop = bounds_of(len(whole), share.ranks)[share.rank : share.rank + 2]
     own = whole[start:stop]
     if not model.config.tie_embeddings:
         own = own.clone()  # so that the whole one goes
     model.lm_head.weight = nn.Parameter(own, requires_grad=False)
     return model
-
-
-def _bounds(vocabulary: int, ranks: int) -> list[int]:
-    return [vocabulary * rank // ranks for rank in range(ranks + 1)]
 
 
 def _join(model: Decoder, ranks: int) -> None:
@@ -75,9 +78,4 @@ def _join(model: Decoder, ranks: int) -> None:
     for block in model.backbone.layers:
         assert isinstance(block, Block)
         block.mixer.register_forward_hook(add_up)
-    sizes = [stop - start for start, stop in pairwise(_bounds(model.config.vocab_size, ranks))]
-
-    def put_together(module: nn.Module, given: Any, y: Tensor) -> Tensor:
-        return all_logits(y, sizes)
-
-    model.lm_head.register_forward_hook(put_together)
+    give_all_logits(model.lm_head, bounds_of(model.config.vocab_size, ranks))

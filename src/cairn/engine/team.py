@@ -230,21 +230,12 @@ def start(share: Share) -> tuple[Decoder, Team]:
     _refuse(share)
     team = Team(share)
     try:
-        if share.device == "cuda":
-            torch.cuda.set_device(share.place)
-        else:
-            torch.set_num_threads(threads_of(share.ranks))
         model = load_share(share)
         team.meet()
         return model, team
     except BaseException:
         team.close()
         raise
-
-
-def threads_of(ranks: int) -> int:
-    """Threads of each of several ranks on one machine's cores."""
-    return max(1, len(os.sched_getaffinity(0)) // ranks)
 
 
 def connect(store: Store, share: Share) -> None:
@@ -273,7 +264,8 @@ def _store(ranks: int) -> TCPStore:
 @contextlib.contextmanager
 def _within() -> Iterator[None]:
     """Inside, gloo listens on this machine alone: else on the address that its name stands for."""
-    name, before = "GLOO_SOCKET_IFNAME", os.environ.get("GLOO_SOCKET_IFNAME")
+    name = "GLOO_SOCKET_IFNAME"
+    before = os.environ.get(name)
     os.environ[name] = next(one for _, one in socket.if_nameindex() if one.startswith("lo"))
     try:
         yield

@@ -172,12 +172,25 @@ def score_bodies(
         [example.prompt + text for text in several]
         for example, several in zip(examples, cut, strict=True)
     ]
+    return score_cut(task, examples, cut, solutions, setting, max_tokens, STOPS)
+
+
+def score_cut(
+    task: Task,
+    examples: Sequence[Example],
+    cut: Sequence[Sequence[str]],
+    solutions: Sequence[Sequence[str]],
+    setting: Setting,
+    max_tokens: int,
+    stops: Sequence[str],
+) -> Result:
+    """pass@k of whole programs, made of answers that were `cut` at their ends."""
     scores, records = score_programs(task, examples, solutions, setting)
     return Result(
         scores=scores,
         records=with_answers(records, cut),
         references={example.id: example.reference for example in examples},
-        conditions=conditions_of(task, examples, setting, max_tokens, STOPS),
+        conditions=conditions_of(task, examples, setting, max_tokens, stops),
     )
 
 

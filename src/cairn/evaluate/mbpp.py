@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cairn.evaluate.humaneval import conditions_of, read_rows, with_answers
-from cairn.evaluate.programs import before, score_programs
+from cairn.evaluate.humaneval import read_rows, score_cut
+from cairn.evaluate.programs import before
 from cairn.evaluate.task import Example, Result, Setting, refuse_empty
 
 FILE = "mbpp/mbpp.jsonl.gz"
@@ -44,13 +44,7 @@ class Mbpp:
     ) -> Result:
         """pass@k of some answers (whole programs) for each example."""
         cut = [[before(text, STOPS) for text in several] for several in answers]
-        scores, records = score_programs(self, examples, cut, setting)
-        return Result(
-            scores=scores,
-            records=with_answers(records, cut),
-            references={example.id: example.reference for example in examples},
-            conditions=conditions_of(self, examples, setting, MAX_TOKENS, STOPS),
-        )
+        return score_cut(self, examples, cut, cut, setting, MAX_TOKENS, STOPS)
 
 
 def _example(row: dict[str, Any]) -> Example:

@@ -4,11 +4,12 @@ Legend: T tokens, D width, V rows of this rank.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn import functional
 
@@ -31,11 +32,26 @@ class Vocabulary:
         return place.clamp(0, rows - 1), (place >= 0) & (place < rows)
 
 
-def all_logits(logits: Tensor, sizes: list[int], group: ProcessGroup | None = None) -> Tensor:
-    """Logits [T, V] of every rank's `sizes` rows of the output matrix, of this rank's own.
+def bounds_of(vocabulary: int, ranks: int) -> list[int]:
+    """Where the part of each rank begins, and where the last one ends."""
+    return [vocabulary * rank // ranks for rank in range(ranks + 1)]
+
+
+def give_all_logits(head: nn.Module, bounds: list[int], group: ProcessGroup | None = None) -> None:
+    """Have the output matrix, of which each rank has its part, give the logits of all of them.
 
     To be read, not learned from. `group` None is all ranks.
     """
+    sizes = [stop - start for start, stop in pairwise(bounds)]
+
+    def put_together(module: nn.Module, given: Any, y: Tensor) -> Tensor:
+        return _all_logits(y, sizes, group)
+
+    head.register_forward_hook(put_together)
+
+
+def _all_logits(logits: Tensor, sizes: list[int], group: ProcessGroup | None) -> Tensor:
+    """Logits [T, V] of every rank's `sizes` rows of the output matrix, of this rank's own."""
     wide = functional.pad(logits, (0, max(sizes) - logits.shape[-1]))
     parts = [torch.empty_like(wide) for _ in sizes]
     dist.all_gather(parts, wide, group=group)

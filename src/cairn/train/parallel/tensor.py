@@ -8,7 +8,6 @@ between ranks stands in hooks around mixers, the last norm and the output matrix
 """
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import torch.distributed as dist
@@ -22,7 +21,7 @@ from cairn.model.mamba import Mamba2
 from cairn.model.sharding import norm_sharers, share_of
 from cairn.ops.collectives import gather, scatter_sum
 from cairn.ops.mamba import MixerForm
-from cairn.ops.vocabulary import Vocabulary, all_logits
+from cairn.ops.vocabulary import Vocabulary, bounds_of, give_all_logits
 from cairn.train.parallel.pieces import all_cuts, cut_for, cut_parameter
 from cairn.train.parallel.ranks import Ranks
 
@@ -70,7 +69,8 @@ def cut_model(model: Decoder, ranks: Ranks) -> None:
         cut = cut_for(config, table, name, rank, count)
         setattr(model.get_submodule(owner), leaf, cut_parameter(parameter, cut, rank))
     tokens = _Tokens(ranks.tensor)
-    vocabulary = Vocabulary(ranks.tensor, config.vocab_size * rank // count)
+    bounds = bounds_of(config.vocab_size, count)
+    vocabulary = Vocabulary(ranks.tensor, bounds[rank])
     model.vocabulary = vocabulary
     backbone = model.backbone
     embedding = _Embedding(backbone.embeddings.weight, vocabulary, tokens)
@@ -91,13 +91,7 @@ def cut_model(model: Decoder, ranks: Ranks) -> None:
         return tokens.all(y)
 
     backbone.norm_f.register_forward_hook(last)
-    bounds = [config.vocab_size * number // count for number in range(count + 1)]
-    sizes = [stop - start for start, stop in pairwise(bounds)]
-
-    def logits(module: nn.Module, given: Any, y: Tensor) -> Tensor:
-        return all_logits(y, sizes, vocabulary.group)
-
-    model.lm_head.register_forward_hook(logits)
+    give_all_logits(model.lm_head, bounds, vocabulary.group)
 
 
 def _form(form: MixerForm, share: ModelConfig, sharers: int, ranks: Ranks) -> MixerForm:
