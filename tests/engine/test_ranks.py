@@ -189,11 +189,11 @@ def listening() -> set[str]:
     return {line[1] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in own}
 
 
-@pytest.mark.parallel
+@devices
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux's list of sockets")
-def test_ranks_listen_on_this_machine_alone(tmp_path):
+def test_ranks_listen_on_this_machine_alone(device, tmp_path):
     before = listening()
-    engine = Engine(folder_of("dense", tmp_path), device="cpu", slots=2, capacity=64, ranks=2)
+    engine = Engine(folder_of("dense", tmp_path), device=device, slots=2, capacity=64, ranks=2)
     try:
         opened = listening() - before
         assert opened

@@ -263,16 +263,18 @@ def _store(ranks: int) -> TCPStore:
 
 @contextlib.contextmanager
 def _within() -> Iterator[None]:
-    """Inside, gloo listens on this machine alone: else on the address that its name stands for."""
-    name = "GLOO_SOCKET_IFNAME"
-    before = os.environ.get(name)
-    os.environ[name] = next(one for _, one in socket.if_nameindex() if one.startswith("lo"))
+    """Inside, gloo and NCCL listen on this machine alone: else on an address of its network."""
+    loopback = next(one for _, one in socket.if_nameindex() if one.startswith("lo"))
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, loopback))
     try:
         yield
     finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def disconnect(share: Share) -> None:
