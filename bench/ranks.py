@@ -4,6 +4,8 @@ process goes on from. One JSON line each; exits with 1 where losses are further 
     python bench/ranks.py                              two processes on this CPU, by gloo
     python bench/ranks.py --device cuda                two GPUs of this host, by NCCL
     python bench/ranks.py --device cuda --ranks 4      each pair of layouts
+    python bench/ranks.py --device cuda --one-gpu      all on the first GPU, which NCCL takes for
+                                                       GPUs of several hosts: by sockets, slowly
 
 One process takes as many micro-batches as there are ranks that read, so that FP8 scales are of the
 same sequences; it runs beside the others, on the first GPU: nothing here is a measurement of time.
@@ -86,8 +88,16 @@ def work(device: str, out: Path, cases: list[dict[str, Any]]) -> None:
         ranks.wait()
 
 
+def place(rank: int, one_gpu: bool) -> dict[str, str]:
+    """What tells a process its GPU. NCCL refuses two ranks of a host on one: it is told of two."""
+    if not one_gpu:
+        return {"LOCAL_RANK": str(rank)}
+    alone = {"NCCL_HOSTID": f"host-{rank}", "NCCL_SOCKET_IFNAME": "lo", "NCCL_IB_DISABLE": "1"}
+    return {"LOCAL_RANK": "0"} | alone
+
+
 def start(
-    world: int, device: str, out: Path, cases: list[dict[str, Any]]
+    world: int, device: str, out: Path, cases: list[dict[str, Any]], one_gpu: bool
 ) -> list[subprocess.Popen]:
     """The processes of a run, connected over loopback."""
     with socket.socket() as probe:
@@ -99,7 +109,7 @@ def start(
         given["OMP_NUM_THREADS"] = "1"
     command = [sys.executable, __file__, "--device", device, "--folder", str(out)]
     return [
-        subprocess.Popen(command, env=given | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        subprocess.Popen(command, env=given | {"RANK": str(rank)} | place(rank, one_gpu))
         for rank in range(world)
     ]
 
@@ -126,7 +136,7 @@ def told(name: str, precision: str, found: list[float], wanted: list[float]) -> 
     return held
 
 
-def compare(ranks: int, device: str, out: Path, precisions: Sequence[str]) -> bool:
+def compare(ranks: int, device: str, out: Path, precisions: Sequence[str], one_gpu: bool) -> bool:
     """Run all, print a line each; whether all hold."""
     layouts = LAYOUTS[ranks]
 
@@ -139,10 +149,10 @@ def compare(ranks: int, device: str, out: Path, precisions: Sequence[str]) -> bo
     first = next(iter(layouts))
     saved = case("saved", precisions[0], layouts[first], SAVED)
     many = [saved] + [case(n, p, sizes) for p in precisions for n, sizes in layouts.items()]
-    children = start(ranks, device, out, many)
-    children += start(1, device, out, [case("one", p, {}) for p in precisions])
+    children = start(ranks, device, out, many, one_gpu)
+    children += start(1, device, out, [case("one", p, {}) for p in precisions], one_gpu)
     codes = [child.wait() for child in children]
-    codes += [c.wait() for c in start(1, device, out, [case("saved", precisions[0], {})])]
+    codes += [c.wait() for c in start(1, device, out, [case("saved", precisions[0], {})], one_gpu)]
     held = not any(codes)
     for p in precisions:
         wanted = losses(out / f"one-{p}")
@@ -158,6 +168,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--ranks", type=int, default=2, choices=sorted(LAYOUTS))
     parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS)
+    parser.add_argument("--one-gpu", action="store_true", help="have all ranks on the first GPU")
     parser.add_argument("--folder", type=Path, help="keep the runs here (default: temporary)")
     options = parser.parse_args()
     if "CASES" in os.environ:
@@ -165,7 +176,8 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         out = options.folder or Path(temporary)
-        return 0 if compare(options.ranks, options.device, out, options.precisions) else 1
+        held = compare(options.ranks, options.device, out, options.precisions, options.one_gpu)
+        return 0 if held else 1
 
 
 if __name__ == "__main__":
