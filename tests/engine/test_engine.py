@@ -1,5 +1,6 @@
 """The engine gives what plain generation gives, in any company."""
 
+import dataclasses
 import itertools
 import math
 import random
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from cairn.base import UserError
-from cairn.engine import Engine, SamplingParams
+from cairn.engine import Engine, SamplingParams, runner
 from cairn.model import Decoder
 
 GREEDY = SamplingParams(max_tokens=12, temperature=0)
@@ -49,6 +50,23 @@ def test_greedy_tokens_equal_plain_generation(model, words, expected, slots, bud
         assert [one.tokens for one in found] == [tokens[i] for i in order]
     assert not engine.busy
     assert engine.load.running == engine.load.waiting == 0
+
+
+@pytest.mark.parametrize("budget", [9, 40])
+def test_prompts_of_which_one_row_is_asked_draw_the_same(
+    model, words, expected, budget, monkeypatch
+):
+    monkeypatch.setattr(runner, "MANY", 1)
+    prompts, tokens = expected
+    engine = Engine(model, words, slots=3, capacity=64, token_budget=budget)
+    params = [
+        dataclasses.replace(GREEDY, prompt_logprobs=None if i % 3 else 0)
+        for i in range(len(prompts))
+    ]
+    found = engine.generate(prompts, params)
+    assert [one.tokens for one in found] == tokens
+    whole = Engine(model, words, slots=1, capacity=64).generate(prompts[3:4], params[3])[0]
+    assert found[3].prompt_logprobs[1:] == pytest.approx(whole.prompt_logprobs[1:], abs=2e-4)
 
 
 def test_arrival_in_the_middle_changes_nothing(model, words, expected):

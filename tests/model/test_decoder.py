@@ -144,6 +144,20 @@ def test_nothing_passes_between_packed_documents(model):
     torch.testing.assert_close(got[2], expected[2], rtol=0, atol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("asked", [[], [0, 16], [9]])
+def test_rows_that_nobody_asks_for_may_be_left_out(model, asked):
+    tokens, spans = some_tokens(model.config, 17), Spans.of([7, 10])
+    caches = [Cache(model.config, 2, 20) for _ in range(2)]
+    whole = model.hidden(tokens, spans, caches[0])
+    got = model.hidden(tokens, spans, caches[1], asked)
+    torch.testing.assert_close(got[asked], whole[asked], rtol=0, atol=1e-5)
+    assert got.isfinite().all()
+    assert got.shape == whole.shape
+    more = [model(tokens[:2], Spans.of([1, 1]), cache) for cache in caches]
+    torch.testing.assert_close(more[1], more[0], rtol=0, atol=1e-5)  # they remember the same
+
+
 def test_gradients_are_equal_across_packing(tiny):
     lengths = [7, 1, 12, 4]
     parts = [some_tokens(tiny, n, seed=n) for n in lengths]

@@ -13,6 +13,7 @@ from cairn.engine.team import Team
 from cairn.model import Decoder, Spans
 from cairn.ops.transfer import on_device
 
+MANY = 64  # tokens: from here on rows that nobody looks at are left out where they can be
 FEW = 8  # tokens: spans up to this long go together, apart from the prompts
 
 
@@ -27,6 +28,8 @@ class Batch:
     """Tokens that each slot holds before."""
     few: int
     """How many of them, the first, have a forward of their own; 0 where all go together."""
+    asked: list[int] | None = None
+    """Of the rows of spans that are no `few`, those that somebody looks at; None for all."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,9 @@ class Runner:
             order.sort(key=lambda number: slices[number].size > FEW)
         parts = [slices[number] for number in order]
         sizes, slots = [part.size for part in parts], [part.slot for part in parts]
-        batch = Batch(sizes, slots, [part.start for part in parts], len(few))
+        batch = Batch(
+            sizes, slots, [part.start for part in parts], len(few), _asked(parts[len(few) :])
+        )
         tokens = self._tokens(parts)
         starts, at = [0] * len(slices), 0
         for number, size in zip(order, sizes, strict=True):
@@ -96,12 +101,12 @@ class Runner:
     def compute(self, tokens: Tensor, batch: Batch) -> Tensor:
         """Hidden states [T, D] of `tokens` int64 [T], which lie on the device."""
         if not batch.few:
-            return self._forward(tokens, batch.sizes, batch.slots, batch.past)
+            return self._forward(tokens, batch.sizes, batch.slots, batch.past, batch.asked)
         few = slice(0, batch.few), slice(batch.few, None)
         given = tokens.split([sum(batch.sizes[part]) for part in few])
         parts = [
-            self._forward(own, batch.sizes[part], batch.slots[part], batch.past[part])
-            for own, part in zip(given, few, strict=True)
+            self._forward(own, batch.sizes[part], batch.slots[part], batch.past[part], asked)
+            for own, part, asked in zip(given, few, (None, batch.asked), strict=True)
         ]
         return torch.cat(parts)
 
@@ -147,12 +152,17 @@ class Runner:
         self.pool.put_back(held.states, [held.slots.index(slot) for slot in slots], slots)
 
     def _forward(
-        self, tokens: Tensor, sizes: list[int], slots: list[int], past: list[int]
+        self,
+        tokens: Tensor,
+        sizes: list[int],
+        slots: list[int],
+        past: list[int],
+        asked: list[int] | None,
     ) -> Tensor:
         if self.graphs is not None and all(size == 1 for size in sizes):
             return self.graphs.run(tokens, slots, past)
         self.pool.cache.lengths[slots] = torch.tensor(past)
-        return self.model.hidden(tokens, Spans.of(sizes, slots), self.pool.cache)
+        return self.model.hidden(tokens, Spans.of(sizes, slots), self.pool.cache, asked)
 
     def _tokens(self, slices: list[Slice]) -> Tensor:
         """int64 [T] on the device: what is known here, and the rest from where it was drawn."""
@@ -169,3 +179,15 @@ class Runner:
         if not unknown:
             return found
         return torch.where(found < 0, self._last[(-1 - found).clamp(min=0)], found)
+
+
+def _asked(parts: list[Slice]) -> list[int] | None:
+    """Rows of these slices that logits may be asked of; None where the rest is no great part."""
+    rows, at = [], 0
+    for part in parts:
+        first = at + part.size if not part.reaches_end else at + part.stop - part.start - 1
+        if part.sequence.params.prompt_logprobs is not None:
+            first = at
+        at += part.size
+        rows += range(first, at)
+    return rows if at >= MANY and len(rows) * 2 <= at else None

@@ -1,6 +1,6 @@
 """The decoder: one forward for training, prefill, chunked prefill and decode."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from cairn.model.norms import LayerNorm, RMSNorm, norm_of, normed
 from cairn.model.spans import Spans
 from cairn.ops.linear import linear
 from cairn.ops.memory import use_huge_pages
-from cairn.ops.transfer import sent
+from cairn.ops.transfer import on_device, sent
 
 if TYPE_CHECKING:
     from cairn.model.served import Served
@@ -124,8 +124,18 @@ class Decoder(nn.Module):
         """
         return self.head(self.hidden(tokens, spans, cache))
 
-    def hidden(self, tokens: Tensor, spans: Spans, cache: Cache | None = None) -> Tensor:
-        """What the output matrix sees, [T, D]: for losses that never make all logits."""
+    def hidden(
+        self,
+        tokens: Tensor,
+        spans: Spans,
+        cache: Cache | None = None,
+        asked: Sequence[int] | None = None,
+    ) -> Tensor:
+        """What the output matrix sees, [T, D]: for losses that never make all logits.
+
+        With `asked`, only those rows are: others hold anything finite. A prompt asks for its last
+        alone, and what looks at nothing but its own token is then computed for no other.
+        """
         if tokens.ndim != 1 or len(tokens) != spans.tokens:
             shape = list(tokens.shape)
             raise ValueError(f"tokens {shape} for spans over {spans.tokens}: give a flat list")
@@ -135,21 +145,38 @@ class Decoder(nn.Module):
         if cache and spans.context is None:
             x = fused_model(self, tokens, spans.lengths, spans.slot_numbers, cache)
         if x is None:
-            x = self.run(tokens, Layout.of(self.config, spans, cache, self.device), cache)
+            x = self.run(tokens, Layout.of(self.config, spans, cache, self.device), cache, asked)
         if cache:
             cache.end(spans.slot_numbers, spans.lengths)
         return x
 
-    def run(self, tokens: Tensor, layout: Layout, cache: Cache | None = None) -> Tensor:
+    def run(
+        self,
+        tokens: Tensor,
+        layout: Layout,
+        cache: Cache | None = None,
+        asked: Sequence[int] | None = None,
+    ) -> Tensor:
         """`hidden` of tokens that are laid out already: device work alone, for graphs too."""
         x = self.backbone.embeddings(tokens)
         if self.config.residual_fp32:
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         added = None
-        for i, block in enumerate(self.backbone.layers):
+        layers = len(self.config.pattern if asked is None else self.config.pattern.rstrip("-"))
+        for i, block in enumerate(self.backbone.layers[:layers]):
             x, added = block(x, added, layout, cache.layers[i] if cache else None)
+        whole = None
+        if asked is not None:
+            whole = x.new_zeros(x.shape, dtype=self.dtype)
+            if not asked:
+                return whole
+            rows = on_device(asked, torch.int64, x.device)
+            x, added = x[rows], None if added is None else added[rows]
+            for block in self.backbone.layers[layers:]:
+                x, added = block(x, added, layout, None)
         x, _ = normed(self.backbone.norm_f, x, added)
-        return x.to(self.dtype) if self.config.residual_fp32 else x
+        x = x.to(self.dtype) if self.config.residual_fp32 else x
+        return x if whole is None else whole.index_copy_(0, rows, x)
 
     def recompute(self, letters: str) -> None:
         """Let the layers of these kinds compute their activations again in the backward."""
