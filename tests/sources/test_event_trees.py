@@ -1,68 +1,16 @@
 """Commits of pull requests found in git repositories, against git itself, hostile ones too."""
 
-import gzip
-import json
-import os
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cairn.sources.events import OPTIONS, read
 from cairn.sources.events import trees as trees_module
-from cairn.sources.record import SourceFile
-from cairn.sources.spec import parse
 
-Plain = dict[str, Any]
-A, C = "a" * 40, "c" * 40
+from ..quiet_git import QUIET
+from .event_hours import A, Plain, event, pull, records, thread, write
 
-
-def event(kind: str, number: int, payload: Plain, *, at: str = "10") -> Plain:
-    return {
-        "id": str(number),
-        "type": kind,
-        "actor": {"login": "ann"},
-        "created_at": f"2020-01-01T00:00:{at}Z",
-        "payload": payload,
-    }
-
-
-def pull(base: str, head: str) -> Plain:
-    return {
-        "number": 5,
-        "title": "Mend it",
-        "base": {"sha": base, "repo": {"id": 7, "full_name": "o/r"}},
-        "head": {"sha": head, "repo": {"full_name": "ann/r"}},
-    }
-
-
-def write(path: Path, events: list[Plain], *more: bytes) -> Path:
-    lines = [json.dumps(one).encode() for one in events] + list(more)
-    path.write_bytes(gzip.compress(b"\n".join(lines) + b"\n"))
-    return path
-
-
-def records(path: Path, options: str = "", **limits: int) -> list[SourceFile]:
-    return list(read(parse(f"gharchive:{path}{options}", {"gharchive": OPTIONS}), **limits))
-
-
-def thread(record: SourceFile) -> Plain:
-    assert record.raw is not None
-    return json.loads(record.raw)
-
-
-QUIET = {
-    "GIT_AUTHOR_NAME": "a",
-    "GIT_AUTHOR_EMAIL": "a@example.org",
-    "GIT_COMMITTER_NAME": "a",
-    "GIT_COMMITTER_EMAIL": "a@example.org",
-    "GIT_AUTHOR_DATE": "2024-01-02T03:04:05+0200",
-    "GIT_COMMITTER_DATE": "2024-01-02T04:04:05+0200",
-    "GIT_CONFIG_GLOBAL": "/dev/null",
-    "HOME": "/nonexistent",
-    "PATH": os.environ["PATH"],
-}
+C = "c" * 40
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -113,10 +61,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
 
 def pull_events(base: str, *heads: str, name: str = "o/r") -> list[Plain]:
     opened, *later = heads
-    made = [event("PullRequestEvent", 1, {"action": "opened", "pull_request": pull(base, opened)})]
+    first = {"action": "opened", "pull_request": pull(base=base, head=opened)}
+    made = [event("PullRequestEvent", 1, first)]
     for number, head in enumerate(later, 2):
         said = {"id": number, "body": "x", "user": {"login": "bob"}}
-        payload = {"action": "created", "comment": said, "pull_request": pull(base, head)}
+        payload = {"action": "created", "comment": said, "pull_request": pull(base=base, head=head)}
         made.append(event("PullRequestReviewCommentEvent", number, payload, at=str(10 + number)))
     return [{**one, "repo": {"id": 7, "name": name}} for one in made]
 

@@ -15,17 +15,7 @@ from cairn.sources.record import path_bytes, path_text
 from cairn.sources.remote import public_url
 from cairn.sources.swhid import Swhid, content_hash, object_hash, parse_swhid, tree_hash
 
-QUIET = {
-    "GIT_AUTHOR_NAME": "a",
-    "GIT_AUTHOR_EMAIL": "a@example.org",
-    "GIT_COMMITTER_NAME": "a",
-    "GIT_COMMITTER_EMAIL": "a@example.org",
-    "GIT_AUTHOR_DATE": "2024-01-02T03:04:05+0200",
-    "GIT_COMMITTER_DATE": "2024-01-02T04:04:05+0200",
-    "GIT_CONFIG_GLOBAL": "/dev/null",
-    "HOME": "/nonexistent",
-    "PATH": os.environ["PATH"],
-}
+from ..quiet_git import QUIET
 
 
 def git(folder: Path, *arguments: str, given: bytes | None = None) -> str:
