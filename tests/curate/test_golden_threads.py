@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import random
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +16,8 @@ from cairn.curate import Curate, read_files, read_ledger
 from cairn.curate.pieces import from_content
 from cairn.curate.pulls import PullLimits
 from cairn.curate.rendering import Limits
+
+from ..quiet_git import QUIET
 
 Plain = dict[str, Any]
 KEPT = "kept"
@@ -158,13 +159,8 @@ def pulls() -> Iterator[Pull]:
 
 
 def git(folder: Path, *arguments: str) -> str:
-    environment = {
-        **{f"GIT_{who}_NAME": "a" for who in ("AUTHOR", "COMMITTER")},
-        **{f"GIT_{who}_EMAIL": "a@example.org" for who in ("AUTHOR", "COMMITTER")},
-        **{"GIT_CONFIG_GLOBAL": "/dev/null", "PATH": os.environ["PATH"], "HOME": "/nonexistent"},
-    }
     done = subprocess.run(
-        ["git", *arguments], cwd=folder, env=environment, capture_output=True, check=True
+        ["git", *arguments], cwd=folder, env=QUIET, capture_output=True, check=True
     )
     return done.stdout.decode().strip()
 
