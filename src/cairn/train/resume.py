@@ -17,7 +17,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load as read_pieces
 from torch.distributed.checkpoint.state_dict_saver import save as write_pieces
 
@@ -27,7 +26,7 @@ from cairn.base.files import sha256_of
 from cairn.model import Decoder
 from cairn.train.parallel.pieces import Piece, held, pieces
 from cairn.train.parallel.ranks import Ranks
-from cairn.train.parallel.storage import Held, LoadPlanner, SavePlanner, Writer
+from cairn.train.parallel.storage import Held, LoadPlanner, Reader, SavePlanner, Writer
 
 STATE, MOMENTS = "state.json", ("exp_avg", "exp_avg_sq")
 KEPT = 2  # saves: should the newest turn out damaged, there is one before it
@@ -198,7 +197,7 @@ class Saves:
         return ""
 
     def _restore(self, folder: Path, state: dict[str, Any]) -> None:
-        reader = FileSystemReader(folder)
+        reader = Reader(folder)
         steps = state.pop("moments")
         self.optimizer.state.clear()
         for name, parameter in self.model.named_parameters():
@@ -211,7 +210,8 @@ class Saves:
         try:
             stored = reader.read_metadata().state_dict_metadata
         except pickle.UnpicklingError as error:  # its digest was right
-            raise UserError(f"{folder} is of another version: delete resume/") from error
+            problem = f"{folder} is of another version, or no save ({error}): delete resume/"
+            raise UserError(problem) from error
         for name, one in wanted.items():
             size = getattr(stored.get(name), "size", None)
             if size is None or tuple(size) != one.piece.shape:
