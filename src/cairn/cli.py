@@ -64,12 +64,12 @@ def _add_make_and_show(verb: Callable[..., argparse.ArgumentParser]) -> None:
     one = verb("show", run_show, "Show a plan's resolved recipes, or a model's size and cost.")
     one.add_argument("what", metavar="PLAN | PRESET | CHECKPOINT")
     one.add_argument("rest", nargs="*", metavar="ARTIFACT | a.b=c", help="of a plan")
-    one.add_argument("--context", type=_positive, default=8192, help="tokens in memory a sequence")
-    one.add_argument("--batch", type=_positive, default=1, help="sequences at a time")
+    one.add_argument("--context", type=_positive, help="tokens in memory a sequence (8192)")
+    one.add_argument("--batch", type=_positive, help="sequences at a time (1)")
     one.add_argument("--gpus", type=_positive, help="share weights, or a plan's training, over N")
     one.add_argument("--device", metavar="NAME", help="of this one; cpu is measured")
     types = ("float32", "bfloat16", "float16")
-    one.add_argument("--dtype", choices=types, default="bfloat16", help="of weights and keys")
+    one.add_argument("--dtype", choices=types, help="of weights and keys (bfloat16)")
     one.add_argument("--paths", action="store_true", help="which code serves each layer here")
     one.add_argument("--json", action="store_true", help="machine-readable")
 
@@ -206,19 +206,31 @@ def run_show(arguments: Arguments) -> None:
     if path.suffix == ".py":
         from cairn.train.page import show_plan
 
+        _refuse_others(arguments, "context", "batch", "dtype", "paths", of="models, not of plans")
         target, given = _split(arguments.rest)
         gpus, device = arguments.gpus, arguments.device
         told = show_plan(path, target, given, gpus, device, quiet=arguments.json)
         if arguments.json:
             _print_json(told)
         return
-    arguments.gpus = arguments.gpus or 1
+    _refuse_others(arguments, "rest", of="plans, not of models")
     from cairn.model.page import shown
 
-    names = "what", "context", "batch", "gpus", "device", "dtype", "paths"
-    found = shown(**{name: getattr(arguments, name) for name in names}, quiet=arguments.json)
+    named = {"context": 8192, "batch": 1, "gpus": 1, "dtype": "bfloat16"}
+    given = {name: getattr(arguments, name) or default for name, default in named.items()}
+    what, device, paths = arguments.what, arguments.device, arguments.paths
+    found = shown(what, device=device, paths=paths, quiet=arguments.json, **given)
     if arguments.json:
         _print_json(found)
+
+
+def _refuse_others(arguments: Arguments, *names: str, of: str) -> None:
+    """UserError for an option that says nothing about what is shown."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value:
+            told = " ".join(value) if isinstance(value, list) else value
+            raise UserError(name, told, f"is of {of}", f"leave it out for {arguments.what}")
 
 
 def run_trace(arguments: Arguments) -> None:

@@ -62,9 +62,12 @@ def test_prefill_pays_half_of_the_attention_and_a_window_bounds_it():
     windowed = ModelConfig.preset("starcoder2-3b")
     near, far = (facts(windowed, context=n, batch=1) for n in (4096, 16_384))
     assert near["attention_flops_per_token"] == far["attention_flops_per_token"]
+    assert near["kv_bytes"] == far["kv_bytes"] == 4096 * far["kv_bytes_per_token"]
+    assert far["total_bytes"] == far["weight_bytes"] + far["kv_bytes"]
     free = dataclasses.replace(windowed, sliding_window=None)
     wide = facts(free, context=16_384, batch=1)
     assert wide["attention_flops_per_token"] == 4 * far["attention_flops_per_token"]
+    assert wide["kv_bytes"] == 4 * far["kv_bytes"]
 
 
 def test_the_roofline_is_bytes_or_flops_over_rates():
@@ -85,6 +88,24 @@ def test_the_longest_context_of_the_9b_on_one_a10g_fits():
     """The Nano 2 report's aim: 128k tokens on 22 GiB."""
     found = facts(ModelConfig.preset("nemotron-nano-9b-v2"), 131_072, 1, 1, [DEVICES["A10G"]])
     assert found["roofline"]["A10G"]["fits"]
+
+
+def test_a_measured_device_that_is_too_small_is_told_so(capsys):
+    assert main(["show", "nemotron-h-56b", "--device", "cpu", "--context", "2000000"]) == 0
+    assert "measured now, does not fit" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nemotron-h-8b", "base.steps=3"], "rest='base.steps=3': is of plans, not of models"),
+        (["plans/pico.py", "--context", "99"], "context=99: is of models, not of plans"),
+        (["plans/pico.py", "--paths"], "paths=True: is of models, not of plans"),
+    ],
+)
+def test_what_says_nothing_is_refused(arguments, said, capsys):
+    assert main(["show", *arguments]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_devices_by_any_spelling_and_this_cpu_by_measuring():

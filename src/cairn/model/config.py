@@ -252,7 +252,7 @@ class ModelConfig:
         return counts.tensors(self)
 
     def kv_bytes_per_token(self, element_bytes: int = 2) -> int:
-        """Bytes of keys and values that one token of context costs, over all layers."""
+        """Bytes of keys and values that one token costs, over all layers (and windows it is in)."""
         return self.count("*") * 2 * self.key_value_width * element_bytes
 
     def state_bytes_per_sequence(self, element_bytes: int = 2) -> int:

@@ -53,6 +53,12 @@ def window_bytes(config: "ModelConfig", element_bytes: int) -> int:
     return config.count("M") * config.conv_channels * (config.conv_kernel - 1) * element_bytes
 
 
+def kv_bytes(config: "ModelConfig", context: int, element_bytes: int) -> int:
+    """Bytes of keys and values of one sequence of `context` tokens: a window keeps its own."""
+    kept = sum(min(context, window or context) for window in config.windows)
+    return kept * 2 * config.key_value_width * element_bytes
+
+
 def matmul_flops(config: "ModelConfig") -> int:
     """Forward FLOPs of one token in projections, convolutions and the output matrix."""
     d = config.hidden_size
@@ -121,8 +127,7 @@ def decode_read_bytes(config: "ModelConfig", context: int, batch: int, element_b
     embedding that are not looked up, keys and values in reach, states and windows in and out."""
     unread = 0 if config.tie_embeddings else config.vocab_size * config.hidden_size
     weights = (config.parameters - unread) * element_bytes
-    width = 2 * config.key_value_width * element_bytes
-    keys = sum(min(context, window or context) for window in config.windows) * width
+    keys = kv_bytes(config, context, element_bytes)
     return weights + batch * (keys + 2 * config.state_bytes_per_sequence(element_bytes))
 
 
@@ -131,8 +136,8 @@ def facts(config: "ModelConfig", context: int, batch: int, weight_bytes: int) ->
     matmul, scan = matmul_flops(config), scan_flops(config)
     attention = attention_flops(config, context)
     weights = config.parameters * weight_bytes
-    per_token = config.kv_bytes_per_token(weight_bytes)
     per_sequence = config.state_bytes_per_sequence(weight_bytes)
+    keys = kv_bytes(config, context, weight_bytes)
     return {
         "name": config.name or config.family,
         "family": config.family,
@@ -145,7 +150,7 @@ def facts(config: "ModelConfig", context: int, batch: int, weight_bytes: int) ->
         "parameters_without_embeddings": config.parameters_without_embeddings,
         "tensors": config.tensors,
         "weight_bytes": weights,
-        "kv_bytes_per_token": per_token,
+        "kv_bytes_per_token": config.kv_bytes_per_token(weight_bytes),
         "state_bytes_per_sequence": per_sequence,
         "flops_per_token": matmul + attention + scan,
         "matmul_flops_per_token": matmul,
@@ -153,5 +158,5 @@ def facts(config: "ModelConfig", context: int, batch: int, weight_bytes: int) ->
         "scan_flops_per_token": scan,
         "context": context,
         "batch": batch,
-        "total_bytes": weights + batch * (per_token * context + per_sequence),
+        "total_bytes": weights + batch * (keys + per_sequence),
     }

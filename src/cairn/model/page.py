@@ -5,6 +5,7 @@ memory traffic or arithmetic alone takes, whichever is longer: no program is fas
 near.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def facts(
     """Everything on the page, as JSON values; the keys of `ModelConfig.facts` and more."""
     size = ELEMENT[dtype]
     found = config.facts(context, batch, size)
-    kv = batch * context * found["kv_bytes_per_token"]
+    kv = batch * counts.kv_bytes(config, context, size)
     state = batch * found["state_bytes_per_sequence"]
     tokens = batch * min(context, max(1, PREFILL_TOKENS // batch))
     activations = counts.activation_bytes(config, tokens, size)
@@ -234,10 +235,17 @@ def _print_roofline(out: Console, found: dict[str, Any]) -> None:
             _rate(line["prefill_tokens_per_second"]),
             _rate(line["decode_tokens_per_second"]),
             f"{line['prefill_bound_by']}, {line['decode_bound_by']}",
-            "measured now" if line["measured"] else "" if line["fits"] else "does not fit",
+            ", ".join(_remarks(line)),
         )
     out.print()
     out.print(shown)
+
+
+def _remarks(line: dict[str, Any]) -> Iterator[str]:
+    if line["measured"]:
+        yield "measured now"
+    if not line["fits"]:
+        yield "does not fit"
 
 
 def _rate(value: float) -> str:
