@@ -1,6 +1,5 @@
 """The server's life: its port, its end, and what happens when the engine fails."""
 
-import asyncio
 import json
 import os
 import signal
@@ -20,7 +19,6 @@ from cairn.base import UserError
 from cairn.engine import Engine
 from cairn.model import save
 from cairn.serve import create_app, serve
-from cairn.serve.worker import Worker
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +160,50 @@ def test_a_server_whose_rank_dies_ends_with_one_line(folder):
         )
 
 
+FAILS = """
+import sys
+from cairn.cli import main
+from cairn.engine import Engine
+
+enter = Engine.enter
+
+def fails(engine, sequence):
+    if sequence.params.seed == 666:
+        raise RuntimeError("out of\\nmemory")
+    return enter(engine, sequence)
+
+Engine.enter = fails
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+
+
+def test_a_server_whose_engine_fails_tells_everybody_and_ends(folder):
+    """A supervisor starts it again; one that answered 503 for ever would stay."""
+    port = free_port()
+    with started(sys.executable, "-c", FAILS, str(folder), "--port", str(port)) as (process, said):
+        said.readline()
+        url = f"http://127.0.0.1:{port}/v1/completions"
+        body = {"prompt": "a", "max_tokens": 3000, "ignore_eos": True}
+        with httpx.stream("POST", url, json={**body, "stream": True}, timeout=30) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            refused = httpx.post(url, json={**body, "n": 2, "seed": 666}, timeout=30)
+            rest = [line for line in lines if line]
+        assert refused.status_code == 503
+        assert "the engine of this model ended" in refused.json()["error"]["message"]
+        assert "memory" not in refused.text
+        assert rest[-1] == "data: [DONE]"
+        error = json.loads(rest[-2].removeprefix("data: "))["error"]
+        assert "the engine of this model ended" in error["message"]
+        _, noise = process.communicate(timeout=30)
+        assert process.returncode == 2
+        *log, last = noise.splitlines()
+        assert last.startswith("cairn: the engine of tiny ended (RuntimeError out of memory)")
+        (why,) = [line for line in map(json.loads, log) if line["level"] == "critical"]
+        assert why["message"] == "the engine of tiny ended: RuntimeError out of memory"
+        assert "Traceback" in why["error"]
+
+
 def _rank_of(parent: int) -> int:
     """The process of the second rank."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
@@ -208,27 +250,6 @@ def test_logits_that_are_no_numbers_answer_500(model, words, monkeypatch, runnin
         assert response.status_code == 500
         assert "not numbers" in response.json()["error"]["message"]
         assert server.load()["status"] == "ok"
-
-
-def test_closing_a_worker_tells_those_who_wait(model, words):
-    from cairn.engine import SamplingParams
-    from cairn.serve.errors import ApiError
-    from cairn.serve.worker import Job
-
-    async def life() -> None:
-        worker = Worker(Engine(model, words, slots=1, capacity=4096), most_open=8)
-        worker.start()
-        params = SamplingParams(max_tokens=4000, ignore_eos=True)
-        ticket = await worker.open([Job("a", params), Job("b", params)])
-        await worker.close()
-        with pytest.raises(ApiError, match="shutting down"):
-            await ticket.completions()
-        with pytest.raises(ApiError, match="shutting down"):
-            await worker.open([Job("a", params)])
-        assert not worker.alive
-        assert not worker.engine.busy
-
-    asyncio.run(life())
 
 
 def test_the_openai_client_reads_the_answers(model, words, running_server):

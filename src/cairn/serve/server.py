@@ -19,9 +19,10 @@ from cairn.serve.app import create_app
 from cairn.serve.journal import log_to
 from cairn.serve.keys import Keys
 from cairn.serve.limits import Limits
+from cairn.serve.worker import Worker
 
 GRACE = 10  # seconds that running requests get when the server is asked to end
-LATE = 15.0  # seconds more, after which a server that lost a rank ends at once
+LATE = 15.0  # seconds more, after which a server that cannot go on ends at once
 
 
 def folders_by_name(texts: Sequence[str]) -> dict[str, Path]:
@@ -62,7 +63,7 @@ def serve(
     model, as do `float8` (matrices in 8 bits) and `invariant` (see `Engine`), `speculation` for the
     first. With `ranks`, so many processes share the model; it is then the only one. Raises
     UserError for a host or a port that cannot be had (before the model is loaded), for a folder
-    that is no checkpoint, and where a rank was lost.
+    that is no checkpoint, and where a rank was lost or an engine failed.
     """
     folder = Path(folder)
     name = name or folder.resolve().name
@@ -91,6 +92,10 @@ def serve(
             server.run(sockets=[listening])
         if engine.lost is not None:
             raise UserError("ranks", ranks, engine.lost, "start the server again")
+        for worker in server.workers:
+            if worker.failed is not None:
+                what = f"the engine of {worker.name} ended ({worker.failed})"
+                raise UserError(f"{what}: start the server again; the log has the traceback")
 
 
 def _address(listening: socket.socket) -> str:
@@ -116,12 +121,14 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=max(1, round(grace)),
             )
         )
-        self._workers = [service.worker for service in app.state.models]
+        self.workers: list[Worker] = [service.worker for service in app.state.models]
         self._grace = grace
+        for worker in self.workers:
+            worker.when_failed(self.lose)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On SIGINT and SIGTERM; a second SIGINT ends at once."""
-        for worker in self._workers:
+        for worker in self.workers:
             worker.drain()
             timer = threading.Timer(max(0.1, self._grace - 0.5), worker.end_all)
             timer.daemon = True
@@ -138,7 +145,7 @@ class Server(uvicorn.Server):
 
 def _end_at_once(why: str) -> None:
     """Where a thread waits for a device that does not answer, nothing else ends the process."""
-    note(f"ranks: {why}; the server did not end by itself")
+    note(f"{why}; the server did not end by itself")
     os._exit(2)
 
 

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from cairn.engine import CodePrompt, Completion, Delta, SamplingParams, Sequence
 from cairn.engine.engine import Engine
 from cairn.serve.errors import ApiError, as_api_error
@@ -97,6 +99,10 @@ class Worker:
         self._held: list[Callable[[], None]] = []  # requests that came meanwhile; its thread only
         self._open = 0  # completions with an open ticket; event loop only
         self._ending = False
+        self.failed: str | None = None
+        """Why the thread ended, if an exception ended it."""
+        self._hearers: list[Callable[[str], None]] = []
+        self._over, self._lock = False, threading.Lock()  # whether commands are still carried out
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._tickets: dict[int, Ticket] = {}  # by the engine's ids; engine thread only
         self._thread = threading.Thread(target=self._run, name="cairn-engine", daemon=True)
@@ -121,19 +127,23 @@ class Worker:
         self.engine.when_lost(self._lose)
         self._thread.start()
 
+    def when_failed(self, hears: Callable[[str], None]) -> None:
+        """Have somebody told, in the engine's thread, why it ends; call it before `start`."""
+        self._hearers.append(hears)
+
     def drain(self) -> None:
         """Take no new request; those that run go on. Safe in any thread and in a signal handler."""
         self._ending = True
 
     def end_all(self) -> None:
         """Tell those who still wait that the server ends. Safe in any thread."""
-        self._commands.put(lambda: self._fail_all(_ending()))
+        self._ask(lambda: self._fail_all(_ending()))
 
     def _lose(self, why: str) -> None:
         """A rank of the engine is lost: those who wait are told, and no new request is taken."""
         log.error("the engine is lost: %s", why)
         self._ending = True
-        self._commands.put(lambda: self._fail_all(_lost()))
+        self._ask(lambda: self._fail_all(_lost()))
 
     async def alone(self, action: Callable[[Engine], Any], *, abort: bool = False) -> Any:
         """Run `action` in the engine's thread while no request runs; what it gives or raises.
@@ -150,6 +160,8 @@ class Worker:
 
         def act() -> None:
             try:
+                if self.failed is not None:
+                    raise _failed()
                 found = action(self.engine)
             except BaseException as error:  # whatever it is, it is the caller's
                 tell(done.set_exception, error)
@@ -161,13 +173,14 @@ class Worker:
             if abort:
                 self._fail_all(ApiError(503, "the model is being changed", retry_after=1))
 
-        self._commands.put(ask)
+        if not self._ask(ask):
+            raise _ending()
         return await done
 
     async def close(self) -> None:
         """Abort what runs, and end the thread after the step that it is in."""
         self._ending = True
-        self._commands.put(None)
+        self._ask(None)
         await asyncio.to_thread(self._thread.join)
 
     async def open(self, jobs: list[Job]) -> Ticket:
@@ -188,7 +201,9 @@ class Worker:
             raise
         places = {sequence.id: place for place, sequence in enumerate(sequences)}
         ticket = Ticket(places, asyncio.get_running_loop(), self._release)
-        self._commands.put(lambda: self._enter(ticket, sequences))
+        if not self._ask(lambda: self._enter(ticket, sequences)):
+            self._open -= len(jobs)
+            raise _ending()
         return ticket
 
     def _prepare(self, jobs: list[Job]) -> list[Sequence]:
@@ -198,33 +213,63 @@ class Worker:
     def _release(self, ticket: Ticket) -> None:
         self._open -= ticket.count
         self._seconds += 0.1 * (time.monotonic() - ticket.begun - self._seconds)
-        self._commands.put(lambda: self._drop(ticket))
+        self._ask(lambda: self._drop(ticket))
+
+    def _ask(self, command: Callable[[], None] | None) -> bool:
+        """Leave a command for the thread; whether it will be carried out."""
+        with self._lock:
+            if not self._over:
+                self._commands.put(command)
+            return not self._over
 
     # Everything below runs in the engine's thread.
 
     def _run(self) -> None:
         try:
-            while self._obey():
-                if not self.engine.busy:
-                    self._act()
-                    continue
-                try:
-                    deltas = self.engine.step()
-                except Exception as error:
-                    if self.engine.lost is None:
-                        log.exception("the engine failed in a step")
-                    self._fail_all(as_api_error(error) if self.engine.lost is None else _lost())
-                    continue
-                self._route(deltas)
-        finally:
-            self._ending = True
-            while not self._commands.empty():  # requests that came while the last step ran
-                command = self._commands.get()
-                if command is not None:
-                    command()
-            self._act()
-            self._fail_all(_ending())
+            self._drive()
+        except BaseException as error:  # whatever it is: nobody else hears how a thread ends
+            self.failed = " ".join(f"{type(error).__name__} {error}".split())
+            log.critical("the engine of %s ended: %s", self.name, self.failed, exc_info=True)
+            for hears in self._hearers:
+                hears(self.failed)
+        with self._lock:
+            self._ending = self._over = True
+        self._finish()
+
+    def _drive(self) -> None:
+        while self._obey():
+            if not self.engine.busy:
+                self._act()
+                continue
+            try:
+                deltas = self.engine.step()
+            except Exception as error:
+                if self.engine.lost is None:
+                    log.exception("the engine failed in a step")
+                    self._check_device()
+                self._fail_all(as_api_error(error) if self.engine.lost is None else _lost())
+                continue
+            self._route(deltas)
+
+    def _finish(self) -> None:
+        """Tell everybody that it is over; an engine that failed is not touched any more."""
+        while not self._commands.empty():  # requests that came while the last step ran
+            command = self._commands.get()
+            if command is not None:
+                command()
+        self._act()
+        self._fail_all(_ending() if self.failed is None else _failed())
+        try:
             self.engine.close()
+        except Exception:
+            if self.failed is None:
+                raise
+            log.exception("the engine of %s did not close", self.name)
+
+    def _check_device(self) -> None:
+        """Raises where a fault has left the GPU unusable for this process: no later step works."""
+        if self.engine.model.device.type == "cuda":
+            torch.cuda.synchronize(self.engine.model.device)
 
     def _act(self) -> None:
         """What needs the engine idle, then the requests that were held up by it."""
@@ -252,12 +297,17 @@ class Worker:
             return
         if ticket.closed:  # while it was held
             return
+        self._tickets |= dict.fromkeys(
+            ticket.places, ticket
+        )  # or nobody would tell it of a failure
         for sequence in sequences:
-            self._tickets[self.engine.enter(sequence)] = ticket
+            if self.failed is None:
+                self.engine.enter(sequence)
 
     def _drop(self, ticket: Ticket) -> None:
         for request in ticket.places:
-            self.engine.abort(request)
+            if self.failed is None:
+                self.engine.abort(request)
             self._tickets.pop(request, None)
 
     def _route(self, deltas: list[Delta]) -> None:
@@ -295,6 +345,10 @@ def _ending() -> ApiError:
 
 def _lost() -> ApiError:
     return ApiError(503, "a process of this model ended, and the server ends too", retry_after=30)
+
+
+def _failed() -> ApiError:
+    return ApiError(503, "the engine of this model ended, and the server ends too", retry_after=30)
 
 
 News = tuple[Ticket, tuple[int, Delta] | ApiError]
