@@ -3,6 +3,7 @@
 Pure bookkeeping over `Memory`, no torch.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from cairn.engine.pages import NULL, PAGE, Pages
 from cairn.engine.prefix import PrefixTree
 from cairn.engine.sequence import Sequence
 from cairn.engine.snapshots import LEAST, marks
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,23 @@ class Allocation:
         self.archive = archive
         self.counts = Counts()
         self._swap_left = swap
+        self._soiled: set[tuple[int, int]] = set()  # groups and pages that could not be scrubbed
 
     def begin(self, sequence: Sequence) -> bool:
-        """Give a sequence that has a slot the pages that it needs to go on, or nothing: False."""
-        if sequence.swapped is not None:
-            return self._swap_in(sequence)
+        """Give a sequence that has a slot the pages that it needs to go on, or nothing: False.
+
+        Where that raises, the sequence has nothing either, and would begin anew.
+        """
+        try:
+            if sequence.swapped is not None:
+                return self._swap_in(sequence)
+            return self._begin(sequence)
+        except BaseException:
+            self.leave(sequence)
+            sequence.computed = 0
+            raise
+
+    def _begin(self, sequence: Sequence) -> bool:
         tokens = sequence.tokens(0, sequence.length)
         match = Match((), None, 0)
         while True:
@@ -140,7 +155,7 @@ class Allocation:
         for group, (allocator, pages) in enumerate(zip(self.groups, sequence.pages, strict=False)):
             if not sequence.sound:
                 own = [page for page in pages if page != NULL and allocator.exclusive(page)]
-                self.memory.scrub(group, own)
+                self._scrub(group, own)
             for page in pages:
                 if page != NULL:
                     allocator.leave(page)
@@ -148,6 +163,14 @@ class Allocation:
             self._swap_left += sum(len(places) for places in sequence.swapped.places)
             sequence.swapped = None
         sequence.pages, sequence.marks, sequence.saved = [], [], []
+
+    def _scrub(self, group: int, pages: list[int]) -> None:
+        """Clean pages before they are free; where that fails, before somebody takes them."""
+        try:
+            self.memory.scrub(group, pages)
+        except Exception as error:
+            log.warning("%d pages are cleaned later: %s", len(pages), error)
+            self._soiled.update((group, page) for page in pages)
 
     def preempt(self, sequence: Sequence, swap: bool | None) -> None:
         """Free the pages of a running sequence; `swap` None moves them out if there is room."""
@@ -229,8 +252,8 @@ class Allocation:
                 if begun and begun[group] != NULL:
                     own = self.take(group, _after(sequence.pages[group]))
                     assert own != NULL, "what fits was found not to"
-                    self.memory.copy(group, [begun[group]], [own])
                     sequence.pages[group].append(own)
+                    self.memory.copy(group, [begun[group]], [own])
         finally:
             for allocator, page in zip(self.groups, begun, strict=False):
                 if page != NULL:
@@ -238,16 +261,22 @@ class Allocation:
         return True
 
     def _load(self, sequence: Sequence, number: int, node: Node) -> bool:
-        """Bring a page back from a lower tier; where it cannot be read, it leaves the tree."""
+        """Bring a page back from a lower tier; where it cannot be read, it leaves the tree.
+
+        False too where it went while room was made for it: what is evicted takes its place below.
+        """
         assert self.tree is not None
-        assert node.block is not None
+        block = node.block
+        assert block is not None
         pages = [NULL] * len(self.groups)
-        for group, there in enumerate(node.block.groups):
+        for group, there in enumerate(block.groups):
             if there:
                 before = sequence.pages[group][number - 1] if number else NULL
                 pages[group] = self.take(group, before + 1 if before else NULL)
                 sequence.pages[group][number] = pages[group]
-        if not self.memory.store(node.block.copy, _lists(pages)):
+        if node.parent is None:
+            return False
+        if not self.memory.store(block.copy, _lists(pages)):
             self.tree.lose(node)
             return False
         self.tree.settle(node, pages)
@@ -264,10 +293,15 @@ class Allocation:
         if not shared or allocator.free < 2 * len(shared):
             return
         own, after = [], allocator.home(_slot(sequence))
-        for _ in shared:
-            own.append(self.take(group, after))
-            after = own[-1] + 1
-        self.memory.copy(group, shared, own)
+        try:
+            for _ in shared:
+                own.append(self.take(group, after))
+                after = own[-1] + 1
+            self.memory.copy(group, shared, own)
+        except BaseException:
+            for page in own:
+                allocator.leave(page)
+            raise
         for page in shared:
             allocator.leave(page)
         fresh = iter(own)
@@ -294,7 +328,15 @@ class Allocation:
         while not allocator.free:
             if self.tree is None or not self.tree.evict():
                 return NULL
-        return allocator.take(wanted)
+        page = allocator.take(wanted)
+        if (group, page) in self._soiled:
+            try:
+                self.memory.scrub(group, [page])
+            except BaseException:
+                allocator.leave(page)
+                raise
+            self._soiled.discard((group, page))
+        return page
 
     def _trim(self, sequence: Sequence, group: int, first: int) -> None:
         """Give back the pages before `first`: no later token looks at them."""
@@ -315,10 +357,10 @@ class Allocation:
         sequence.pages = []
         for group, places in enumerate(out.places):
             pages = [NULL] * (places[-1] + 1 if places else 0)
+            sequence.pages.append(pages)
             for place in places:
                 pages[place] = self.take(group, pages[place - 1] + 1 if place else NULL)
                 assert pages[place] != NULL, "what fits was found not to"
-            sequence.pages.append(pages)
             self.memory.assign(slot, group, 0, pages)
         held = [[own[i] for i in at] for own, at in zip(sequence.pages, out.places, strict=True)]
         if not self.memory.store(out.block, held):

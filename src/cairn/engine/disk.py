@@ -39,16 +39,21 @@ def recall(allocation: "Allocation", tokens: list[int], match: Match) -> bool:
         if found is None or any(g.count - g.busy < count for g, count in room):
             break
         block, copy = found
-        own = [[allocation.take(group) for _ in range(n)] for group, n in enumerate(counts)]
-        allocation.memory.store(block, own)
-        pages = [[NULL] * one + taken for one, taken in zip(firsts, own, strict=True)]
-        if copy is not None and tree.most_states:
-            tree.keep(tokens[: entry.position], pages, copy)
-        else:
-            tree.insert(tokens[: entry.position], pages)
-        for allocator, taken in zip(groups, own, strict=True):
-            for page in taken:
-                allocator.leave(page)
+        own: list[list[int]] = [[] for _ in groups]
+        try:
+            for group, count in enumerate(counts):
+                for _ in range(count):
+                    own[group].append(allocation.take(group))
+            allocation.memory.store(block, own)
+            pages = [[NULL] * one + taken for one, taken in zip(firsts, own, strict=True)]
+            if copy is not None and tree.most_states:
+                tree.keep(tokens[: entry.position], pages, copy)
+            else:
+                tree.insert(tokens[: entry.position], pages)
+        finally:  # the tree holds them now, or nobody
+            for allocator, taken in zip(groups, own, strict=True):
+                for page in taken:
+                    allocator.leave(page)
         allocation.counts.from_disk += (last - first) * PAGE
         came = True
     return came

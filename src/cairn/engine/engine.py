@@ -1,8 +1,7 @@
 """Engine: prompts in, completions out, many at a time."""
 
-import dataclasses
 import itertools
-import secrets
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,12 +25,13 @@ from cairn.engine.assembly import (
 )
 from cairn.engine.code import CodePrompt
 from cairn.engine.detokenizer import Detokenizer
-from cairn.engine.load import Load
+from cairn.engine.load import Load, load_of
 from cairn.engine.options import Caching, Speculation
 from cairn.engine.prompts import Prompts, one_each
+from cairn.engine.request import sequence_of
 from cairn.engine.runner import Runner
 from cairn.engine.sampling import SamplingParams
-from cairn.engine.scheduler import Scheduler
+from cairn.engine.scheduler import Scheduler, Slice
 from cairn.engine.self_check import SelfCheck
 from cairn.engine.sequence import Completion, Delta, Sequence
 from cairn.engine.stepper import Stepper
@@ -39,6 +39,8 @@ from cairn.engine.verification import Drawing
 from cairn.engine.weights import replace_weights
 from cairn.model import Decoder
 from cairn.tokens.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 TOKEN_BUDGET = {"cpu": 512, "cuda": 4096}  # tokens a step: long prompts are cut to this
 
@@ -135,20 +137,7 @@ class Engine:
     @property
     def load(self) -> Load:
         """How busy the engine is, and what it did since it was made."""
-        return Load(
-            slots=self.slots,
-            running=self._scheduler.running,
-            waiting=self._scheduler.waiting,
-            steps=self._stepper.steps,
-            tokens_read=self._stepper.tokens_read,
-            tokens_drawn=self._stepper.tokens_drawn,
-            tokens_guessed=self._stepper.tokens_guessed,
-            tokens_accepted=self._stepper.tokens_accepted,
-            reuse=dataclasses.replace(self._allocation.counts),
-            pages=sum(group.count for group in self._allocation.groups),
-            pages_busy=sum(group.busy for group in self._allocation.groups),
-            states_kept=self._allocation.tree.states if self._allocation.tree else 0,
-        )
+        return load_of(self._scheduler, self._stepper)
 
     def generate(
         self,
@@ -173,7 +162,7 @@ class Engine:
             for sequence in sequences:
                 self.enter(sequence)
             while any(sequence.finish_reason is None for sequence in sequences):
-                self.step()
+                self._step_for(sequences)
             while self._check.pending:
                 self.step()
         finally:
@@ -219,40 +208,20 @@ class Engine:
 
         Safe in any thread, so that long texts are encoded beside the running step.
         """
-        params = params or SamplingParams()
-        ids, stops = self._prompts.read(prompt, suffix)
-        room = self.capacity - len(ids)
-        limit = room if params.max_tokens is None else min(params.max_tokens, room)
-        if room < (0 if params.max_tokens == 0 else 1):
-            raise UserError(
-                f"the prompt has {len(ids)} tokens and a sequence of this engine at most "
-                f"{self.capacity}, completion included: shorten it, or make the engine with "
-                "more capacity"
-            )
-        if params.ignore_eos:
-            stops = frozenset()
-        return Sequence(
-            id=next(self._ids),
-            prompt=ids,
-            params=params,
-            seed=secrets.randbits(64) if params.seed is None else params.seed,
-            stop_tokens=stops | frozenset(params.stop_tokens),
-            limit=limit,
-            detokenizer=Detokenizer(self._prompts.token_bytes, params.stop),
-            steering=self._prompts.steering(params),
-            reuse=params.prompt_logprobs is None,  # they need every row of the prompt
-        )
+        params, number = params or SamplingParams(), next(self._ids)
+        return sequence_of(self._prompts, self.capacity, number, prompt, params, suffix)
 
     def enter(self, sequence: Sequence) -> int:
         """Queue what `prepare` gave; returns the id that its deltas carry."""
-        found = signature(self.model)
-        if found != self._weights:
-            self._weights = found
-            self._runner.check()
-            self.forget()
+        if signature(self.model) != self._weights:
+            self._changed()
         self._scheduler.add(sequence)
         self._sequences[sequence.id] = sequence
         return sequence.id
+
+    def __contains__(self, request: int) -> bool:
+        """Whether a request is here and not over."""
+        return request in self._sequences
 
     def forget(self) -> None:
         """Throw cached prefixes away, as must be when weights changed.
@@ -299,33 +268,45 @@ class Engine:
             count = replace_weights(self.model, Path(folder))
         else:
             count = self._team.replace_weights(self.model, Path(folder))
+        self._changed()
+        return count
+
+    def _changed(self) -> None:
+        """Other weights than before: what was made with them is of no use."""
         self._weights = signature(self.model)
         self._runner.check()
         self.forget()
-        return count
 
     def step(self) -> list[Delta]:
         """Take every running request one step further; what is new, request by request.
 
-        With `overlap`, that is what the step before this one drew. If the model raises, the
-        requests of this step are aborted before it is raised on.
+        With `overlap`, that is what the step before this one drew. Whatever is raised in a step
+        is raised on, when the requests that it spoilt are aborted: one that could not be let in
+        or given memory, or, where the model raises, all that were computed. The others go on with
+        the next step (`in`).
         """
-        if self._drafter is not None:
-            self._drafter.propose(self._scheduler.drawing())
-        slices = self._scheduler.schedule()
+        slices = self._schedule()
         if not slices and not self._stepper.waits:
             assert not self._sequences, "requests are left and none of them can go on"
             return []
+        told: list[Drawing] = []
+        deltas: list[Delta] = []
         try:
-            known = self._stepper.step(slices)
-            deltas = [self._delta(one) for drawing in known for one in drawing]
+            for drawing in self._stepper.step(slices):
+                told += drawing
+                deltas += [self._delta(one) for one in drawing]
             if self._team is not None:
                 self._team.check()  # what was drawn since a rank was lost is not to be trusted
-        except BaseException:
+        except BaseException as error:
             lost = [] if self._stepper.waits else [s for s in self._sequences.values() if s.ahead]
-            for sequence in (*lost, *(part.sequence for part in slices)):
-                self.abort(sequence.id)
+            parts = (*slices, *(one.part for one in told))
+            self._spoil([*lost, *(part.sequence for part in parts)], error)
+            self._tell(deltas)
             raise
+        return self._tell(deltas)
+
+    def _tell(self, deltas: list[Delta]) -> list[Delta]:
+        """Those that are anybody's news, which streams now have."""
         if self._check.pending:
             shown = [d for d in deltas if not self._check.hides(d.id, d.completion is not None)]
             deltas = shown
@@ -333,6 +314,42 @@ class Engine:
             if delta.id in self._watched:
                 self._watched[delta.id].append(delta)
         return deltas
+
+    def _schedule(self) -> list[Slice]:
+        """The slices of the next step; what that raises costs the request that it was about."""
+        if self._drafter is not None:
+            drawing = self._scheduler.drawing()
+            try:
+                self._drafter.propose(drawing)
+            except BaseException as error:
+                self._spoil(drawing, error)
+                raise
+        try:
+            return self._scheduler.schedule()
+        except BaseException as error:
+            at = self._scheduler.at
+            self._spoil([at] if at is not None else [*self._sequences.values()], error)
+            raise
+
+    def _spoil(self, sequences: list[Sequence], error: BaseException) -> None:
+        """Take requests back that an error has spoilt."""
+        for sequence in sequences:
+            if sequence.id in self:
+                sequence.failure = error
+                self.abort(sequence.id)
+
+    def _step_for(self, own: list[Sequence]) -> None:
+        """A step for some requests; what it raises over others alone is raised where they are."""
+        before = len(self._sequences)
+        try:
+            self.step()
+        except Exception as error:
+            if len(self._sequences) == before or any(one.failure is error for one in own):
+                raise
+            log.warning("requests of others were aborted: %s", error)
+        for one in own:
+            if one.failure is not None:
+                raise one.failure
 
     def _delta(self, one: Drawing) -> Delta:
         """What is new in a sequence; it leaves if that was its last."""
@@ -342,10 +359,9 @@ class Engine:
             more = one.right == len(one.part.drafts)
             trust = sequence.trust * 2 if more else max(1, one.right)
             sequence.trust = min(trust, self._most_drafts)
-        over = sequence.finish_reason is not None
         if not sequence.sound and sequence.finish_reason != "error":
             self._scheduler.confirm(sequence)
-        if over:
+        if sequence.finish_reason is not None:
             sound = sequence.finish_reason != "error"
             sequence.sound = sequence.sound and sound
             self._scheduler.remove(sequence.id, finished=sound)
@@ -353,14 +369,7 @@ class Engine:
             if self._drafter is not None:
                 self._drafter.forget(sequence)
             del self._sequences[sequence.id]
-        return Delta(
-            id=sequence.id,
-            text=one.text,
-            tokens=tuple(item.token for item in one.drawn),
-            forced=tuple(item.forced for item in one.drawn),
-            logprobs=tuple(one.drawn) if sequence.params.logprobs is not None else (),
-            completion=sequence.completion() if over else None,
-        )
+        return one.delta()
 
     def _recheck(self, sequence: Sequence) -> None:
         """Have an answer after a hit computed again without one, if its turn has come."""
@@ -378,8 +387,10 @@ class Engine:
         try:
             while sequence.finish_reason is None or news:
                 if not news:
-                    self.step()
+                    self._step_for([sequence])
                 while news:
                     yield news.popleft()
+            if sequence.failure is not None:  # in a step that somebody else took
+                raise sequence.failure
         finally:
             self.abort(sequence.id)

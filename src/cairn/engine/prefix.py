@@ -230,7 +230,11 @@ class PrefixTree:
     def _evict(self, node: Node) -> None:
         self.evicted += 1
         if self._demote is not None and node.block is None:
-            node.block = self._demote(node)
+            try:
+                node.block = self._demote(node)
+            except BaseException:
+                self._remove(node)  # else nothing would offer it to be evicted again
+                raise
         if node.block is None:
             self._remove(node)
             return

@@ -77,6 +77,8 @@ class Scheduler:
         self._order: list[tuple[tuple[int, int], int]] = []  # keys and ids of running, sorted
         self._free = list(range(slots))
         self._steps = self._arrivals = 0
+        self.at: Sequence | None = None
+        """Whose slot or pages are being changed: where `schedule` raises, nobody else's were."""
 
     @property
     def waiting(self) -> int:
@@ -114,9 +116,12 @@ class Scheduler:
     def schedule(self) -> list[Slice]:
         """The slices of the next step, decodes first; empty when there is nothing to do.
 
-        Changes who has a slot and pages; what is computed is booked by `advance`.
+        Changes who has a slot and pages; what is computed is booked by `advance`. Whatever the
+        memory raises is raised on: then the sequence `at` is to be removed, if there is one, and
+        all others stand as if this had not been called.
         """
         self._steps += 1
+        self.at = None
         self._jump()
         slices: dict[int, Slice] = {}
         decodes = self.drawing()
@@ -153,11 +158,13 @@ class Scheduler:
             sequence = self._running.get(sequence_id)
         if sequence is None:
             return None
-        if sequence.slot is not None:
-            if finished and sequence.sound:
+        try:
+            if finished and sequence.sound and sequence.slot is not None:
                 self.allocation.publish(sequence, last=True)
-            self._stop(sequence)
-        self.allocation.leave(sequence)
+        finally:  # it leaves, whether or not it could be cached
+            if sequence.slot is not None:
+                self._stop(sequence)
+            self.allocation.leave(sequence)
         return sequence
 
     def _sorted(self) -> list[Sequence]:
@@ -192,7 +199,7 @@ class Scheduler:
         drafts: tuple[int, ...] = ()
         if stop == sequence.length:
             drafts = tuple(sequence.drafts[: most - (stop - sequence.computed)])
-        freed = 0
+        freed, self.at = 0, sequence
         while not self.allocation.extend(sequence, stop + len(drafts)):
             if drafts:
                 drafts = ()
@@ -203,12 +210,14 @@ class Scheduler:
             self._preempt(last)
             if last is sequence:
                 return -freed
+            self.at = sequence
         assert sequence.slot is not None
         part = Slice(sequence, sequence.slot, sequence.computed, stop, drafts)
         slices[sequence.id] = part
         return part.size - freed
 
     def _preempt(self, sequence: Sequence) -> None:
+        self.at = sequence
         self.allocation.preempt(sequence, self._swap)
         self._stop(sequence)
         self._wait(sequence)
@@ -253,8 +262,14 @@ class Scheduler:
         """Give a waiting sequence a slot and pages, if there are pages and its tokens are known."""
         if sequence.ahead:
             return False
+        self.at = sequence
         sequence.slot = self._free[0]
-        if not self.allocation.begin(sequence):
+        try:
+            begun = self.allocation.begin(sequence)
+        except BaseException:
+            sequence.slot = None
+            raise
+        if not begun:
             sequence.slot = None
             return False
         heapq.heappop(self._free)

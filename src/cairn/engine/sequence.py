@@ -111,6 +111,8 @@ class Sequence:
     """What was moved out of the pools while others need the room."""
     sound: bool = False
     """Whether the logits of a token after the prompt were numbers."""
+    failure: BaseException | None = None
+    """What was raised over it, so that it was aborted."""
     epoch: int = 0
     """That of the prefix cache when it began."""
     began: Any = None

@@ -60,7 +60,7 @@ class Stepper:
 
         What is given is to be booked before the next is asked for. Of a sequence that ended
         meanwhile nothing is told. Where the slices cannot be launched, draws of the step before
-        are still to be read; if those cannot be read, they are lost.
+        are still to be read; if those cannot be read, they are lost, and those of the slices too.
         """
         before, self._flight = self._flight, None
         try:
@@ -72,7 +72,12 @@ class Stepper:
         if isinstance(flight, Flight) and self.overlap and not flight.waits:
             self._flight, flight = flight, None
         if before is not None:
-            yield self._land(before)
+            try:
+                known = self._land(before)
+            except BaseException:
+                self._flight = None
+                raise
+            yield known
         if flight is not None:
             yield self._land(flight) if isinstance(flight, Flight) else flight
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cairn.engine.sampler import draw
 from cairn.engine.scheduler import Slice
-from cairn.engine.sequence import TokenLogprob
+from cairn.engine.sequence import Delta, TokenLogprob
 
 
 @dataclass(eq=False)
@@ -34,6 +34,18 @@ class Drawing:
     def rows(self) -> range:
         """Rows of the step's hidden states that may be drawn from."""
         return range(self.first, self.first + 1 + len(self.part.drafts))
+
+    def delta(self) -> Delta:
+        """What is new in the sequence, with the completion if it is over."""
+        sequence = self.part.sequence
+        return Delta(
+            id=sequence.id,
+            text=self.text,
+            tokens=tuple(item.token for item in self.drawn),
+            forced=tuple(item.forced for item in self.drawn),
+            logprobs=tuple(self.drawn) if sequence.params.logprobs is not None else (),
+            completion=None if sequence.finish_reason is None else sequence.completion(),
+        )
 
     def take(self, drawn: TokenLogprob) -> bool:
         """Add a drawn token to the sequence; whether the next row counts too."""
