@@ -62,6 +62,34 @@ def test_a_failure_of_the_thread_reaches_everybody(model, words, monkeypatch):
     asyncio.run(life())
 
 
+def test_a_request_that_cannot_be_let_in_fails_alone(model, words, monkeypatch):
+    engine = Engine(model, words, slots=2, capacity=4096)
+    prompts = ["b", "once upon a time " * 20]
+    params = [SamplingParams(max_tokens=n, temperature=0, ignore_eos=True) for n in (300, 2)]
+    alone = engine.generate(prompts, params)
+    beside, short = (Job(prompt, own) for prompt, own in zip(prompts, params, strict=True))
+
+    def restore(slot: int, copy: object) -> None:
+        monkeypatch.undo()
+        raise RuntimeError("CUDA out of memory")
+
+    async def life() -> None:
+        worker = Worker(engine, most_open=8)
+        worker.start()
+        runs = await worker.open([beside])
+        monkeypatch.setattr(engine._runner.pool, "restore", restore)
+        fails = await worker.open([short])
+        with pytest.raises(ApiError) as refused:
+            await fails.completions()
+        assert refused.value.status == 500
+        again = await worker.open([short])
+        assert await again.completions() == alone[1:]
+        assert await runs.completions() == alone[:1]
+        await worker.close()
+
+    asyncio.run(life())
+
+
 class Broken:
     """An engine whose every step fails, on a device that is gone too, or is not."""
 
@@ -81,6 +109,9 @@ class Broken:
 
     def abort(self, request: int) -> None:
         self.busy = False
+
+    def __contains__(self, request: int) -> bool:
+        return self.busy
 
     def close(self) -> None:
         pass

@@ -244,10 +244,13 @@ class Worker:
             try:
                 deltas = self.engine.step()
             except Exception as error:
-                if self.engine.lost is None:
-                    log.exception("the engine failed in a step")
-                    self._check_device()
-                self._fail_all(as_api_error(error) if self.engine.lost is None else _lost())
+                if self.engine.lost is not None:
+                    self._fail_all(_lost())
+                    continue
+                log.exception("the engine failed in a step")
+                self._check_device()
+                gone = {n: ticket for n, ticket in self._tickets.items() if n not in self.engine}
+                self._fail(gone or self._tickets, as_api_error(error))  # the others go on
                 continue
             self._route(deltas)
 
@@ -334,7 +337,10 @@ class Worker:
             self._metrics.completion(self.name, done.finish_reason, *sizes)
 
     def _fail_all(self, error: ApiError) -> None:
-        for ticket in dict.fromkeys(self._tickets.values()):
+        self._fail(self._tickets, error)
+
+    def _fail(self, tickets: dict[int, Ticket], error: ApiError) -> None:
+        for ticket in dict.fromkeys(tickets.values()):
             self._drop(ticket)
             _tell(ticket.loop, [(ticket, error)])
 
