@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt hatch_build.py \
 	@test -n "$(PYTHON)" || { echo "cairn needs Python 3.11 or newer: put one on the PATH or set PYTHON=" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint constraints.txt --editable '.[serve,eval,fast,docs,grammar,dev]'
+	  --constraint constraints.txt --editable '.[serve,eval,fast,docs,grammar,tensorboard,dev]'
 	touch $(READY)
 
 demo: $(READY)
