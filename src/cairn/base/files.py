@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 
-def write_bytes(path: Path, value: bytes) -> None:
-    """Write atomically: a reader, or a crash, sees the old file or the new one, never a part."""
+def write_bytes(path: Path, value: bytes, mode: int = 0o666) -> None:
+    """Write atomically: a reader, or a crash, sees the old file or the new one, never a part.
+
+    `mode` is who may do what with the file, less what the process's mask takes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("wb") as file:
+        with open(beside, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(value)
             file.flush()
             os.fsync(file.fileno())

@@ -4,7 +4,8 @@ A file holds the keys and values of some pages of tokens, and the recurrent stat
 them; it goes on from another file or from the beginning. It is named after the tokens from the
 beginning on, in a folder named after the model, so nothing that other weights computed is found.
 Files are written beside, synced and renamed, and carry a digest of what is in them: one that a
-crash or a disk has damaged is not used.
+crash or a disk has damaged is not used. They hold what users wrote, in a form that can be read
+back: folders and files are their owner's alone.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +26,13 @@ from torch import Tensor
 
 from cairn.base.files import write_bytes
 from cairn.engine.pages import PAGE
+from cairn.engine.pool import Form
 from cairn.model import Decoder
 
 log = logging.getLogger(__name__)
 
+LAYOUT = 2  # of what is written: counted up when old files cannot be read as new ones
+OWNER = 0o077  # who is to have no permission: everybody but the owner
 MOST_UNWRITTEN = 4  # files that wait to be written; beyond that, prefixes go unwritten
 Block = list[tuple[Tensor, Tensor]]
 State = tuple[Tensor, ...]
@@ -57,10 +62,12 @@ class Archive:
     `find` and `read` belong to the engine's thread; writing has one of its own.
     """
 
-    def __init__(self, folder: Path, model: Decoder, most: int) -> None:
-        self.folder = folder / digest_of(model)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._most = most
+    def __init__(self, folder: Path, model: Decoder, form: Form, most: int) -> None:
+        self.folder = folder / digest_of(model, form)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        _close(self.folder)  # an older one may be open; what is around it need not be ours
+        self._form, self._most = form, most
         self._entries: dict[str, Entry] = {}
         self._lock = threading.Lock()
         self._writer = ThreadPoolExecutor(1, "cairn-archive")
@@ -96,15 +103,29 @@ class Archive:
                 told = file.metadata() or {}
             if _digest(found, told.get("about", "")) != told.get("digest"):
                 raise SafetensorError("its contents are not what was written")
+            self._check(entry, found)
             path.touch()
         except (SafetensorError, OSError) as error:
             log.warning("%s is not used: %s", path, error)
             self.drop(entry)
             return None
-        groups = sum(name.startswith("keys.") for name in found)
-        block = [(found[f"keys.{group}"], found[f"values.{group}"]) for group in range(groups)]
+        groups = range(len(self._form.pages))
+        block = [(found[f"keys.{group}"], found[f"values.{group}"]) for group in groups]
         states = sorted(name for name in found if name.startswith("state."))
         return block, tuple(found[name] for name in states) or None
+
+    def _check(self, entry: Entry, found: dict[str, Tensor]) -> None:
+        """SafetensorError unless these are the pages of an entry, with or without a state."""
+        wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+        skipped = entry.skipped or [0] * len(self._form.pages)
+        for group, (kinds, less) in enumerate(zip(self._form.pages, skipped, strict=False)):
+            count = (entry.position - entry.start) // PAGE - less
+            for name, (dtype, shape) in zip(("keys", "values"), kinds, strict=True):
+                wanted[f"{name}.{group}"] = (dtype, (shape[0], count, *shape[1:]))
+        if any(name.startswith("state.") for name in found):
+            wanted |= {f"state.{number}": kind for number, kind in enumerate(self._form.states)}
+        if {name: (own.dtype, tuple(own.shape)) for name, own in found.items()} != wanted:
+            raise SafetensorError("its tensors are not those of its place")
 
     def write(
         self,
@@ -153,7 +174,7 @@ class Archive:
             place = {"parent": entry.parent, "start": entry.start, "position": entry.position}
             about = json.dumps(place | {"skipped": entry.skipped})
             data = save(tensors, {"digest": _digest(tensors, about), "about": about})
-            write_bytes(self._path(entry.name), data)
+            write_bytes(self._path(entry.name), data, 0o600)
             entry.size = len(data)
             with self._lock:
                 if not entry.parent or entry.parent in self._entries:
@@ -172,14 +193,14 @@ class Archive:
         found: list[Entry] = []
         for path in self.folder.glob("*.safetensors"):
             try:
-                with safe_open(path, "pt") as file:
-                    about = json.loads((file.metadata() or {})["about"])
-                found.append(Entry(path.stem, **about, size=path.stat().st_size))
-            except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+                found.append(_entry_of(path, len(self._form.pages)))
+                _close(path)
+            except (SafetensorError, OSError, LookupError, ValueError, RecursionError) as error:
                 log.warning("%s is removed: %s", path, error)
                 path.unlink(missing_ok=True)
         for entry in sorted(found, key=lambda one: one.position):
-            if not entry.parent or entry.parent in self._entries:
+            before = self._entries.get(entry.parent)
+            if entry.start == (0 if before is None else before.position):
                 self._entries[entry.name] = entry
             else:
                 self._path(entry.name).unlink(missing_ok=True)
@@ -208,13 +229,47 @@ def names_of(tokens: Sequence[int]) -> list[str]:
     return found
 
 
-def digest_of(model: Decoder) -> str:
-    """A name of a model: its configuration, dtypes and every weight."""
-    total = hashlib.blake2b(repr((model.config, PAGE)).encode(), digest_size=20)
-    for name, weight in sorted(model.named_parameters()):
-        total.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        total.update(_bytes(weight))
+def digest_of(model: Decoder, form: Form) -> str:
+    """A name of all that files depend on: a model's configuration, dtypes, every weight and buffer
+    (the scales of those in 8 bits are buffers), and how its memory is laid out.
+    """
+    about = repr((LAYOUT, PAGE, form, model.config))
+    total = hashlib.blake2b(about.encode(), digest_size=20)
+    for name, tensor in sorted((*model.named_parameters(), *model.named_buffers())):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(_bytes(tensor))
     return total.hexdigest()
+
+
+def _entry_of(path: Path, groups: int) -> Entry:
+    """What a file says of itself; ValueError, KeyError and others where that cannot be."""
+    with safe_open(path, "pt") as file:
+        told = json.loads((file.metadata() or {})["about"])
+    if not isinstance(told, dict) or set(told) != {"parent", "start", "position", "skipped"}:
+        raise ValueError("it does not say where it belongs")
+    parent, start, position, skipped = (told[n] for n in ("parent", "start", "position", "skipped"))
+    whole = _is_count(start) and _is_count(position) and not (start % PAGE or position % PAGE)
+    if not whole or start >= position or not isinstance(parent, str) or bool(parent) != (start > 0):
+        raise ValueError("its place is none")
+    most = (position - start) // PAGE
+    fits = isinstance(skipped, list) and len(skipped) in (0, groups)
+    if not fits or not all(_is_count(one) and one <= most for one in skipped):
+        raise ValueError("the pages that it skips are none")
+    return Entry(path.stem, parent, start, position, path.stat().st_size, skipped)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**48
+
+
+def _close(path: Path) -> None:
+    """Leave a file or folder to its owner alone."""
+    mode = path.stat().st_mode & 0o777
+    if mode & OWNER:
+        try:
+            path.chmod(mode & ~OWNER)
+        except OSError as error:
+            log.warning("others may read %s, which holds what users wrote: %s", path, error)
 
 
 def _digest(tensors: dict[str, Tensor], about: str) -> str:

@@ -44,11 +44,15 @@ def without_variation(caching: Caching | None, speculation: Speculation | None) 
     return Caching(prefixes=False, swap_bytes=UNBOUNDED)
 
 
-def archive_of(model: Decoder, caching: Caching) -> Archive | None:
-    """Where prefixes outlive the process; None where they need not."""
+def archive_of(model: Decoder, caching: Caching, pool: Pool) -> Archive | None:
+    """Where prefixes outlive the process; None where they need not, UserError where they cannot."""
     if caching.disk is None or not caching.prefixes:
         return None
-    return Archive(Path(caching.disk), model, caching.disk_bytes)
+    try:
+        return Archive(Path(caching.disk), model, pool.form, caching.disk_bytes)
+    except OSError as error:
+        mend = "give a folder that can be written"
+        raise UserError("disk (--cache)", str(caching.disk), str(error), mend) from error
 
 
 def refuse_apart(ranks: int, caching: Caching, invariant: bool) -> None:

@@ -100,7 +100,7 @@ class Engine:
                 keeps=self._caching.prefixes, graphs=graphs,
             )  # fmt: skip
             self._runner = Runner(own.model, pool, graphs, own.team)
-            self._archive = archive_of(own.model, self._caching)
+            self._archive = archive_of(own.model, self._caching, pool)
             self._drafter = drafter_of(speculation, own.model, pool.sizes)
         self.slots, self.capacity = pool.sizes.slots, pool.sizes.capacity
         self._prompts = Prompts(own.tokenizer, own.model.config, own.ends)
@@ -233,7 +233,12 @@ class Engine:
             self._allocation.tree.clear()
         if self._archive is not None:
             self._archive.close()
-            self._archive = self._allocation.archive = archive_of(self.model, self._caching)
+        try:
+            archive = archive_of(self.model, self._caching, self._runner.pool)
+        except UserError as error:  # a disk that fails is no reason to stop serving
+            log.warning("prefixes stay in memory: %s", error)
+            archive = None
+        self._archive = self._allocation.archive = archive
 
     def close(self) -> None:
         """Wait until what is to survive is on disk; end the other ranks."""
@@ -356,9 +361,7 @@ class Engine:
         sequence = one.part.sequence
         sequence.drafts = []
         if one.part.drafts:
-            more = one.right == len(one.part.drafts)
-            trust = sequence.trust * 2 if more else max(1, one.right)
-            sequence.trust = min(trust, self._most_drafts)
+            sequence.trust = min(one.trust, self._most_drafts)
         if not sequence.sound and sequence.finish_reason != "error":
             self._scheduler.confirm(sequence)
         if sequence.finish_reason is not None:

@@ -42,6 +42,20 @@ class Sizes:
     state_dtype: torch.dtype = torch.float32
 
 
+Kind = tuple[torch.dtype, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Form:
+    """Dtypes and shapes of copies of a pool's memory."""
+
+    pages: tuple[tuple[Kind, ...], ...]
+    """For each group, those of the keys and of the values of one page [layers, PAGE, heads, width].
+    """
+    states: tuple[Kind, ...]
+    """Those of each part of a recurrent state; empty where there is none."""
+
+
 class Pool:
     """Pages of keys and values, and a recurrent state a slot (`cairn.engine.memory.Memory`)."""
 
@@ -62,6 +76,16 @@ class Pool:
         """Bytes of a page, of all groups together."""
         pools = (*self.cache.keys, *self.cache.values)
         return sum(x.nbytes // (x.shape[1] // PAGE) for x in pools if x.numel())
+
+    @property
+    def form(self) -> Form:
+        """What copies of this memory look like."""
+        pages = [
+            tuple((x.dtype, (x.shape[0], *x.shape[2:])) for x in self._paged(group))
+            for group in range(len(self.cache.keys))
+        ]
+        states = [(x.dtype, (x.shape[0], *x.shape[2:])) for x in self._states()]
+        return Form(tuple(pages), tuple(states) if self.recurrent else ())
 
     def assign(self, slot: int, group: int, first: int, pages: list[int]) -> None:
         """The slot's pages `first` on are now `pages`."""
