@@ -40,6 +40,10 @@ class Caching:
                 raise UserError(field, value, "is no number of 0 or more", "write it in digits")
         if self.disk is not None and not self.prefixes:
             raise UserError("disk", str(self.disk), "would stay empty: no prefixes are kept")
+        if self.check is not None and not self.prefixes:
+            problem = "has nothing to compare: no prefixes are kept"
+            mend = "leave it out, or keep prefixes (without --invariant)"
+            raise UserError("check (--self-check)", self.check, problem, mend)
         for field in ("check", "every"):
             if getattr(self, field) == 0:
                 raise UserError(field, 0, "is no distance", "leave it out")
