@@ -2,13 +2,16 @@
 attention, and FlashInfer (with its FlashAttention 3 kernels) where it can be imported.
 
 32 query and 8 key heads of width 128, bf16, causal. Prints one JSON line a case, in microseconds.
-`cairn` is what `cairn.ops.attention` chooses, `ours` its own kernel.
+`cairn` is what `cairn.ops.attention` chooses, `any GPU` our kernel that needs no Hopper GPU.
 
-    python bench/attention.py
+    python bench/attention.py [--own]
 """
 
+import argparse
 import json
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,16 +19,22 @@ from kernels import inputs, library, timed
 from torch import Tensor
 from torch.nn import functional
 
-from cairn.ops import paths
 from cairn.ops.attention import AttentionPlan, Pages, attention
+from cairn.ops.triton import attention as kernels_of_attention
 
 HEADS, SHARED, WIDTH = 32, 8, 128
+OWN = False  # whether libraries but cuDNN are left out
 RAGGED = [4096, 1000, 300, 77, 2048]
 Call = Callable[[], Any]
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--own", action="store_true", help="cairn and cuDNN alone")
+    global OWN
+    OWN = parser.parse_args().own
     with torch.no_grad():
+        first_calls()
         for lengths, window in (([8192], None), (RAGGED, None), ([8192], 1024)):
             tell(f"prefill {lengths}, window {window}", fresh(lengths, window))
         for new, past in ((512, 32_768), (8192, 57_344)):
@@ -37,6 +46,8 @@ def main() -> None:
 def tell(case: str, calls: dict[str, Call]) -> None:
     found: dict[str, Any] = {"case": case}
     for name, call in calls.items():
+        if OWN and not name.startswith(("cairn", "any GPU", "SDPA cuDNN", "cuDNN")):
+            continue
         try:
             found[name] = round(timed(call, "cuda", True) * 1e6, 1)
         except Exception as error:  # of any library
@@ -45,12 +56,29 @@ def tell(case: str, calls: dict[str, Call]) -> None:
     print(json.dumps(found), flush=True)
 
 
-def forced(call: Call) -> Call:
-    def run() -> Any:
-        with paths.only("triton"):
-            return call()
+def first_calls() -> None:
+    """Milliseconds of the first call at a length, after one at another, and of one more."""
+    found: dict[str, Any] = {"case": "first call of a length, ms"}
+    for name in ("cairn", "cuDNN"):
+        for length in (4000, 5000, 6000):
+            q, k, v = (inputs("cuda", length, n, WIDTH) for n in (HEADS, SHARED, SHARED))
+            plan = AttentionPlan.of([length], None, "cuda")
+            own = partial(attention, q, k, v, plan)
+            call = own if name == "cairn" else library([q, k, v], [length], None)["SDPA cuDNN"]
+            spent = []
+            for _ in range(2):
+                torch.cuda.synchronize()
+                began = time.perf_counter()
+                call()
+                torch.cuda.synchronize()
+                spent.append(round((time.perf_counter() - began) * 1000, 2))
+            found[f"{name}, {length}"] = spent
+    print(json.dumps(found), flush=True)
 
-    return run
+
+def any_gpu(q: Tensor, pages: Pages, plan: AttentionPlan) -> Call:
+    """Our kernel that serves any GPU."""
+    return lambda: kernels_of_attention.attend(q, pages, plan, {"BLOCK_M": 128})
 
 
 def fresh(lengths: list[int], window: int | None) -> dict[str, Call]:
@@ -58,7 +86,8 @@ def fresh(lengths: list[int], window: int | None) -> dict[str, Call]:
     q, k, v = (inputs("cuda", sum(lengths), n, WIDTH) for n in (HEADS, SHARED, SHARED))
     plan = AttentionPlan.of(lengths, None, "cuda", window)
     calls: dict[str, Call] = {"cairn": lambda: attention(q, k, v, plan)}
-    calls["ours"] = forced(calls["cairn"])
+    flat = Pages(k, v, plan.bounds(k.device)[:-1, None])
+    calls["any GPU"] = any_gpu(q, flat, plan)
     calls |= library([q, k, v], lengths, window)
     calls["flex"] = flex(q, k, v, lengths, window)
     calls["FlashInfer, FA3"] = flashinfer_ragged(q, k, v, lengths, window)
@@ -122,7 +151,7 @@ def chunk(new: int, past: int) -> dict[str, Call]:
     def in_one_piece() -> Tensor:
         keys, values = gathered()
         table = torch.zeros(1, 1, device="cuda", dtype=torch.int32)
-        return attention(q, k, v, plan, pages=Pages(keys, values, table))
+        return any_gpu(q, Pages(keys, values, table), plan)()
 
     def theirs() -> Tensor:
         import flashinfer  # type: ignore[import-not-found]
@@ -134,7 +163,8 @@ def chunk(new: int, past: int) -> dict[str, Call]:
 
     return {
         "cairn": lambda: attention(q, k, v, plan, pages=pages),
-        "cairn, gathered": in_one_piece,
+        "any GPU": any_gpu(q, pages, plan),
+        "any GPU, gathered": in_one_piece,
         "varlen, gathered": varlen_after(q, gathered),
         "cuDNN in two, gathered": in_two(q, gathered, past),
         "flex, gathered": flex_after(q, gathered, past),

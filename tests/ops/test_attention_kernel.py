@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cairn.ops import paths, reference
 from cairn.ops.attention import AttentionPlan, Pages, attention
+from cairn.ops.triton.attention import unfit_on_hopper
 
 pytestmark = pytest.mark.kernels
 
@@ -126,6 +127,82 @@ def test_bf16_on_a_gpu_errs_no_more_than_twice_the_twin(window, width):
         )
     twin = new_rows(twin, past, lengths)
     errors = [(x.cpu().double() - wanted).norm() / wanted.norm() for x in (got, twin)]
+    assert errors[0] <= 2 * errors[1]
+
+
+HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
+
+
+def as_in_a_cache(pages: Pages) -> Pages:
+    """Heads of a key beside each other, as `cairn.model.cache` keeps them."""
+    keys, values = (
+        x.transpose(1, 2).contiguous().transpose(1, 2) for x in (pages.keys, pages.values)
+    )
+    return Pages(keys, values, pages.table)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HOPPER, reason="needs a Hopper GPU")
+@pytest.mark.parametrize("window", [None, 300])
+@pytest.mark.parametrize(
+    ("width", "share", "form"),
+    [
+        (128, 4, "cache"),
+        (128, 4, "heads apart"),
+        (128, 4, "pages of 64"),
+        (128, 5, "cache"),
+        (64, 1, "cache"),
+        (64, 8, "cache"),
+    ],
+)
+def test_warp_groups_on_hopper(width, share, form, window):
+    lengths, past = [300, 1, 513, 1, 40, 128], [0, 900, 77, 40, 1000, 3000]
+    whole = [a + b for a, b in zip(past, lengths, strict=True)]
+    T, cuda = sum(whole), torch.device("cuda")
+    q, k, v = (draw(T, n, width, seed=n).bfloat16() for n in (2 * share, 2, 2))
+    size = 64 if form == "pages of 64" else 16
+    pages = moved(paged(k, v, whole, size, size), cuda)
+    pages = Pages(pages.keys.bfloat16(), pages.values.bfloat16(), pages.table)
+    pages = pages if form == "heads apart" else as_in_a_cache(pages)
+    new = [new_rows(x, past, lengths).to(cuda) for x in (q, k, v)]
+    assert unfit_on_hopper(new[0], pages.keys, pages.values, pages.size) == ""
+    with paths.recorded() as taken:
+        got = attention(*new, AttentionPlan.of(lengths, past, cuda, window), pages=pages)
+    assert taken == [paths.Choice("attention", "triton")]
+    plan = AttentionPlan.of(whole, None, cuda, window)
+    with paths.only("torch"):
+        twin, wanted = (
+            new_rows(attention(*(x.to(cuda, dtype) for x in (q, k, v)), plan), past, lengths)
+            for dtype in (torch.bfloat16, torch.float64)
+        )
+    errors = [float((x - wanted).norm() / wanted.norm()) for x in (got, twin)]
+    assert errors[0] <= 2 * errors[1]
+    begins = [0, 301]  # spans by themselves: what else is in the call changes no bit
+    for span, begin in zip((0, 2), begins, strict=True):
+        rows = slice(begin, begin + lengths[span])
+        own = Pages(pages.keys, pages.values, pages.table[span : span + 1])
+        plan = AttentionPlan.of([lengths[span]], [past[span]], cuda, window)
+        with paths.only("triton"):
+            alone = attention(*(x[rows] for x in new), plan, pages=own)
+        assert torch.equal(alone, got[rows])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HOPPER, reason="needs a Hopper GPU")
+@pytest.mark.parametrize("window", [None, 100])
+def test_warp_groups_on_hopper_read_views_of_one_projection(window):
+    lengths, width = [300, 0, 7, 513], 128
+    whole = draw(sum(lengths), (8 + 2 + 2) * width).bfloat16().cuda().unflatten(-1, (-1, width))
+    parts = whole.split([8, 2, 2], 1)
+    plan = AttentionPlan.of(lengths, None, "cuda", window)
+    with paths.only("triton"):
+        got = attention(*parts, plan)
+    with paths.only("torch"):
+        twin, wanted = (
+            attention(*(x.to(dtype) for x in parts), plan)
+            for dtype in (torch.bfloat16, torch.float64)
+        )
+    errors = [float((x - wanted).norm() / wanted.norm()) for x in (got, twin)]
     assert errors[0] <= 2 * errors[1]
 
 

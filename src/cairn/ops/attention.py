@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from inspect import signature
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -264,8 +265,9 @@ def _fast_paths(
 ) -> tuple[str | None, str | None]:
     """What `choose` takes as `library` (PyTorch's fused attention) and as `triton`.
 
-    On an H200 cuDNN's kernel is the fastest for spans of one length, ours for ragged ones and for
-    pages; only a library's has a gradient.
+    On a Hopper GPU our kernel is the fastest and plans nothing, where cuDNN plans for 70 ms what it
+    meets at a new length; elsewhere cuDNN serves spans of one length, ours ragged ones and pages.
+    Only a library's has a gradient.
     """
     trained = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     if order_is_fixed():
@@ -276,10 +278,22 @@ def _fast_paths(
     width = q.shape[-1]
     served = q.dtype in (torch.bfloat16, torch.float16) and width % 8 == 0 and width <= 256
     if served and not few and (carried or (fresh and (trained or _even(plan)))):
-        return "", "PyTorch's kernel serves it"
+        if trained or carried or not _by_warp_groups(q, k, v, pages):
+            return "", "PyTorch's kernel serves it"
+        return "ours is faster", ""
     if trained or carried:  # padded batches, each in a fused kernel of PyTorch's
         return None, None
     return None, paths.for_kernel(q)
+
+
+def _by_warp_groups(q: Tensor, k: Tensor, v: Tensor, pages: Pages | None) -> bool:
+    """Whether `cairn.ops.triton.hopper` serves the keys where they lie."""
+    if q.device.type != "cuda" or find_spec("triton") is None:
+        return False
+    from cairn.ops.triton.attention import unfit_on_hopper
+
+    where = (k, v, None) if pages is None else (pages.keys, pages.values, pages.size)
+    return not unfit_on_hopper(q, *where)
 
 
 def _even(plan: AttentionPlan) -> bool:

@@ -86,7 +86,15 @@ def attend(
     out = torch.empty(T, heads, width, dtype=q.dtype, device=q.device)
     q = q if q.stride(-1) == 1 else q.contiguous()
     fixed = _fixed(q, pages, plan, share, block_w)
-    if len(tables.many):
+    if (
+        len(tables.many)
+        and launch is None
+        and not unfit_on_hopper(q, pages.keys, pages.values, pages.size)
+    ):
+        from cairn.ops.triton.hopper import attend_many
+
+        attend_many(q, pages, out, tables, plan.window)
+    elif len(tables.many):
         grid = len(tables.many), heads // share, 1
         _attend[grid](
             q, pages.keys, pages.values, out, None, pages.table, tables.bounds, tables.ends,
@@ -95,6 +103,15 @@ def attend(
     if len(tables.few):
         _few(q, pages, out, tables, fixed, heads, share)
     return out
+
+
+def unfit_on_hopper(q: Tensor, keys: Tensor, values: Tensor, size: int | None) -> str:
+    """Why `cairn.ops.triton.hopper` cannot serve tiles of many rows; empty where it can."""
+    if q.device.type != "cuda" or torch.cuda.get_device_capability(q.device)[0] != 9:
+        return "it is for Hopper GPUs"
+    from cairn.ops.triton.hopper import unfit
+
+    return unfit(q, keys, values, size)
 
 
 def _few(
