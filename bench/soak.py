@@ -145,7 +145,7 @@ def vanish(served: Served, count: int) -> dict[str, Any]:
     """Clients that ask for long completions and close the connection."""
     port = int(served.url.rsplit(":", 1)[1])
     body = json.dumps({"prompt": "a", "max_tokens": 2000, "stream": True, "ignore_eos": True})
-    head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     clients = []
     for _ in range(count):
         client = socket.create_connection(("127.0.0.1", port))

@@ -123,6 +123,9 @@ def _add_use(verb: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("checkpoint", type=Path)
     one.add_argument("--host", default="127.0.0.1", help="loopback unless you say otherwise")
     one.add_argument("--port", type=int, default=8000)
+    one.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="answer to this name too"
+    )
     one.add_argument("--name", help="the model's name in the API (default: the folder's)")
     one.add_argument("--slots", type=_positive, help="sequences at a time (default: what fits)")
     one.add_argument("--capacity", type=_positive, help="tokens of a sequence (default: what fits)")
@@ -380,6 +383,7 @@ def run_serve(arguments: Arguments) -> None:
         admin_keys=Keys.read(arguments.admin_keys, "CAIRN_ADMIN_KEYS"),
         caching=caching,
         speculation=guess,
+        allow_hosts=arguments.allow_host,
         **given,
     )
 

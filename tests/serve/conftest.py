@@ -119,7 +119,7 @@ def twin(model: Decoder, words: Tokenizer) -> Engine:
     return Engine(model, words, slots=4, capacity=4096)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def running_server():
     """`with running_server(app, engine) as server`, for a test that needs one of its own."""
     return running

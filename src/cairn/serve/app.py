@@ -1,7 +1,7 @@
 """The application: routes over engines, errors in one shape, limits, keys, start and end."""
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +17,7 @@ from cairn.serve.admin import admin_routes
 from cairn.serve.chat import chat_routes
 from cairn.serve.completions import completion_routes
 from cairn.serve.errors import answer_errors
+from cairn.serve.hosts import Hosts
 from cairn.serve.journal import Journal
 from cairn.serve.keys import Gate, Keys
 from cairn.serve.limits import BodyLimit, Limits
@@ -37,12 +38,14 @@ def create_app(
     keys: Keys | None = None,
     admin_keys: Keys | None = None,
     weights: str | Path | None = None,
+    hosts: Collection[str] | None = None,
 ) -> FastAPI:
     """The application that serves `engine` under the model name `name`, and `more` by theirs.
 
     It owns the engines from start-up to shutdown: nobody else may drive them meanwhile. With the
     folder of an attribution index, /v1/trace says where a text was learned from. With `keys`,
-    requests must bear one; `admin_keys` and the root folder `weights` open /admin/weights. Raises
+    requests must bear one; `admin_keys` and the root folder `weights` open /admin/weights. With
+    `hosts`, requests by names other than these, localhost and addresses are refused. Raises
     UserError for an engine without a tokenizer, an index that cannot be read, or a root of
     weights without admin keys.
     """
@@ -66,6 +69,8 @@ def create_app(
     app.state.models = models
     app.add_middleware(BodyLimit, most=limits.body_bytes)
     app.add_middleware(Gate, keys=keys, admin=admin_keys)
+    if hosts is not None:
+        app.add_middleware(Hosts, names=hosts)
     app.add_middleware(Journal, metrics=metrics)  # the outermost
     answer_errors(app)
     _add_state_routes(app, models, metrics)

@@ -17,6 +17,7 @@ log = logging.getLogger("cairn.serve.requests")
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 FACTS = "cairn.facts"
 """Where in an ASGI scope an endpoint writes what its line shall say: counts, never texts."""
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SANE = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -54,13 +55,14 @@ class Journal:
     ) -> None:
         route = scope.get("route")
         path = getattr(route, "path", None) or "other"  # no label for each path that is guessed
-        self._metrics.request(scope["method"], path, status, seconds)
+        method = scope["method"] if scope["method"] in METHODS else "other"  # nor for each method
+        self._metrics.request(method, path, status, seconds)
         if path in ("/health", "/metrics") and status == 200:
             return  # asked for every few seconds
         client = scope.get("client")
         line = {
             "request_id": name,
-            "method": scope["method"],
+            "method": scope["method"][:20],
             "path": scope["path"][:200],
             "status": status,
             "seconds": round(seconds, 4),

@@ -5,7 +5,7 @@ import errno
 import os
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -16,6 +16,7 @@ from cairn.base import UserError, note
 from cairn.engine import Engine
 from cairn.engine.options import Caching, Speculation
 from cairn.serve.app import create_app
+from cairn.serve.hosts import loopback
 from cairn.serve.journal import log_to
 from cairn.serve.keys import Keys
 from cairn.serve.limits import Limits
@@ -48,6 +49,7 @@ def serve(
     keys: Keys | None = None,
     admin_keys: Keys | None = None,
     weights: str | Path | None = None,
+    allow_hosts: Collection[str] = (),
     grace: float = GRACE,
     caching: Caching | None = None,
     speculation: Speculation | None = None,
@@ -58,7 +60,9 @@ def serve(
     """Serve the checkpoint in `folder` over HTTP until SIGINT or SIGTERM.
 
     Only this machine can reach the default host. Port 0 takes a free one. `more` are folders of
-    other models by name; `keys`, `admin_keys` and `weights` are those of `create_app`. At the end
+    other models by name; `keys`, `admin_keys` and `weights` are those of `create_app`. A server
+    on loopback without keys answers only to its own names and `allow_hosts`, for web pages reach
+    it; another does so where there are any. At the end
     no new request is taken, and those that run have `grace` seconds. `caching` holds for every
     model, as do `float8` (matrices in 8 bits) and `invariant` (see `Engine`), `speculation` for the
     first. With `ranks`, so many processes share the model; it is then the only one. Raises
@@ -76,12 +80,14 @@ def serve(
     with listen(host, port) as listening, contextlib.ExitStack() as closing:
         sizes = {"slots": slots, "capacity": capacity, "caching": caching, "invariant": invariant}
         sizes |= {"weights": "float8" if float8 else None}
+        only_here = keys is None and loopback(listening.getsockname()[0])
+        hosts = allow_hosts if allow_hosts or only_here else None
         engine = Engine(folder, speculation=speculation, ranks=ranks, **sizes)
         closing.callback(engine.close)
         rest = {other: Engine(path, **sizes) for other, path in others.items()}
         app = create_app(
             engine, name, more=rest, limits=limits, attribution=attribution, keys=keys,
-            admin_keys=admin_keys, weights=weights,
+            admin_keys=admin_keys, weights=weights, hosts=hosts,
         )  # fmt: skip
         size = f"{engine.slots} slots of {engine.capacity} tokens"
         note(f"{', '.join([name, *rest])}: {_address(listening)} ({size}); Ctrl-C ends it")

@@ -34,6 +34,8 @@ class Ticket:
 
     places: dict[int, int]
     """The engine's id of each completion, and its place in the request."""
+    prompts: list[list[int]]
+    """Token ids of the prompt of each completion."""
     loop: asyncio.AbstractEventLoop
     _close: Callable[["Ticket"], None]
     begun: float = field(default_factory=time.monotonic)
@@ -200,7 +202,8 @@ class Worker:
             self._open -= len(jobs)
             raise
         places = {sequence.id: place for place, sequence in enumerate(sequences)}
-        ticket = Ticket(places, asyncio.get_running_loop(), self._release)
+        prompts = [sequence.prompt for sequence in sequences]
+        ticket = Ticket(places, prompts, asyncio.get_running_loop(), self._release)
         if not self._ask(lambda: self._enter(ticket, sequences)):
             self._open -= len(jobs)
             raise _ending()
