@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cairn.base import UserError
-from cairn.engine import Engine, SamplingParams, runner
+from cairn.engine import Caching, Engine, SamplingParams, runner
 from cairn.model import Decoder
 
 GREEDY = SamplingParams(max_tokens=12, temperature=0)
@@ -368,3 +368,24 @@ def test_a_live_model_is_used_with_its_current_weights(words, fresh_model):
                 weight.mul_(1.3)
     with pytest.raises(UserError, match="live model"):
         Engine(fresh_model, device="cpu")
+
+
+def test_a_preempted_prompt_is_scored_once(model):
+    """What gave its slot to another before its first token is computed again from the beginning."""
+    params = SamplingParams(max_tokens=4, temperature=0, prompt_logprobs=1, ignore_eos=True)
+    engine = Engine(model, slots=1, capacity=256, token_budget=16, caching=Caching(swap_bytes=0))
+    prompt = list(range(1, 41))
+    (alone,) = engine.generate([prompt], params)
+    first = engine.add(prompt, params)
+    deltas = engine.step() + engine.step()
+    engine.add([1, 2, 3], params, priority=50)
+    while engine.busy:
+        deltas += engine.step()
+    assert engine.load.reuse.recomputed
+    mine = [delta for delta in deltas if delta.id == first]
+    scores = alone.prompt_logprobs
+    assert scores is not None
+    assert mine[-1].completion is not None
+    assert mine[-1].completion.prompt_logprobs == [None, *(pytest.approx(x) for x in scores[1:])]
+    assert [item.token for item in mine[0].prompt_logprobs] == prompt[1:]
+    assert not any(delta.prompt_logprobs for delta in mine[1:])

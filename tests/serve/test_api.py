@@ -141,6 +141,27 @@ def test_a_stream_echoes_its_prompt_first(server):
     assert chunks[0]["choices"][0]["text"].startswith(PROMPT)
 
 
+@pytest.mark.parametrize("most", [0, 1, 9])
+@pytest.mark.parametrize("prompt", [PROMPT, "\u20ac " * 60, ["a", "def f("], [5], [[7, 8], [0, 9]]])
+def test_a_stream_that_echoes_gives_the_logprobs_of_the_whole(server, prompt, most):
+    body = {"prompt": prompt, "max_tokens": most, "temperature": 0, "echo": True, "logprobs": 2}
+    body |= {"n": 2, **EVERY}
+    whole = server.post("/v1/completions", **body).json()["choices"]
+    chunks = events(server.post("/v1/completions", **body, stream=True))
+    for choice in whole:
+        mine = [c["choices"][0] for c in chunks if c["choices"][0]["index"] == choice["index"]]
+        assert "".join(part["text"] for part in mine) == choice["text"]
+        assert len(choice["logprobs"]["tokens"]) >= most + 1
+        for key, expected in choice["logprobs"].items():
+            pieces = [item for part in mine if part["logprobs"] for item in part["logprobs"][key]]
+            if key in ("tokens", "text_offset"):
+                assert pieces == expected
+                continue
+            assert len(pieces) == len(expected)  # batches differ in the last bits
+            for one, other in zip(pieces, expected, strict=True):
+                assert one == (other and pytest.approx(other, abs=1e-4))
+
+
 CONVERSATION = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "Add <SPECIAL_12> two numbers"},

@@ -61,6 +61,8 @@ class Delta:
     completion: Completion | None = None
     forced: tuple[bool, ...] = ()
     """For each of `tokens`, whether a thinking budget wrote it."""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """Of the prompt from its second token on: in a request's first delta, where asked for."""
 
 
 @dataclass(kw_only=True, eq=False)

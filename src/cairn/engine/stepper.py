@@ -144,6 +144,7 @@ class Stepper:
         sequence = part.sequence
         top = sequence.params.prompt_logprobs or 0
         last = min(part.stop, len(sequence.prompt) - 1)  # the last token predicts the output
+        del sequence.prompt_logprobs[part.start :]  # of tokens that are computed again
         for start in range(part.start, last, SCORED_AT_ONCE):
             stop = min(start + SCORED_AT_ONCE, last)
             places = [row + place - part.start for place in range(start, stop)]

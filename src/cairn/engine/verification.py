@@ -44,6 +44,7 @@ class Drawing:
     def delta(self) -> Delta:
         """What is new in the sequence, with the completion if it is over."""
         sequence = self.part.sequence
+        first = len(sequence.output) == len(self.drawn)
         return Delta(
             id=sequence.id,
             text=self.text,
@@ -51,6 +52,7 @@ class Drawing:
             forced=tuple(item.forced for item in self.drawn),
             logprobs=tuple(self.drawn) if sequence.params.logprobs is not None else (),
             completion=None if sequence.finish_reason is None else sequence.completion(),
+            prompt_logprobs=tuple(sequence.prompt_logprobs) if first else (),
         )
 
     def take(self, drawn: TokenLogprob) -> bool:

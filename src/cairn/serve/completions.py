@@ -74,22 +74,26 @@ class _Answer:
         if not self._body.echo:
             return ""
         prompt = self._body.prompts()[index // self._n]
-        return prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
+        if isinstance(prompt, str):
+            return prompt
+        known = self._tokenizer.vocab_size  # a model may have more ids than there are tokens
+        return self._tokenizer.decode(token for token in prompt if token < known)
 
     async def chunks(self, ticket: Ticket) -> AsyncIterator[dict[str, Any]]:
         """The answer in pieces, as its choices come."""
         writers = [LogprobWriter(self._tokenizer) for _ in range(ticket.count)]
-        begun: set[int] = set()
+        begun: set[int] = set()  # choices
         completions: dict[int, Completion] = {}
         async for index, delta in ticket.deltas():
-            text = delta.text
+            text, prompt = delta.text, None
             if index not in begun:
                 begun.add(index)
                 text = self._echoed(index) + text
+                prompt = ticket.prompts[index] if self._body.echo else None
             if delta.completion is not None:
                 refuse_failed(delta.completion)
                 completions[index] = delta.completion
-            written = self._written(writers[index], delta, text)
+            written = self._written(writers[index], delta, prompt)
             if text or written or delta.completion:
                 reason = reason_of(delta.completion) if delta.completion else None
                 yield {**self._frame, "choices": [_choice(index, text, written, reason)]}
@@ -97,16 +101,23 @@ class _Answer:
             ordered = [completions[index] for index in range(ticket.count)]
             yield {**self._frame, "choices": [], "usage": usage_of(ordered, self._n)}
 
-    def _written(self, writer: LogprobWriter, delta: Delta, text: str) -> dict[str, Any] | None:
-        if self._body.logprobs is None or not delta.logprobs:
+    def _written(
+        self, writer: LogprobWriter, delta: Delta, prompt: list[int] | None
+    ) -> dict[str, Any] | None:
+        """Of what is new, after the echoed prompt where there is one."""
+        if self._body.logprobs is None or not (prompt or delta.logprobs):
             return None
-        written = writer.write(
-            [item.token for item in delta.logprobs],
-            [item.logprob for item in delta.logprobs],
-            [dict(item.top) for item in delta.logprobs],
-        )
+        given = [*delta.prompt_logprobs, *delta.logprobs] if prompt else delta.logprobs
+        tokens = [item.token for item in given]
+        logprobs: list[float | None] = [item.logprob for item in given]
+        tops: list[dict[int, float] | None] = [dict(item.top) for item in given]
+        flags = [item.forced for item in given]
+        if prompt:  # nothing predicts its first token
+            tokens, logprobs = [prompt[0], *tokens], [None, *logprobs]
+            tops, flags = [None, *tops], [False, *flags]
+        written = writer.write(tokens, logprobs, tops)
         if self._body.thinking_token_budget is not None:
-            written["forced"] = [item.forced for item in delta.logprobs]
+            written["forced"] = flags
         return written
 
 
