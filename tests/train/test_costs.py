@@ -226,3 +226,24 @@ def test_the_best_layout_fits_and_impossible_ones_are_refused():
         best_layout(ModelConfig.preset("nemotron-h-8b"), SETTINGS, 7, H100)
     with pytest.raises(UserError, match="readers=3"):
         step_of(layout=Parallel(shard=3))
+
+
+@pytest.mark.parametrize(
+    ("layers", "precision", "measured"),
+    [
+        (10, "bf16", 0.1205),
+        (26, "bf16", 0.3315),
+        (26, "current", 0.2407),
+        (26, "block", 0.2489),
+        (52, "bf16", 0.6398),
+        (52, "current", 0.4606),
+        (52, "block", 0.4871),
+    ],
+)
+def test_forward_and_backward_on_an_h200_take_what_was_measured(layers, precision, measured):
+    """Seconds of the first layers of the 8B at 8,192 tokens: bench/layers.py, docs/training.md."""
+    whole = ModelConfig.preset("nemotron-h-8b")
+    config = replace(whole, pattern=whole.pattern[:layers], vocab_size=256)
+    settings = TrainSettings(steps=1, sequences=1, sequence_length=8192, precision=precision)
+    found = times(Step(config, settings, Parallel(shard=1), device("H200")))
+    assert found["whole"] - found["optimizer"] == pytest.approx(measured, rel=0.05)
