@@ -99,7 +99,7 @@ class Broken:
     busy = False
 
     def prepare(self, *given: object, **more: object) -> object:
-        return SimpleNamespace(id=0)
+        return SimpleNamespace(id=0, prompt=[0])
 
     def enter(self, sequence: object) -> None:
         self.busy = True
