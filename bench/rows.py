@@ -15,7 +15,7 @@ from itertools import product as every
 from typing import Any
 
 import torch
-from kernels import measure_rates, timed
+from kernel_timing import measure_rates, timed
 
 from cairn.ops import narrow
 from cairn.ops.triton.rows import parts_of, product

@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 
 import torch
-from kernels import FORM, inputs, mixer, stored
+from kernel_timing import inputs
+from kernels import FORM, mixer, stored
 
 from cairn.ops.state import Rows, state_update
 
