@@ -40,11 +40,11 @@ CHAT = FineTune(
 
 
 def files_of(folder):
-    skipped = {"manifest.json", "metrics.jsonl"}
+    skipped = {"manifest.json", "metrics.jsonl", "tensorboard"}  # they hold times
     return {
-        str(path.relative_to(folder)): path.read_bytes()
+        str(inside): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in skipped
+        if path.is_file() and (inside := path.relative_to(folder)).parts[0] not in skipped
     }
 
 
