@@ -1,67 +1,29 @@
 """Fixtures that every room's tests share."""
 
-import hashlib
 import os
-import sysconfig
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from cairn.base import Recipe, Ref, Work
+from cairn.base import Recipe, Ref
 from cairn.base.make import make
 from cairn.model import ModelConfig
 from cairn.tokens import LearnTokenizer, Tokenize
 
-FILES = "abc.py bisect.py copy.py csv.py heapq.py keyword.py queue.py sched.py string.py types.py"
-
-SMALL = ModelConfig(
-    pattern="M*-",
-    vocab_size=0,
-    hidden_size=32,
-    intermediate_size=64,
-    attention_heads=2,
-    key_value_heads=1,
-    head_dim=16,
-    mamba_heads=4,
-    mamba_head_dim=16,
-    state_size=16,
-    groups=2,
-    chunk_size=32,
-    max_positions=256,
-)
+from .few_files import FewFiles
+from .shapes import SMALL
 
 
-@dataclass(frozen=True, kw_only=True)
-class FewFiles(Recipe):
-    """Stands for Curate: a corpus of ten files."""
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch computes on one thread, so that tests do not wait for each other."""
+    import torch  # most tests need none
 
-    def run(self, work: Work) -> dict[str, Any]:
-        library = Path(sysconfig.get_paths()["stdlib"])
-        rows = []
-        for number, name in enumerate(FILES.split()):
-            raw = (library / name).read_bytes()
-            blob = hashlib.sha1(b"blob %d\0" % len(raw) + raw, usedforsecurity=False).hexdigest()
-            rows.append(
-                {
-                    "ledger_row": number,
-                    "content_id": blob,
-                    "repo_name": "python/cpython",
-                    "path": name,
-                    "language": "Python",
-                    "license_type": "permissive",
-                    "kind": "source",
-                    "detected_licenses": ["PSF-2.0"],
-                    "length_bytes": len(raw),
-                    "content": raw.decode(),
-                }
-            )
-        (work.out / "files").mkdir()
-        pq.write_table(pa.Table.from_pylist(rows), work.out / "files" / "part-00000.parquet")
-        return {}
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

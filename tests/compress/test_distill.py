@@ -19,12 +19,7 @@ from cairn.train.objective import Tokens
 SETTINGS = TrainSettings(steps=30, sequences=4, sequence_length=64, lr=3e-3, warmup=5)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_the_loss_is_kl_at_the_tokens_that_count(small_model):

@@ -10,6 +10,8 @@ from cairn.model import Decoder, ModelConfig, build
 from cairn.tokens.learning import learn
 from cairn.tokens.tokenizer import Tokenizer
 
+from ..shapes import LIVELY, untrained
+
 
 @pytest.fixture(scope="session")
 def words() -> Tokenizer:
@@ -19,24 +21,8 @@ def words() -> Tokenizer:
 
 
 def small(vocab_size: int) -> ModelConfig:
-    """All three mixers; initial weights large enough that logits are no near-ties."""
-    return ModelConfig(
-        pattern="M-*M*-",
-        vocab_size=vocab_size,
-        hidden_size=32,
-        intermediate_size=64,
-        attention_heads=4,
-        key_value_heads=2,
-        head_dim=8,
-        mamba_heads=4,
-        mamba_head_dim=8,
-        state_size=16,
-        groups=2,
-        chunk_size=8,
-        initializer_range=0.2,
-        eos_token_ids=(0,),
-        bos_token_id=0,
-    )
+    """All three mixers."""
+    return untrained("M-*M*-", vocab_size, **LIVELY)
 
 
 @pytest.fixture(scope="session")

@@ -16,43 +16,16 @@ from cairn.engine.scheduler import Scheduler
 from cairn.engine.stepper import Stepper
 from cairn.model import Decoder, ModelConfig, build
 
+from ..shapes import LIVELY, WINDOW, untrained
+
 VOCAB = 40
 COUNT = 14
 PATTERNS = {"hybrid": "M-*M*-", "dense": "*-*-", "recurrent": "M-M-", "window": "*-*-"}
-MAMBA = {
-    "mamba_heads": 4,
-    "mamba_head_dim": 8,
-    "state_size": 16,
-    "groups": 2,
-    "chunk_size": 8,
-}
-WINDOW = {  # one layer looks back 40 tokens, the other to the beginning
-    "family": "qwen2",
-    "norm_eps": 1e-6,
-    "activation": "silu",
-    "gated": True,
-    "rope_theta": 10000.0,
-    "qkv_bias": True,
-    "sliding_window": 40,
-    "full_attention": (1,),
-    "pad_token_id": None,
-}
 
 
 def config(kind: str) -> ModelConfig:
-    return ModelConfig(
-        pattern=PATTERNS[kind],
-        vocab_size=VOCAB,
-        hidden_size=32,
-        intermediate_size=64,
-        attention_heads=4,
-        key_value_heads=2,
-        head_dim=8,
-        initializer_range=0.3,
-        eos_token_ids=(0,),
-        bos_token_id=0,
-        **(WINDOW if kind == "window" else MAMBA),
-    )
+    more = LIVELY | {"initializer_range": 0.3} | (WINDOW if kind == "window" else {})
+    return untrained(PATTERNS[kind], VOCAB, **more)
 
 
 @pytest.fixture(scope="module")

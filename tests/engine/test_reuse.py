@@ -10,27 +10,14 @@ from cairn.engine import Engine, SamplingParams
 from cairn.engine.options import Caching, Speculation
 from cairn.model import ModelConfig, build
 
+from ..shapes import WINDOW, untrained
+
 GREEDY = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True)
 
 
-def shape(pattern: str, **changes) -> ModelConfig:
-    values = {
-        "pattern": pattern,
-        "vocab_size": 40,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "attention_heads": 4,
-        "key_value_heads": 2,
-        "head_dim": 8,
-        "mamba_heads": 4,
-        "mamba_head_dim": 8,
-        "state_size": 16,
-        "groups": 2,
-        "chunk_size": 16,
-        "initializer_range": 0.3,
-        "eos_token_ids": (0,),
-    }
-    return ModelConfig(**(values | changes))
+def shape(pattern: str, vocab_size: int = 40, **changes) -> ModelConfig:
+    fixed = {"chunk_size": 16, "initializer_range": 0.3, "eos_token_ids": (0,)}
+    return untrained(pattern, vocab_size, **(fixed | changes))
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +32,7 @@ def dense():
 
 @pytest.fixture(scope="module")
 def window():
-    """One layer looks back 40 tokens, the other to the beginning."""
-    found = {"family": "qwen2", "norm_eps": 1e-6, "activation": "silu", "gated": True}
-    found |= {"rope_theta": 10000.0, "qkv_bias": True, "pad_token_id": None}
-    return build(shape("*-*-", sliding_window=40, full_attention=(1,), **found), seed=3)
+    return build(shape("*-*-", **WINDOW), seed=3)
 
 
 def tokens(count: int, seed: int = 0) -> list[int]:

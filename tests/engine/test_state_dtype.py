@@ -6,27 +6,14 @@ import torch
 from cairn.base import UserError
 from cairn.engine import Engine, SamplingParams
 from cairn.engine.pool import fit
-from cairn.model import Cache, Decoder, ModelConfig, Spans, build
+from cairn.model import Cache, Decoder, Spans, build
+
+from ..shapes import LIVELY, untrained
 
 
 @pytest.fixture(scope="module")
 def hybrid() -> Decoder:
-    config = ModelConfig(
-        pattern="MM*M",
-        vocab_size=40,
-        hidden_size=32,
-        intermediate_size=64,
-        attention_heads=4,
-        key_value_heads=2,
-        head_dim=8,
-        mamba_heads=4,
-        mamba_head_dim=8,
-        state_size=16,
-        groups=2,
-        chunk_size=16,
-        initializer_range=0.2,
-        eos_token_ids=(0,),
-    )
+    config = untrained("MM*M", 40, chunk_size=16, **LIVELY)
     return build(config, seed=3)
 
 

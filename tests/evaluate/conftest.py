@@ -16,6 +16,8 @@ from cairn.base.sandbox import Limits, Sandbox
 from cairn.evaluate.task import Setting
 from cairn.tokens import LearnTokenizer, Tokenize, Tokenizer
 
+from ..shapes import untrained
+
 NAMES = ("bisect", "fnmatch", "keyword", "sched", "queue", "stat", "token", "types", "heapq")
 
 
@@ -67,24 +69,10 @@ class Untrained(Recipe):
     shards: Ref
 
     def run(self, work: Work) -> dict[str, Any]:
-        from cairn.model import ModelConfig, build, save
+        from cairn.model import build, save
 
         tokenizer = Tokenizer.load(work.input(self.shards))
-        config = ModelConfig(
-            pattern="M-*-",
-            vocab_size=tokenizer.vocab_size,
-            hidden_size=32,
-            intermediate_size=64,
-            attention_heads=4,
-            key_value_heads=2,
-            head_dim=8,
-            mamba_heads=4,
-            mamba_head_dim=8,
-            state_size=16,
-            groups=2,
-            chunk_size=16,
-            max_positions=512,
-        )
+        config = untrained("M-*-", tokenizer.vocab_size, chunk_size=16, max_positions=512)
         save(build(config, seed=0), work.out)
         tokenizer.save(work.out)
         return {}

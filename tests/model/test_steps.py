@@ -3,28 +3,13 @@
 import pytest
 import torch
 
-from cairn.model import Cache, ModelConfig, Spans
+from cairn.model import Cache, Spans
 from cairn.model.layout import Layout
 from cairn.model.steps import Step
 
-CONFIG = ModelConfig(
-    family="qwen2",
-    pattern="*-*-",
-    vocab_size=40,
-    hidden_size=32,
-    intermediate_size=64,
-    attention_heads=4,
-    key_value_heads=2,
-    head_dim=8,
-    norm_eps=1e-6,
-    activation="silu",
-    gated=True,
-    rope_theta=10000.0,
-    qkv_bias=True,
-    sliding_window=40,
-    full_attention=(1,),
-    pad_token_id=None,
-)
+from ..shapes import WINDOW, untrained
+
+CONFIG = untrained("*-*-", 40, **WINDOW)
 
 
 def test_places_tables_ends_and_angles_are_those_of_a_planned_layout():

@@ -21,12 +21,14 @@ from fastapi import FastAPI
 from cairn.base import Recipe, Ref, Work
 from cairn.base.make import make
 from cairn.engine import Engine
-from cairn.model import Decoder, ModelConfig, build
+from cairn.model import Decoder, build
 from cairn.serve import Limits, create_app
 from cairn.serve.server import listen
 from cairn.tokens import IndexAttribution, LearnTokenizer, Tokenize
 from cairn.tokens.learning import learn
 from cairn.tokens.tokenizer import Tokenizer
+
+from ..shapes import LIVELY, untrained
 
 LIMITS = Limits(body_bytes=200_000, completions=8, stops=4, messages=6, open_requests=120)
 
@@ -40,24 +42,7 @@ def words() -> Tokenizer:
 @pytest.fixture(scope="session")
 def model(words: Tokenizer) -> Decoder:
     """A small hybrid."""
-    config = ModelConfig(
-        pattern="M*-",
-        vocab_size=words.vocab_size,
-        hidden_size=32,
-        intermediate_size=64,
-        attention_heads=4,
-        key_value_heads=2,
-        head_dim=8,
-        mamba_heads=4,
-        mamba_head_dim=8,
-        state_size=16,
-        groups=2,
-        chunk_size=8,
-        initializer_range=0.2,
-        eos_token_ids=(0,),
-        bos_token_id=0,
-    )
-    return build(config, seed=0)
+    return build(untrained("M*-", words.vocab_size, **LIVELY), seed=0)
 
 
 @dataclass

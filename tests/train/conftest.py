@@ -3,17 +3,12 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from cairn.tokens import Tokenizer, TokenShards
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _on_one_thread(one_thread: None) -> None: ...
 
 
 @pytest.fixture(scope="session")

@@ -194,7 +194,7 @@ from cairn.base import Ref
 from cairn.model import ModelConfig
 from cairn.tokens import LearnTokenizer, Tokenize
 from cairn.train import Parallel, Pretrain, TrainSettings
-from fixture import FewFiles
+from few_files import FewFiles
 
 settings = TrainSettings(
     steps=6, sequences=4, sequence_length=48, warmup=1, save_every=2, precision="fp32",
@@ -211,8 +211,7 @@ plan = {{
 
 @pytest.mark.parallel
 def test_torchrun_makes_the_artifact_that_one_process_makes(tmp_path: Path):
-    conftest = Path(__file__).parents[1] / "conftest.py"
-    shutil.copy(conftest, tmp_path / "fixture.py")
+    shutil.copy(Path(__file__).parents[1] / "few_files.py", tmp_path)
     model = {**MODEL, "vocab_size": 0}
     given = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
     made = []
