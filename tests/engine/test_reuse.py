@@ -246,7 +246,11 @@ def test_a_draft_model_changes_no_token(hybrid, dense):
 
 @pytest.mark.parametrize("wrong", [{"every": 0}, {"check": 0}, {"states": -1}, {"disk_bytes": -5}])
 def test_options_that_cannot_be_are_refused(wrong):
-    with pytest.raises(UserError, match=r"self-check\)=3: has nothing to compare"):
-        Caching(prefixes=False, check=3)
     with pytest.raises(UserError):
         Caching(**wrong)
+
+
+def test_a_self_check_without_prefixes_is_refused(hybrid):
+    """There would be no hit to check; with `invariant` too, which keeps none."""
+    with pytest.raises(UserError, match=r"self-check\)=3: has nothing to compare"):
+        Engine(hybrid, invariant=True, caching=Caching(prefixes=False, check=3))
