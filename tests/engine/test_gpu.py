@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from cairn.engine import Engine, Grammar, SamplingParams, Thinking
+from cairn.engine import Engine, Grammar, SamplingParams, Speculation, Thinking
+from cairn.model import build
 
 pytestmark = [
     pytest.mark.gpu,
@@ -59,6 +60,30 @@ def test_graphs_and_late_reading_change_no_token(model, words, state):
             found.append([(one.tokens, one.finish_reason) for one in done])
         assert not graphs or len(engine._runner.graphs) > 1
     assert all(one == found[0] for one in found)
+
+
+@pytest.mark.parametrize("kind", ["lookup", "twin", "stranger"])
+def test_guesses_beside_graphs_change_no_token(model, words, kind):
+    """Steps with guesses are no graphs, those without are; a stranger guesses wrong."""
+    prompts = ["def f(a):\n" * 6, "x", "import json\nimport ", "a b c d " * 9] * 2
+    params = [
+        SamplingParams(max_tokens=9 + 7 * n, temperature=n % 2, seed=n, ignore_eos=True)
+        for n in range(len(prompts))
+    ]
+    there = copy.deepcopy(model).cuda()
+    drafts = {"lookup": None, "twin": there, "stranger": build(model.config, 9, "cuda")}
+    alone = Engine(there, words, slots=5, graphs=False).generate(prompts, params)
+    expected = [one.tokens for one in alone]
+    guessing = Speculation(most=4, model=drafts[kind])
+    for graphs in (False, True):
+        engine = Engine(there, words, slots=5, graphs=graphs, speculation=guessing)
+        for _ in range(2):  # the second time all graphs are there, and prefixes are cached
+            assert [one.tokens for one in engine.generate(prompts, params)] == expected
+        load = engine.load
+        assert load.tokens_guessed > 0
+        assert kind != "twin" or load.tokens_accepted > 0.9 * load.tokens_guessed
+        if graphs and kind == "lookup":
+            assert len(engine._runner.graphs) > 0
 
 
 def test_graphs_follow_weights_that_change_in_place_and_that_move(model, words):

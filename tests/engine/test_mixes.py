@@ -33,6 +33,12 @@ def models() -> dict[str, Decoder]:
     return {kind: build(config(kind), seed=3) for kind in PATTERNS}
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Prefixes on disk, of all mixes: those of one are found by the next."""
+    return tmp_path_factory.mktemp("prefixes")
+
+
 def plain(model: Decoder, prompt: list[int], count: int) -> list[int]:
     """The definition: the whole sequence anew for each token."""
     tokens = list(prompt)
@@ -62,7 +68,7 @@ def squeeze(engine: Engine, pages: int, states: int, caching: Caching, swap: boo
     groups = len(dict.fromkeys(model.config.windows))
     sizes = Sizes(slots, engine.capacity, (pages,) * groups, states)
     engine._runner = Runner(model, Pool(model.config, sizes, model.device, model.dtype))
-    engine._allocation = allocate(engine._runner.pool, caching)
+    engine._allocation = allocate(engine._runner.pool, caching, engine._archive)
     budget = engine._scheduler.token_budget
     engine._scheduler = Scheduler(slots, budget, engine._allocation, swap)
     overlap = engine._stepper.overlap
@@ -85,15 +91,36 @@ CAPACITY = 176
     swap=st.sampled_from([None, True, False]),
     guesses=st.sampled_from([0, 1, 4]),
     overlap=st.booleans(),
+    disk=st.booleans(),
     order=st.randoms(use_true_random=False),
 )
 def test_tokens_equal_plain_generation_in_every_mix(
-    models, kind, seed, slots, budget, pages, states, every, host, swap, guesses, overlap, order
+    models,
+    folder,
+    kind,
+    seed,
+    slots,
+    budget,
+    pages,
+    states,
+    every,
+    host,
+    swap,
+    guesses,
+    overlap,
+    disk,
+    order,
 ):
     model = models[kind]
     prompts = prompts_of(random.Random(seed))
     expected = [known(model, kind, prompt) for prompt in prompts]
-    caching = Caching(every=every, states=states, host_bytes=host, swap_bytes=2**16)
+    caching = Caching(
+        every=every,
+        states=states,
+        host_bytes=host,
+        swap_bytes=2**16,
+        disk=folder if disk else None,
+    )
     guessing = Speculation(most=guesses) if guesses else None
     engine = Engine(
         model,
@@ -119,6 +146,7 @@ def test_tokens_equal_plain_generation_in_every_mix(
             if delta.completion is not None:
                 assert delta.completion.tokens == expected[who[delta.id]]
     assert all(group.busy == 0 for group in engine._allocation.groups)
+    engine.close()
 
 
 _known: dict[tuple[str, tuple[int, ...]], list[int]] = {}

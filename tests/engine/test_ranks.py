@@ -178,9 +178,10 @@ def test_a_rank_that_dies_is_an_error_and_no_hang(device, tmp_path):
         engine.close()
 
 
-def listening() -> set[str]:
-    """Addresses, in hex, on which this process listens, each with its port."""
-    own = {str(fd.readlink()) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()}
+def listening(processes: list[int]) -> set[str]:
+    """Addresses, in hex, on which processes listen, each with its port."""
+    open_files = [fd for pid in processes for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    own = {str(fd.readlink()) for fd in open_files if fd.is_symlink()}
     lines = [
         line.split()
         for name in ("tcp", "tcp6")
@@ -192,10 +193,13 @@ def listening() -> set[str]:
 @devices
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux's list of sockets")
 def test_ranks_listen_on_this_machine_alone(device, tmp_path):
-    before = listening()
+    before = listening([os.getpid()])
     engine = Engine(folder_of("dense", tmp_path), device=device, slots=2, capacity=64, ranks=2)
     try:
-        opened = listening() - before
+        assert engine._team is not None
+        others = [process.pid or 0 for process in engine._team._processes]
+        opened = listening([os.getpid(), *others]) - before
+        assert listening([os.getpid()]) - before
         assert opened
         assert {address.split(":")[0] for address in opened} == {"0100007F"}
     finally:

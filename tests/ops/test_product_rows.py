@@ -25,6 +25,20 @@ def test_near_the_plain_product(triton_device, rows, outputs, inner):
     torch.testing.assert_close(product(*given).cpu(), wanted, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("rows", [1, 5, 70])
+def test_narrow_near_the_definition_and_the_same_in_any_company(triton_device, rows):
+    """E4M3 both, in several parts."""
+    from cairn.ops.triton.rows import product
+
+    (x, scales), (weight, inverse) = cast_rows(draw(rows, 2080)), cast_rows(draw(48, 2080, seed=1))
+    wanted = (x.float() @ weight.float().t()) * scales[:, None] * inverse
+    x, weight, scales, inverse = (y.to(triton_device) for y in (x, weight, scales, inverse))
+    whole = product(x, weight, scales, inverse, torch.float32)
+    torch.testing.assert_close(whole.cpu(), wanted, rtol=1e-4, atol=1e-3)
+    last = product(x[rows - 1 :], weight, scales[rows - 1 :], inverse, torch.float32)
+    assert torch.equal(last, whole[rows - 1 :])
+
+
 def test_a_row_is_the_same_in_any_company(triton_device):
     from cairn.ops.triton.rows import product
 
