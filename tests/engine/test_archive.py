@@ -3,6 +3,7 @@
 import json
 import random
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from cairn.base import UserError
 from cairn.engine import Engine, SamplingParams
-from cairn.engine.archive import _digest, digest_of
+from cairn.engine.archive import MOST_READ, _digest, digest_of
 from cairn.engine.options import Caching
 from cairn.engine.pool import Pool, Sizes
 from cairn.engine.weights import narrow_weights
@@ -166,4 +167,82 @@ def test_a_folder_that_cannot_be_made_is_told_at_the_start_and_stops_nothing_lat
     expected = Engine(model, slots=1, capacity=700).generate([PROMPT], GREEDY)
     assert engine.generate([PROMPT], GREEDY) == expected
     assert "prefixes stay in memory" in caplog.text
+    engine.close()
+
+
+def waiting(engine: Engine) -> tuple[threading.Event, list[str]]:
+    """Have reads of files wait until told; the list gets the names of what was asked for."""
+    archive = engine._archive
+    assert archive is not None
+    real, go, asked = archive.read, threading.Event(), []
+
+    def read(entry):
+        asked.append(entry.name)
+        assert go.wait(30)
+        return real(entry)
+
+    archive.read = read
+    return go, asked
+
+
+def test_others_go_on_while_a_prefix_is_read_from_disk(hybrid, tmp_path):
+    cold, _ = life(hybrid, tmp_path)
+    engine = Engine(hybrid, slots=3, capacity=700, caching=Caching(disk=tmp_path))
+    go, asked = waiting(engine)
+    other = engine.generate([[1, 2, 3]], GREEDY)[0].tokens
+    late = [engine.add(PROMPT, GREEDY) for _ in range(3)]
+    gone = engine.add(PROMPT, GREEDY, priority=3)
+    beside = engine.stream([1, 2, 3], GREEDY)
+    assert [token for delta in beside for token in delta.tokens] == other
+    assert engine.step() == []  # nothing else is left to do
+    assert all(one in engine for one in late)
+    engine.abort(gone)
+    go.set()
+    found = {}
+    while engine.busy:
+        found |= {one.id: one.completion for one in engine.step() if one.completion}
+    assert [found[one].tokens for one in late] == [cold] * 3
+    assert len(asked) == 1, "prompts that begin alike share what is read"
+    assert engine.load.reuse.from_disk == 320
+    engine.close()
+
+
+def test_what_was_read_under_other_weights_is_not_used(tmp_path):
+    model = made(seed=4)
+    life(model, tmp_path)
+    engine = Engine(model, slots=2, capacity=700, caching=Caching(disk=tmp_path))
+    go, _ = waiting(engine)
+    late = engine.add(PROMPT, GREEDY)
+    engine.step()
+    go.set()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.1)
+    engine.add([7], GREEDY)
+    expected = Engine(model, slots=1, capacity=700).generate([PROMPT], GREEDY)[0].tokens
+    found = {}
+    while engine.busy:
+        found |= {one.id: one.completion for one in engine.step() if one.completion}
+    assert found[late].tokens == expected
+    assert engine.load.reuse.from_disk == 0
+    engine.close()
+
+
+def test_few_requests_hold_what_was_read_for_them(hybrid, tmp_path):
+    prompts = [[n, *PROMPT[:200]] for n in range(9)]
+    first = Engine(hybrid, slots=1, capacity=700, caching=Caching(disk=tmp_path))
+    expected = [first.generate([one], GREEDY)[0].tokens for one in prompts]
+    first.close()
+    engine = Engine(hybrid, slots=9, capacity=700, caching=Caching(disk=tmp_path))
+    go, _ = waiting(engine)
+    late = [engine.add(one, GREEDY) for one in prompts]
+    engine.step()
+    assert engine._archive is not None
+    assert len(engine._archive._reads) == MOST_READ
+    go.set()
+    found = {}
+    while engine.busy:
+        found |= {one.id: one.completion for one in engine.step() if one.completion}
+    assert [found[one].tokens for one in late] == expected
+    assert engine.load.reuse.from_disk == 9 * 192
     engine.close()

@@ -1,5 +1,6 @@
 """Whatever call of the memory, the disk or the model raises: one request hears, nothing leaks."""
 
+import contextlib
 import random
 
 import pytest
@@ -110,6 +111,7 @@ def settled(engine: Engine) -> None:
     scheduler, allocation = engine._scheduler, engine._allocation
     assert not engine.busy
     assert not engine._watched
+    assert not engine._archive._reads
     assert (scheduler.running, scheduler.waiting, scheduler.free_slots) == (0, 0, engine.slots)
     page = engine._runner.pool.page_bytes
     assert allocation._swap_left == engine._caching.swap_bytes // page
@@ -172,7 +174,11 @@ def disturbed(model, expected, folder, call: str, count: int, order: random.Rand
         for delta in deltas:
             if delta.completion is not None and delta.completion.finish_reason == "length":
                 assert delta.completion.tokens == expected[who[delta.id]]
-    assert failures == (len(happened) if call != "pool.scrub" else 0)
+    if call == "archive.read":  # in the background: of several that begin alike, or of nobody yet
+        with contextlib.suppress(InjectedError):
+            engine.generate(PROMPTS, GREEDY)
+    else:
+        assert failures == (len(happened) if call != "pool.scrub" else 0)
     found = engine.generate(PROMPTS, GREEDY)
     assert [one.tokens for one in found] == expected
     engine.close()

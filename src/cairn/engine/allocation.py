@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cairn.engine.counts import Counts
-from cairn.engine.disk import recall, write
+from cairn.engine.disk import drop_ahead, recall, write
 from cairn.engine.memory import Memory, Store
 from cairn.engine.nodes import Match, Node
 from cairn.engine.pages import NULL, PAGE, Pages
@@ -75,7 +75,7 @@ class Allocation:
         while True:
             if self.tree is not None and sequence.reuse:
                 match = self.tree.match(tokens, len(tokens) - 1)
-                if self.archive is not None and recall(self, tokens, match):
+                if self.archive is not None and recall(self, sequence, match):
                     match = self.tree.match(tokens, len(tokens) - 1)
             if not self._fits(match, len(tokens)):
                 return False
@@ -83,6 +83,7 @@ class Allocation:
             if self._enter(sequence, match):
                 break
             self.leave(sequence)  # a page of the prefix was damaged and is gone: look again
+        drop_ahead(sequence)
         self.counts.prompt_tokens += len(tokens)
         sequence.epoch = self.tree.epoch if self.tree is not None else 0
         if self.tree is not None and self.recurrent and self.tree.most_states:
@@ -163,6 +164,7 @@ class Allocation:
             self._swap_left += sum(len(places) for places in sequence.swapped.places)
             sequence.swapped = None
         sequence.pages, sequence.marks, sequence.saved = [], [], []
+        drop_ahead(sequence)
 
     def _scrub(self, group: int, pages: list[int]) -> None:
         """Clean pages before they are free; where that fails, before somebody takes them."""

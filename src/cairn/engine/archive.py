@@ -13,10 +13,11 @@ import json
 import logging
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -33,9 +34,11 @@ log = logging.getLogger(__name__)
 
 LAYOUT = 2  # of what is written: counted up when old files cannot be read as new ones
 OWNER = 0o077  # who is to have no permission: everybody but the owner
+MOST_READ = 4  # requests that hold what was read for them before they begin
 MOST_UNWRITTEN = 4  # files that wait to be written; beyond that, prefixes go unwritten
 Block = list[tuple[Tensor, Tensor]]
 State = tuple[Tensor, ...]
+Found = tuple[Block, State | None] | None
 
 
 @dataclass(eq=False)
@@ -56,10 +59,39 @@ class Entry:
     """For each group of layers, how many of its first pages are not in it; empty for none."""
 
 
+class Ahead:
+    """Files that are read for one request while others compute (`cairn.engine.memory.Ahead`)."""
+
+    def __init__(self, archive: "Archive", entries: Sequence[Entry]) -> None:
+        self.entries = entries
+        self.found: dict[str, Future[Found]] = {}
+        self._archive = archive
+
+    @property
+    def ready(self) -> bool:
+        """Whether all are read."""
+        if self.entries and not self.found and not self._archive.begin(self):
+            return False
+        return all(one.done() for one in self.found.values())
+
+    def has(self, entry: Entry) -> bool:
+        """Whether a file is among them."""
+        return entry.name in self.found
+
+    def take(self, entry: Entry) -> Found:
+        """What `Archive.read` gave or raised."""
+        return self.found[entry.name].result()
+
+    def drop(self) -> None:
+        """It is used, or not wanted any more."""
+        self.found, self.entries = {}, ()
+        self._archive.end(self)
+
+
 class Archive:
     """The files of one model in `folder`, at most `most` bytes of them; used longest ago goes.
 
-    `find` and `read` belong to the engine's thread; writing has one of its own.
+    `find` and `ahead` belong to the engine's thread; reading and writing have one each.
     """
 
     def __init__(self, folder: Path, model: Decoder, form: Form, most: int) -> None:
@@ -72,6 +104,9 @@ class Archive:
         self._lock = threading.Lock()
         self._writer = ThreadPoolExecutor(1, "cairn-archive")
         self._unwritten: set[str] = set()
+        self._reader = ThreadPoolExecutor(1, "cairn-archive-reader")
+        self._reads: set[Ahead] = set()
+        self._shared: WeakValueDictionary[str, Future[Found]] = WeakValueDictionary()
         self._scan()
 
     def find(self, tokens: Sequence[int], most: int) -> list[Entry]:
@@ -84,6 +119,32 @@ class Archive:
                 chain.append(self._entries[chain[-1].parent])
         return chain[::-1]
 
+    def ahead(self, entries: Sequence[Entry]) -> "Ahead":
+        """Have files read in the background."""
+        return Ahead(self, entries)
+
+    def begin(self, ahead: "Ahead") -> bool:
+        """Begin to read what was asked for; False while enough others hold what they read."""
+        if len(self._reads) >= MOST_READ:
+            return False
+        for entry in ahead.entries:
+            found = self._shared.get(entry.name)  # of a prompt that begins alike
+            if found is None or (found.done() and (found.cancelled() or found.exception())):
+                found = self._shared[entry.name] = self._reader.submit(self.read, entry)
+            ahead.found[entry.name] = found
+        self._reads.add(ahead)
+        return True
+
+    def end(self, ahead: "Ahead") -> None:
+        """What was asked for is used, or not wanted any more."""
+        self._reads.discard(ahead)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until something more is read; False at once where nobody waits for anything."""
+        found = [one for ahead in self._reads for one in ahead.found.values()]
+        wait([one for one in found if not one.done()], seconds, FIRST_COMPLETED)
+        return bool(found)
+
     def reach(self, tokens: Sequence[int]) -> int:
         """How many of the tokens are in files, or soon will be."""
         names = names_of(tokens)
@@ -94,7 +155,7 @@ class Archive:
     def _coming(self, name: str) -> bool:
         return name in self._entries or name in self._unwritten
 
-    def read(self, entry: Entry) -> tuple[Block, State | None] | None:
+    def read(self, entry: Entry) -> Found:
         """Keys and values of each group, and the state at the end; None if it is damaged."""
         path = self._path(entry.name)
         try:
@@ -163,6 +224,7 @@ class Archive:
 
     def close(self) -> None:
         """Wait until all is written."""
+        self._reader.shutdown(wait=True, cancel_futures=True)
         self._writer.shutdown(wait=True)
 
     def _path(self, name: str) -> Path:

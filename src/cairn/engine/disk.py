@@ -8,6 +8,7 @@ goes on from have.
 from collections.abc import Sequence as Items
 from typing import TYPE_CHECKING, Any
 
+from cairn.engine.memory import Ahead
 from cairn.engine.nodes import Match
 from cairn.engine.pages import NULL, PAGE
 from cairn.engine.sequence import Sequence
@@ -17,21 +18,60 @@ if TYPE_CHECKING:
     from cairn.engine.allocation import Allocation
 
 
-def recall(allocation: "Allocation", tokens: list[int], match: Match) -> bool:
+def _missing(allocation: "Allocation", tokens: list[int], match: Match) -> list[Any]:
+    """The files that bring more than `match` has, in order."""
+    assert allocation.archive is not None
+    chain = allocation.archive.find(tokens, len(tokens) - 1)
+    if not chain or chain[-1].position <= match.position:
+        return []
+    windows = any(window is not None for window in allocation.windows)  # pages fall out of them
+    return [
+        entry
+        for entry in chain
+        if windows
+        or entry.position > PAGE * len(match.path)
+        or (allocation.recurrent and entry.position > match.position)
+    ]
+
+
+def reads(allocation: "Allocation", sequence: Sequence) -> bool:
+    """Whether files of a waiting sequence's prefix are still being read: they begin to be."""
+    archive, tree = allocation.archive, allocation.tree
+    if archive is None or tree is None or not sequence.reuse or sequence.swapped:
+        return False
+    ahead = _ahead(allocation, sequence)
+    if ahead is None:
+        tokens = sequence.tokens(0, sequence.length)
+        match = tree.match(tokens, len(tokens) - 1)
+        ahead = archive.ahead(_missing(allocation, tokens, match))
+        drop_ahead(sequence)
+        sequence.coming = (tree.epoch, ahead)
+    return not ahead.ready
+
+
+def drop_ahead(sequence: Sequence) -> None:
+    """Let go of what was read for a sequence."""
+    if sequence.coming is not None:
+        sequence.coming[1].drop()
+        sequence.coming = None
+
+
+def _ahead(allocation: "Allocation", sequence: Sequence) -> Ahead | None:
+    """What is read for a sequence; None if nothing is, or what other weights computed."""
+    epoch, ahead = sequence.coming or (None, None)
+    return ahead if allocation.tree is not None and epoch == allocation.tree.epoch else None
+
+
+def recall(allocation: "Allocation", sequence: Sequence, match: Match) -> bool:
     """Bring what is on disk and goes beyond `match` into the tree; whether any did."""
     archive, tree, groups = allocation.archive, allocation.tree, allocation.groups
     assert archive is not None
     assert tree is not None
-    chain = archive.find(tokens, len(tokens) - 1)
-    if not chain or chain[-1].position <= match.position:
-        return False
+    tokens, ahead = sequence.tokens(0, sequence.length), _ahead(allocation, sequence)
     came = False
-    for entry in chain:
-        wanted = allocation.recurrent and entry.position > match.position
-        wanted |= any(window is not None for window in allocation.windows)  # pages fall out of it
-        if entry.position <= PAGE * len(match.path) and not wanted:
-            continue
-        found = archive.read(entry)
+    for entry in _missing(allocation, tokens, match):
+        known = ahead is not None and ahead.has(entry)
+        found = ahead.take(entry) if ahead is not None and known else archive.read(entry)
         first, last = entry.start // PAGE, entry.position // PAGE
         firsts = [first + skipped for skipped in entry.skipped] or [first] * len(groups)
         counts = [last - one for one in firsts]

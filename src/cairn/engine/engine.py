@@ -41,7 +41,7 @@ from cairn.model import Decoder
 from cairn.tokens.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
-
+PATIENCE = 0.05  # seconds: a step that can only wait for the disk is over then
 TOKEN_BUDGET = {"cpu": 512, "cuda": 4096}  # tokens a step: long prompts are cut to this
 
 
@@ -292,7 +292,8 @@ class Engine:
         """
         slices = self._schedule()
         if not slices and not self._stepper.waits:
-            assert not self._sequences, "requests are left and none of them can go on"
+            reads = self._archive is not None and self._archive.wait(PATIENCE)
+            assert reads or not self._sequences, "requests are left and none of them can go on"
             return []
         told: list[Drawing] = []
         deltas: list[Delta] = []

@@ -59,6 +59,27 @@ class Stored(Protocol):
         ...
 
 
+class Ahead(Protocol):
+    """Runs that are being read."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether all are read; a read that has to wait for others begins when this is asked."""
+        ...
+
+    def has(self, entry: Any) -> bool:
+        """Whether a run is among them."""
+        ...
+
+    def take(self, entry: Any) -> tuple[Any, Any] | None:
+        """What `Store.read` gives, or raises."""
+        ...
+
+    def drop(self) -> None:
+        """It is used, or not wanted any more."""
+        ...
+
+
 class Store(Protocol):
     """Where prefixes outlive the process; see `cairn.engine.archive.Archive`."""
 
@@ -72,6 +93,10 @@ class Store(Protocol):
 
     def read(self, entry: Any) -> tuple[Any, Any] | None:
         """What `Memory.store` and `Memory.restore` take (None without state), or None."""
+        ...
+
+    def ahead(self, entries: Sequence[Any]) -> "Ahead":
+        """Have runs read while others compute."""
         ...
 
     def write(

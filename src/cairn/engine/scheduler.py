@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cairn.base import UserError
 from cairn.engine.allocation import Allocation
+from cairn.engine.disk import reads
 from cairn.engine.pages import PAGE
 from cairn.engine.sequence import Sequence
 
@@ -225,22 +226,24 @@ class Scheduler:
     def _admit_all(self, left: int, slices: dict[int, Slice]) -> None:
         """Let waiting sequences in, in order, as slots, pages and the budget allow."""
         held_back: list[tuple[tuple[int, int], int]] = []
-        while left > 0 and self._queue:
-            entry = self._queue[0]
-            sequence = self._waiting.get(entry[1])
-            if sequence is None or sequence.key != entry[0]:
-                heapq.heappop(self._queue)  # it was removed meanwhile
-            elif self._follows(sequence):
-                held_back.append(heapq.heappop(self._queue))
-            elif self._free and self._admit(sequence):
-                heapq.heappop(self._queue)
-                left -= self._cut(sequence, left, slices)
-                if sequence.slot is None:
-                    break  # the pages that it found were not enough to go on with
-            else:
-                break
-        for entry in held_back:
-            heapq.heappush(self._queue, entry)
+        try:
+            while left > 0 and self._queue:
+                entry = self._queue[0]
+                sequence = self._waiting.get(entry[1])
+                if sequence is None or sequence.key != entry[0]:
+                    heapq.heappop(self._queue)  # it was removed meanwhile
+                elif self._follows(sequence) or self._reads(sequence):
+                    held_back.append(heapq.heappop(self._queue))
+                elif self._free and self._admit(sequence):
+                    heapq.heappop(self._queue)
+                    left -= self._cut(sequence, left, slices)
+                    if sequence.slot is None:
+                        break  # the pages that it found were not enough to go on with
+                else:
+                    break
+        finally:  # whatever was raised about one, the others stand in line
+            for entry in held_back:
+                heapq.heappush(self._queue, entry)
 
     def _jump(self) -> None:
         """Let the first in the queue take the place of running ones of less priority."""
@@ -252,6 +255,8 @@ class Scheduler:
                 continue
             last = self._running[self._order[-1][1]]
             if last.priority >= sequence.priority or last.key < key:
+                return
+            if self._reads(sequence):
                 return
             if self._free and self._admit(sequence):
                 heapq.heappop(self._queue)
@@ -277,6 +282,11 @@ class Scheduler:
         self._running[sequence.id] = sequence
         insort(self._order, (sequence.key, sequence.id))
         return True
+
+    def _reads(self, sequence: Sequence) -> bool:
+        """Whether a prefix is on its way from disk: others go on meanwhile."""
+        self.at = sequence
+        return reads(self.allocation, sequence)
 
     def _follows(self, sequence: Sequence) -> bool:
         """Whether a prompt that is being read will soon save it a good part of its own."""

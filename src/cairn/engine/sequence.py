@@ -113,6 +113,8 @@ class Sequence:
     """What was moved out of the pools while others need the room."""
     sound: bool = False
     """Whether the logits of a token after the prompt were numbers."""
+    coming: tuple[int, Any] | None = None
+    """Files of its prefix that are being read, and the epoch of the prefix cache meanwhile."""
     failure: BaseException | None = None
     """What was raised over it, so that it was aborted."""
     epoch: int = 0
