@@ -71,6 +71,9 @@ def _add_make_and_show(verb: Callable[..., argparse.ArgumentParser]) -> None:
     types = ("float32", "bfloat16", "float16")
     one.add_argument("--dtype", choices=types, help="of weights and keys (bfloat16)")
     one.add_argument("--paths", action="store_true", help="which code serves each layer here")
+    one.add_argument("--float8", action="store_true", help="with matrices in 8 bits (--paths)")
+    kinds = ("float32", "float16", "int8")
+    one.add_argument("--states", choices=kinds, help="and recurrent states in this (--paths)")
     one.add_argument("--json", action="store_true", help="machine-readable")
 
 
@@ -209,7 +212,8 @@ def run_show(arguments: Arguments) -> None:
     if path.suffix == ".py":
         from cairn.train.page import show_plan
 
-        _refuse_others(arguments, "context", "batch", "dtype", "paths", of="models, not of plans")
+        mine = ("context", "batch", "dtype", "paths", "float8", "states")
+        _refuse_others(arguments, *mine, of="models, not of plans")
         target, given = _split(arguments.rest)
         gpus, device = arguments.gpus, arguments.device
         told = show_plan(path, target, given, gpus, device, quiet=arguments.json)
@@ -217,14 +221,29 @@ def run_show(arguments: Arguments) -> None:
             _print_json(told)
         return
     _refuse_others(arguments, "rest", of="plans, not of models")
+    if arguments.paths:
+        found = _show_paths(arguments)
+    else:
+        _refuse_others(arguments, "float8", "states", of="--paths")
+        found = _show_model(arguments)
+    if arguments.json:
+        _print_json(found)
+
+
+def _show_paths(arguments: Arguments) -> object:
+    from cairn.engine.paths import rows_of_folder
+
+    _refuse_others(arguments, "context", "batch", "gpus", "device", of="a page, not of --paths")
+    how = {"float8": arguments.float8, "states": arguments.states, "quiet": arguments.json}
+    return rows_of_folder(Path(arguments.what), arguments.dtype, **how)
+
+
+def _show_model(arguments: Arguments) -> object:
     from cairn.model.page import shown
 
     named = {"context": 8192, "batch": 1, "gpus": 1, "dtype": "bfloat16"}
     given = {name: getattr(arguments, name) or default for name, default in named.items()}
-    what, device, paths = arguments.what, arguments.device, arguments.paths
-    found = shown(what, device=device, paths=paths, quiet=arguments.json, **given)
-    if arguments.json:
-        _print_json(found)
+    return shown(arguments.what, device=arguments.device, quiet=arguments.json, **given)
 
 
 def _refuse_others(arguments: Arguments, *names: str, of: str) -> None:

@@ -1,6 +1,7 @@
 """Which code serves each layer: told by `Decoder.paths` and `cairn show CHECKPOINT --paths`."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,3 +53,26 @@ def test_no_layer_is_slow_on_a_gpu(tiny):
         assert slow == []
         decoded = {row.op for row in rows if "decode" in row.calls and row.layer == 0}
         assert decoded == {"rms_norm", "linear", "state_update"}
+
+
+def test_a_checkpoint_is_loaded_as_the_engine_loads_it(tiny, tmp_path, capsys):
+    """In fp32 unless told, on a CPU whose checkpoint is in fp32; or narrow where asked for."""
+    save(build(tiny), tmp_path)
+    assert main(["show", str(tmp_path), "--paths"]) == 0
+    assert "weights in float32, states in float32, on cpu" in capsys.readouterr().err
+    asked = ["--dtype", "bfloat16", "--states", "int8"]
+    assert main(["show", str(tmp_path), "--paths", *asked]) == 0
+    assert "weights in bfloat16, states in int8" in capsys.readouterr().err
+    assert main(["show", str(tmp_path), "--float8"]) == 2
+    assert "float8=True: is of --paths" in capsys.readouterr().err
+    assert main(["show", str(tmp_path), "--paths", "--batch", "3"]) == 2
+    assert "batch=3: is of a page, not of --paths" in capsys.readouterr().err
+
+
+def test_weights_in_8_bits_are_served_by_other_code(tiny, tmp_path, capsys):
+    wide = replace(tiny, mamba_heads=16, mamba_head_dim=16, groups=2)
+    save(build(wide), tmp_path)
+    assert main(["show", str(tmp_path), "--paths", "--float8", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert "narrow_product" in {row["op"] for row in rows}
+    assert {call for row in rows for call in row["calls"]} == {"prefill", "decode"}

@@ -30,18 +30,10 @@ def shown(
     gpus: int,
     device: str | None,
     dtype: str,
-    paths: bool = False,
     quiet: bool = False,
 ) -> Any:
-    """What `cairn show PRESET | CHECKPOINT` tells, printed unless `quiet`, as JSON values.
-
-    With `paths` it is how the layers of a checkpoint are served on this machine.
-    """
+    """What `cairn show PRESET | CHECKPOINT` tells, printed unless `quiet`, as JSON values."""
     folder = Path(what)
-    if paths:
-        from cairn.model.served import rows_of_folder
-
-        return rows_of_folder(folder, dtype, print_them=not quiet)
     config = ModelConfig.from_folder(folder) if folder.is_dir() else ModelConfig.preset(what)
     devices = [device_of(device)] if device else None
     found = facts(config, context, batch, gpus, devices, dtype)

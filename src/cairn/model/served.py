@@ -2,17 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from cairn.base import UserError
 from cairn.base.tables import console, table
 from cairn.model.cache import Cache
-from cairn.model.checkpoint import load
 from cairn.model.config import MIXERS
 from cairn.model.spans import Spans
 from cairn.ops import paths
@@ -41,14 +38,15 @@ class Served:
 
 
 @torch.no_grad()
-def served(model: "Decoder", tokens: int = 64) -> list[Served]:
+def served(model: "Decoder", tokens: int = 64, states: torch.dtype | None = None) -> list[Served]:
     """How the model's device serves training, a prefill of `tokens` and a decoded token.
 
-    It runs all three, on tokens 0, and tells where slow paths would be taken instead of raising.
+    Recurrent states are in `states` (fp32 at least). It runs all three on tokens 0, but no
+    training of weights in 8 bits, and tells where slow paths would be taken instead of raising.
     """
     tokens = min(tokens, model.config.max_positions - 1)
     ids = torch.zeros(tokens, dtype=torch.int64, device=model.device)
-    cache = Cache(model.config, 1, tokens + 1, model.device, model.dtype)
+    cache = Cache(model.config, 1, tokens + 1, model.device, model.dtype, states=states)
 
     def train() -> Tensor:
         with torch.enable_grad():
@@ -59,6 +57,8 @@ def served(model: "Decoder", tokens: int = 64) -> list[Served]:
         "prefill": lambda: model.hidden(ids, Spans.of([tokens]), cache),
         "decode": lambda: model.hidden(ids[:1], Spans.of([1]), cache),
     }
+    if any(weight.itemsize == 1 for weight in model.parameters()):
+        del calls["training"]
     found: dict[tuple[int | None, paths.Choice], list[str]] = {}
     for name, call in calls.items():
         with paths.slow_paths(), paths.recorded() as taken, _marked(model, taken) as starts:
@@ -71,21 +71,6 @@ def served(model: "Decoder", tokens: int = 64) -> list[Served]:
     rows = [_row(model, layer, choice, names) for (layer, choice), names in found.items()]
     last = len(model.config.pattern)
     return sorted(rows, key=lambda row: last if row.layer is None else row.layer)
-
-
-def rows_of_folder(folder: Path, dtype: str, print_them: bool) -> list[dict[str, object]]:
-    """`served` of a checkpoint's folder as JSON values, on a GPU where there is one.
-
-    Raises UserError where it is no folder.
-    """
-    if not folder.is_dir():
-        mend = "give the folder of a checkpoint: --paths runs it"
-        raise UserError("what", str(folder), "is no folder", mend)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = served(load(folder, device, getattr(torch, dtype)))
-    if print_them:
-        print_served(rows)
-    return [asdict(row) for row in rows]
 
 
 def print_served(rows: list[Served]) -> None:
