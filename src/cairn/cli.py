@@ -122,34 +122,11 @@ def _add_use(verb: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--max-tokens", type=_positive, default=256)
     one.add_argument("--temperature", type=float, default=0.0)
 
-    one = verb("serve", run_serve, "Serve a checkpoint over an OpenAI-compatible HTTP API.")
-    one.add_argument("checkpoint", type=Path)
-    one.add_argument("--host", default="127.0.0.1", help="loopback unless you say otherwise")
-    one.add_argument("--port", type=int, default=8000)
-    one.add_argument(
-        "--allow-host", action="append", default=[], metavar="NAME", help="answer to this name too"
+    from cairn.serve.arguments import add_arguments  # no more of the room than its options
+
+    add_arguments(
+        verb("serve", run_serve, "Serve a checkpoint over an OpenAI-compatible HTTP API.")
     )
-    one.add_argument("--name", help="the model's name in the API (default: the folder's)")
-    one.add_argument("--slots", type=_positive, help="sequences at a time (default: what fits)")
-    one.add_argument("--capacity", type=_positive, help="tokens of a sequence (default: what fits)")
-    one.add_argument("--attribution", type=Path, help="an index, for POST /v1/trace")
-    one.add_argument(
-        "--also", action="append", default=[], metavar="NAME=CHECKPOINT", help="one more model"
-    )
-    one.add_argument("--keys", type=Path, help="API keys, one a line (or CAIRN_API_KEYS=a,b)")
-    one.add_argument("--admin-keys", type=Path, help="for /admin (or CAIRN_ADMIN_KEYS)")
-    one.add_argument("--weights", type=Path, help="root of checkpoints for /admin/weights")
-    one.add_argument("--queue", type=_positive, default=1024, help="open completions before 429")
-    one.add_argument("--cache", type=Path, help="folder where prefixes survive a restart")
-    one.add_argument(
-        "--self-check", type=_positive, metavar="N", help="compute every Nth cached answer again"
-    )
-    one.add_argument("--float8", action="store_true", help="keep matrices in 8 bits")
-    one.add_argument("--invariant", action="store_true", help="the same bits in any batch")
-    one.add_argument("--ranks", type=_positive, default=1, help="processes that share the model")
-    one.add_argument("--guess", type=_positive, metavar="N", help="guess N tokens ahead")
-    one.add_argument("--draft", type=Path, help="a small model that guesses (with --guess)")
-    one.add_argument("--grace", type=float, default=10, help="seconds for running requests at end")
 
     one = verb("evaluate", run_evaluate, "Scores of a checkpoint, with n and standard error.")
     one.add_argument("checkpoint", type=Path)
@@ -384,27 +361,10 @@ def run_chat(arguments: Arguments) -> None:
 
 def run_serve(arguments: Arguments) -> None:
     """`cairn serve`."""
-    from cairn.engine.options import Caching, Speculation
-    from cairn.serve import Keys, Limits, folders_by_name, serve
+    from cairn.serve import serve
+    from cairn.serve.arguments import keywords
 
-    if arguments.draft is not None and arguments.guess is None:
-        raise UserError("--draft", str(arguments.draft), "guesses nothing", "add --guess 4")
-    guess = arguments.guess and Speculation(most=arguments.guess, model=arguments.draft)
-    prefixes, disk = not arguments.invariant, arguments.cache
-    caching = Caching(prefixes=prefixes, disk=disk, check=arguments.self_check)
-    same = "host", "port", "name", "slots", "capacity", "attribution", "weights", "grace"
-    given = {name: getattr(arguments, name) for name in (*same, "float8", "invariant", "ranks")}
-    serve(
-        arguments.checkpoint,
-        more=folders_by_name(arguments.also),
-        limits=Limits(open_requests=arguments.queue),
-        keys=Keys.read(arguments.keys, "CAIRN_API_KEYS"),
-        admin_keys=Keys.read(arguments.admin_keys, "CAIRN_ADMIN_KEYS"),
-        caching=caching,
-        speculation=guess,
-        allow_hosts=arguments.allow_host,
-        **given,
-    )
+    serve(arguments.checkpoint, **keywords(arguments))
 
 
 def run_evaluate(arguments: Arguments) -> None:

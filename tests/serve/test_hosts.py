@@ -89,7 +89,7 @@ def test_a_server_on_loopback_without_keys_checks_names(
     monkeypatch.setattr(serving, "Engine", lambda *given, **more: engine)
     monkeypatch.setattr(serving, "create_app", lambda *given, **more: found.update(more))
     monkeypatch.setattr(serving, "log_to", lambda: None)
-    quiet = SimpleNamespace(run=lambda sockets: None, lose=None, workers=[])
+    quiet = SimpleNamespace(run=lambda sockets: None, lose=None, refuse_failed=lambda: None)
     monkeypatch.setattr(serving, "Server", lambda *given: quiet)
     (tmp_path / "tokenizer.json").write_text("{}")
     serving.serve(tmp_path, where, 0, keys=keys, allow_hosts=names)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from cairn.base import UserError
 from cairn.base.config import nearest
+from cairn.base.sizes import bytes_of
 from cairn.curate.languages.table import table, type_of
 
 # The caps of the report that are known to us; a few data languages have 1 GB there.
@@ -17,8 +18,7 @@ CAPS = (
     "XML=8GB",
     "YAML=8GB",
 )
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_CAP = re.compile(r"(.+)=(\d+(?:\.\d+)?) ?([KMGT]?B?)", re.IGNORECASE)
+_CAP = re.compile(r"(.+)=([^=]+)")
 
 
 def parse_caps(caps: Sequence[str]) -> dict[str, int]:
@@ -29,12 +29,16 @@ def parse_caps(caps: Sequence[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for text in caps:
         match = _CAP.fullmatch(text)
-        if match is None or match[3].upper() not in _UNITS:
-            raise UserError("caps", text, "is no cap", "write LANGUAGE=SIZE, Java=200GB say")
+        try:
+            size = bytes_of(match[2] if match else "")
+        except UserError:
+            mend = "write LANGUAGE=SIZE, Java=200GB say"
+            raise UserError("caps", text, "is no cap", mend) from None
+        assert match is not None
         if not type_of(match[1]):
             mend = nearest(match[1], table().types)
             raise UserError("caps", text, "names no language of linguist's", mend)
-        found[match[1]] = int(float(match[2]) * _UNITS[match[3].upper()])
+        found[match[1]] = size
     return found
 
 

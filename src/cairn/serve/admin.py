@@ -12,6 +12,7 @@ from pydantic import Field
 
 from cairn.base import UserError
 from cairn.serve.errors import ApiError
+from cairn.serve.keys import Keys
 from cairn.serve.models import Models
 from cairn.serve.requests import Strict
 
@@ -54,6 +55,13 @@ def admin_routes(models: Models, root: Path) -> APIRouter:
         }
 
     return router
+
+
+def refuse_unguarded(keys: Keys | None) -> None:
+    """UserError where anybody could change the model."""
+    if keys is None:
+        mend = "give --admin-keys FILE or CAIRN_ADMIN_KEYS"
+        raise UserError(f"a root of weights needs admin keys: who may change the model? {mend}")
 
 
 def inside(root: Path, folder: str) -> Path:

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from cairn import __version__
 from cairn.base import UserError
 from cairn.engine.engine import Engine
-from cairn.serve.admin import admin_routes
+from cairn.serve.admin import admin_routes, refuse_unguarded
 from cairn.serve.chat import chat_routes
 from cairn.serve.completions import completion_routes
 from cairn.serve.errors import answer_errors
@@ -83,8 +83,7 @@ def create_app(
 
         app.include_router(trace_routes(Path(attribution)))
     if weights is not None:
-        if admin_keys is None:
-            raise UserError("a root of weights needs admin keys: who may change the model?")
+        refuse_unguarded(admin_keys)
         app.include_router(admin_routes(models, Path(weights)))
     return app
 

@@ -15,12 +15,15 @@ from fastapi import FastAPI
 from cairn.base import UserError, note
 from cairn.engine import Engine
 from cairn.engine.options import Caching, Speculation
+from cairn.serve.admin import refuse_unguarded
 from cairn.serve.app import create_app
 from cairn.serve.hosts import loopback
 from cairn.serve.journal import log_to
 from cairn.serve.keys import Keys
 from cairn.serve.limits import Limits
 from cairn.serve.worker import Worker
+from cairn.tokens.attribution import Attribution
+from cairn.tokens.tokenizer import VOCABULARY
 
 GRACE = 10  # seconds that running requests get when the server is asked to end
 LATE = 15.0  # seconds more, after which a server that cannot go on ends at once
@@ -56,16 +59,18 @@ def serve(
     float8: bool = False,
     invariant: bool = False,
     ranks: int = 1,
+    state_dtype: str | None = None,
+    memory: int | None = None,
 ) -> None:
     """Serve the checkpoint in `folder` over HTTP until SIGINT or SIGTERM.
 
     Only this machine can reach the default host. Port 0 takes a free one. `more` are folders of
     other models by name; `keys`, `admin_keys` and `weights` are those of `create_app`. A server
     on loopback without keys answers only to its own names and `allow_hosts`, for web pages reach
-    it; another does so where there are any. At the end
-    no new request is taken, and those that run have `grace` seconds. `caching` holds for every
-    model, as do `float8` (matrices in 8 bits) and `invariant` (see `Engine`), `speculation` for the
-    first. With `ranks`, so many processes share the model; it is then the only one. Raises
+    it; another does so where there are any. At the end no new request is taken, and those that
+    run have `grace` seconds. `caching`, `float8` (matrices in 8 bits), `invariant`, `state_dtype`
+    and `memory` are those of each model's `Engine`, `speculation` is for the first. With `ranks`,
+    so many processes share the model; it is then the only one. Raises
     UserError for a host or a port that cannot be had (before the model is loaded), for a folder
     that is no checkpoint, and where a rank was lost or an engine failed.
     """
@@ -74,12 +79,12 @@ def serve(
     others = dict(more or {})
     if name in others:
         raise UserError("name", name, "is that of two models", "name them apart")
-    if ranks > 1 and others:
-        problem = "are for one model, and there are more"
-        raise UserError("ranks", ranks, problem, "start a server for each model")
+    _refuse_early([folder, *others.values()], ranks, attribution, weights, admin_keys)
     with listen(host, port) as listening, contextlib.ExitStack() as closing:
-        sizes = {"slots": slots, "capacity": capacity, "caching": caching, "invariant": invariant}
-        sizes |= {"weights": "float8" if float8 else None}
+        sizes = {
+            "slots": slots, "capacity": capacity, "caching": caching, "invariant": invariant,
+            "weights": "float8" if float8 else None, "state_dtype": state_dtype, "memory": memory,
+        }  # fmt: skip
         only_here = keys is None and loopback(listening.getsockname()[0])
         hosts = allow_hosts if allow_hosts or only_here else None
         engine = Engine(folder, speculation=speculation, ranks=ranks, **sizes)
@@ -91,17 +96,40 @@ def serve(
         )  # fmt: skip
         size = f"{engine.slots} slots of {engine.capacity} tokens"
         note(f"{', '.join([name, *rest])}: {_address(listening)} ({size}); Ctrl-C ends it")
-        log_to()
-        server = Server(app, grace)
-        engine.when_lost(server.lose)
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when it has ended
-            server.run(sockets=[listening])
-        if engine.lost is not None:
-            raise UserError("ranks", ranks, engine.lost, "start the server again")
-        for worker in server.workers:
-            if worker.failed is not None:
-                what = f"the engine of {worker.name} ended ({worker.failed})"
-                raise UserError(f"{what}: start the server again; the log has the traceback")
+        _until_ended(Server(app, grace), engine, ranks, listening)
+
+
+def _until_ended(server: "Server", engine: Engine, ranks: int, listening: socket.socket) -> None:
+    log_to()
+    engine.when_lost(server.lose)
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when it has ended
+        server.run(sockets=[listening])
+    if engine.lost is not None:
+        raise UserError("ranks", ranks, engine.lost, "start the server again")
+    server.refuse_failed()
+
+
+def _refuse_early(
+    folders: Sequence[str | Path],
+    ranks: int,
+    attribution: str | Path | None,
+    weights: str | Path | None,
+    admin_keys: Keys | None,
+) -> None:
+    """UserError for what the application would refuse once the models are loaded, minutes later."""
+    if ranks > 1 and len(folders) > 1:
+        problem = "are for one model, and there are more"
+        raise UserError("ranks", ranks, problem, "start a server for each model")
+    if weights is not None:
+        refuse_unguarded(admin_keys)
+        if not Path(weights).is_dir():
+            raise UserError("--weights", str(weights), "is no folder", "give one of checkpoints")
+    if attribution is not None:
+        Attribution.open(attribution)
+    for folder in folders:
+        if Path(folder).is_dir() and not (Path(folder) / VOCABULARY).is_file():
+            problem = f"has no tokenizer ({VOCABULARY}), so it cannot be served"
+            raise UserError("checkpoint", str(folder), problem, "add it")
 
 
 def _address(listening: socket.socket) -> str:
@@ -140,6 +168,13 @@ class Server(uvicorn.Server):
             timer.daemon = True
             timer.start()
         super().handle_exit(sig, frame)
+
+    def refuse_failed(self) -> None:
+        """UserError where an engine ended by an exception."""
+        for worker in self.workers:
+            if worker.failed is not None:
+                what = f"the engine of {worker.name} ended ({worker.failed})"
+                raise UserError(f"{what}: start the server again; the log has the traceback")
 
     def lose(self, why: str) -> None:
         """End, for nothing can be computed any more; at once if ending takes too long."""
