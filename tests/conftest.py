@@ -11,8 +11,8 @@ from cairn.base.make import make
 from cairn.model import ModelConfig
 from cairn.tokens import LearnTokenizer, Tokenize
 
-from .few_files import FewFiles
-from .shapes import SMALL
+from .fixtures.few_files import FewFiles
+from .fixtures.shapes import SMALL
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from cairn.base.make import make
 from cairn.tokens import LearnTokenizer, Tokenize
 from cairn.train import Pretrain, TrainSettings
 
-from ..few_files import FewFiles
-from ..shapes import SMALL
+from ..fixtures.few_files import FewFiles
+from ..fixtures.shapes import SMALL
 
 FILES = ("ast", "bisect", "calendar", "copy", "fnmatch", "heapq", "inspect", "random", "shutil")
 

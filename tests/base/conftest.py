@@ -2,7 +2,7 @@
 
 import pytest
 
-from .sandboxes import sandbox_or_skip
+from .fixtures.sandboxes import sandbox_or_skip
 
 ISOLATING = ("bubblewrap", "namespaces")
 BACKENDS = (*ISOLATING, "rlimits")

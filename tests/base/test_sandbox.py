@@ -5,7 +5,7 @@ import pytest
 from cairn.base import UserError
 from cairn.base.sandbox import Limits, Program, Sandbox, SandboxError, python_program
 
-from .sandboxes import run, sandbox_or_skip
+from .fixtures.sandboxes import run, sandbox_or_skip
 
 
 def test_ordinary_program(sandbox):

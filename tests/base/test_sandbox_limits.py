@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cairn.base.sandbox import Limits, Program, python_program
 
-from .sandboxes import SHORT, processes_with, run, sandbox_or_skip
+from .fixtures.sandboxes import SHORT, processes_with, run, sandbox_or_skip
 
 
 def test_endless_loop_ends_by_processor_time(sandbox):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .sandboxes import run, sandbox_or_skip
+from .fixtures.sandboxes import run, sandbox_or_skip
 
 
 def test_environment_is_clean(sandbox, monkeypatch):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from .planted_tree import build, plant
+from .fixtures.planted_tree import build, plant
 
 
 @pytest.fixture(scope="module")

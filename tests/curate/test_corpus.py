@@ -14,7 +14,7 @@ from cairn.curate import Curate, lookup
 from cairn.curate import reading as reading_module
 from cairn.curate.corpus import FILE_COLUMNS, LEDGER_COLUMNS, read_files, read_ledger
 
-from .planted_tree import build, rows, words
+from .fixtures.planted_tree import build, rows, words
 
 
 def test_every_file_seen_has_a_verdict_with_its_reason(corpus: Path):

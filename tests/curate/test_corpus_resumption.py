@@ -17,7 +17,7 @@ from cairn.curate import pipeline as pipeline_module
 from cairn.curate import reading as reading_module
 from cairn.sources.record import Origin, SourceFile, to_batch
 
-from .planted_tree import build, words
+from .fixtures.planted_tree import build, words
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from cairn.curate.pieces import from_content
 from cairn.curate.pulls import PullLimits
 from cairn.curate.rendering import Limits
 
-from ..quiet_git import QUIET
+from ..fixtures.quiet_git import QUIET
 
 Plain = dict[str, Any]
 KEPT = "kept"

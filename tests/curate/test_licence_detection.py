@@ -5,7 +5,7 @@ import pytest
 from cairn.curate.licences import detect, header, permissive_ids
 from cairn.curate.licences.expressions import chosen, ids_of, spelled
 
-from .licence_texts import APACHE_NOTICE, GPL_NOTICE, bsd, marked, mit
+from .fixtures.licence_texts import APACHE_NOTICE, GPL_NOTICE, bsd, marked, mit
 
 
 @pytest.mark.parametrize(

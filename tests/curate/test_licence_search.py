@@ -9,7 +9,7 @@ from cairn.curate.licences import detect, header
 from cairn.curate.licences.blocks import Work, blocks
 from cairn.curate.licences.table import table
 
-from .licence_texts import mit
+from .fixtures.licence_texts import mit
 
 
 def _whole_texts() -> list[int]:

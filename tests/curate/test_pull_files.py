@@ -5,7 +5,18 @@ import pytest
 from cairn.curate.pulls import PullLimits
 from cairn.curate.pulls.files import File, select
 
-from .pull_threads import ALL, CHANGED, CODE, HEAD, NEXT, closed, made, opened, trees, under
+from .fixtures.pull_threads import (
+    ALL,
+    CHANGED,
+    CODE,
+    HEAD,
+    NEXT,
+    closed,
+    made,
+    opened,
+    trees,
+    under,
+)
 
 
 @pytest.mark.parametrize(("size", "shown"), [(10_000, "h" * 10_000), (10_001, "[DIFFS OMITTED]")])

@@ -9,7 +9,7 @@ from cairn.curate.pieces import Document
 from cairn.curate.pulls import PullLimits, drawn, keep_probability, pull_request_document
 from cairn.curate.pulls.limits import fraction, integer
 
-from .pull_threads import (
+from .fixtures.pull_threads import (
     ALL,
     BASE,
     CHANGED,

@@ -1,6 +1,6 @@
 """What people say in pull requests: descriptions cut, comments and reviews kept or not."""
 
-from .pull_threads import Plain, closed, comment, made, opened, review, under
+from .fixtures.pull_threads import Plain, closed, comment, made, opened, review, under
 
 
 def test_cuts():

@@ -12,8 +12,8 @@ from cairn.sources.events import OPTIONS, read
 from cairn.sources.spec import parse
 from cairn.tokens.sentinels import SENTINELS
 
-from ..quiet_git import QUIET
-from .pull_threads import (
+from ..fixtures.quiet_git import QUIET
+from .fixtures.pull_threads import (
     CHANGED,
     CODE,
     EXACT,

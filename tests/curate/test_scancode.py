@@ -7,7 +7,7 @@ import pytest
 from cairn.base import UserError
 from cairn.curate.licences import detect, scancode
 
-from .licence_texts import APACHE_NOTICE, GPL_NOTICE, bsd, mit
+from .fixtures.licence_texts import APACHE_NOTICE, GPL_NOTICE, bsd, mit
 
 
 class _Pretend:

@@ -10,7 +10,7 @@ from cairn.model import Decoder, ModelConfig, build
 from cairn.tokens.learning import learn
 from cairn.tokens.tokenizer import Tokenizer
 
-from ..shapes import LIVELY, untrained
+from ..fixtures.shapes import LIVELY, untrained
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from cairn.engine.scheduler import Scheduler
 from cairn.engine.stepper import Stepper
 from cairn.model import Decoder, ModelConfig, build
 
-from ..shapes import LIVELY, WINDOW, untrained
+from ..fixtures.shapes import LIVELY, WINDOW, untrained
 
 VOCAB = 40
 COUNT = 14

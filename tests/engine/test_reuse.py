@@ -10,7 +10,7 @@ from cairn.engine import Engine, SamplingParams
 from cairn.engine.options import Caching, Speculation
 from cairn.model import ModelConfig, build
 
-from ..shapes import WINDOW, untrained
+from ..fixtures.shapes import WINDOW, untrained
 
 GREEDY = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True)
 

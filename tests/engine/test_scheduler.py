@@ -8,7 +8,7 @@ import pytest
 from cairn.base import UserError
 from cairn.engine.scheduler import AGING, Scheduler
 
-from .counting_world import alone, given, plain, sequence
+from .fixtures.counting_world import alone, given, plain, sequence
 
 
 def test_first_tokens_come_in_order_of_arrival():

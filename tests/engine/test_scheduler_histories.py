@@ -7,7 +7,7 @@ import pytest
 from cairn.engine.pages import PAGE
 from cairn.engine.sequence import Sequence
 
-from .counting_world import World, alone, given, next_token
+from .fixtures.counting_world import World, alone, given, next_token
 
 
 def random_world(dice: random.Random, longest: int) -> World:

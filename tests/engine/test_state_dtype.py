@@ -8,7 +8,7 @@ from cairn.engine import Engine, SamplingParams
 from cairn.engine.pool import fit
 from cairn.model import Cache, Decoder, Spans, build
 
-from ..shapes import LIVELY, untrained
+from ..fixtures.shapes import LIVELY, untrained
 
 
 @pytest.fixture(scope="module")

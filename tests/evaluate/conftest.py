@@ -16,7 +16,7 @@ from cairn.base.sandbox import Limits, Sandbox
 from cairn.evaluate.task import Setting
 from cairn.tokens import LearnTokenizer, Tokenize, Tokenizer
 
-from ..shapes import untrained
+from ..fixtures.shapes import untrained
 
 NAMES = ("bisect", "fnmatch", "keyword", "sched", "queue", "stat", "token", "types", "heapq")
 

@@ -7,7 +7,7 @@ from cairn.model import Cache, Spans
 from cairn.model.layout import Layout
 from cairn.model.steps import Step
 
-from ..shapes import WINDOW, untrained
+from ..fixtures.shapes import WINDOW, untrained
 
 CONFIG = untrained("*-*-", 40, **WINDOW)
 

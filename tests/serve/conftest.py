@@ -28,7 +28,7 @@ from cairn.tokens import IndexAttribution, LearnTokenizer, Tokenize
 from cairn.tokens.learning import learn
 from cairn.tokens.tokenizer import Tokenizer
 
-from ..shapes import LIVELY, untrained
+from ..fixtures.shapes import LIVELY, untrained
 
 LIMITS = Limits(body_bytes=200_000, completions=8, stops=4, messages=6, open_requests=120)
 

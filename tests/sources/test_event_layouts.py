@@ -6,7 +6,7 @@ import pytest
 
 from cairn.sources.events.layout import normalise, utc
 
-from .event_hours import OLD, Plain, event, issue
+from .fixtures.event_hours import OLD, Plain, event, issue
 
 
 def test_old_layout():

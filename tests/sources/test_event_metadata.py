@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 
 from cairn.sources.events import find_hours, repository_metadata
 
-from .event_hours import OLD, A, Plain, comment, event, pull, records, write
+from .fixtures.event_hours import OLD, A, Plain, comment, event, pull, records, write
 
 
 def rows(path: Path) -> dict[str, Plain]:

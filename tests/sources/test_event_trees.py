@@ -7,8 +7,8 @@ import pytest
 
 from cairn.sources.events import trees as trees_module
 
-from ..quiet_git import QUIET
-from .event_hours import A, Plain, event, pull, records, thread, write
+from ..fixtures.quiet_git import QUIET
+from .fixtures.event_hours import A, Plain, event, pull, records, thread, write
 
 C = "c" * 40
 

@@ -14,7 +14,7 @@ from cairn.sources.events import hours as hours_module
 from cairn.sources.events.hours import Hour, read_hours
 from cairn.sources.spec import parse
 
-from .event_hours import comment, event, issue, pull, records, thread, write
+from .fixtures.event_hours import comment, event, issue, pull, records, thread, write
 
 
 def test_damaged_lines_and_cut_streams_are_counted(tmp_path: Path):

@@ -21,7 +21,7 @@ from cairn.sources.record import EXECUTABLE, LINK, REGULAR, path_bytes
 from cairn.sources.spec import parse
 from cairn.sources.swhid import Entry
 
-from .graph_exports import SNAPSHOT, TEN, Made, fill, problems, records, write
+from .fixtures.graph_exports import SNAPSHOT, TEN, Made, fill, problems, records, write
 
 
 def test_the_published_example(data_folder: Path) -> None:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from cairn.sources.events import METADATA_SCHEMA
 from cairn.sources.origins import read_origin
 
-from .graph_exports import Made, fill, records, write
+from .fixtures.graph_exports import Made, fill, records, write
 
 
 def test_the_last_full_visit_counts(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from cairn.sources.heritage import walk
 from cairn.sources.record import REGULAR, path_bytes
 from cairn.sources.swhid import Entry, content_hash
 
-from .graph_exports import SCHEMAS, WHEN, Made, fill, problems, records, write
+from .fixtures.graph_exports import SCHEMAS, WHEN, Made, fill, problems, records, write
 
 
 def test_depth_is_limited_and_told(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from cairn.sources import archive, read_origin
 from cairn.sources.record import path_bytes
 
-from .measured_reads import MB, MEMORY, measured, refused
+from .fixtures.measured_reads import MB, MEMORY, measured, refused
 
 
 def header(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0, target: str = "") -> bytes:

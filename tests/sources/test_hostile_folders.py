@@ -15,7 +15,7 @@ import pytest
 from cairn.base import UserError
 from cairn.sources import directory, read_origin
 
-from .measured_reads import MB, MEMORY, measured
+from .fixtures.measured_reads import MB, MEMORY, measured
 
 
 def test_a_sparse_file_of_10_gb_is_told_and_never_read(tmp_path: Path):

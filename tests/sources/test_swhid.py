@@ -15,7 +15,7 @@ from cairn.sources.record import path_bytes, path_text
 from cairn.sources.remote import public_url
 from cairn.sources.swhid import Swhid, content_hash, object_hash, parse_swhid, tree_hash
 
-from ..quiet_git import QUIET
+from ..fixtures.quiet_git import QUIET
 
 
 def git(folder: Path, *arguments: str, given: bytes | None = None) -> str:

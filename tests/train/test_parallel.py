@@ -15,7 +15,7 @@ from cairn.base import UserError, read_manifest
 from cairn.train import Parallel
 from cairn.train.parallel.ranks import join
 
-from .rank_runs import MODEL, SETTINGS, case, losses, run_ranks, torchrun
+from .fixtures.rank_runs import MODEL, SETTINGS, case, losses, run_ranks, torchrun
 
 
 def hold(found: Path, wanted: Path) -> None:
@@ -211,7 +211,7 @@ plan = {{
 
 @pytest.mark.parallel
 def test_torchrun_makes_the_artifact_that_one_process_makes(tmp_path: Path):
-    shutil.copy(Path(__file__).parents[1] / "few_files.py", tmp_path)
+    shutil.copy(Path(__file__).parents[1] / "fixtures" / "few_files.py", tmp_path)
     model = {**MODEL, "vocab_size": 0}
     given = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
     made = []

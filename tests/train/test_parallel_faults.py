@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .rank_runs import SETTINGS, WORKER, case, run_ranks, start, torchrun
+from .fixtures.rank_runs import SETTINGS, WORKER, case, run_ranks, start, torchrun
 
 KILLS = 10
 
