@@ -11,12 +11,11 @@ are small.
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
+from kernel_timing import Call, Measured, backward, inputs, measure_rates, plain, report
 from torch import Tensor
 from torch.nn import functional
 
@@ -31,10 +30,6 @@ from cairn.ops.norm import add_rms_norm, gated_rms_norm, squared_relu
 from cairn.ops.ragged import Chunks
 from cairn.ops.rotary import rotate
 from cairn.ops.state import Ring, Rows, Stored, replayed_update, state_update
-
-sys.path.insert(0, str(Path(__file__).parent))  # `cairn bench` runs this file without its folder
-
-from kernel_timing import Call, Measured, backward, inputs, measure_rates, plain, report
 
 
 def main() -> None:

@@ -21,4 +21,5 @@ def run_measurement(name: str) -> None:
     if name not in known:
         raise UserError("bench", name, "is no measurement", nearest(name, known))
     sys.argv = [str(folder / f"{name}.py")]
+    sys.path.insert(0, str(folder))  # as `python FILE` does: they import each other
     runpy.run_path(sys.argv[0], run_name="__main__")
