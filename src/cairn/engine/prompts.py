@@ -42,7 +42,9 @@ class Prompts:
 
         With a suffix, the prompt is `<fim_prefix>` prompt `<fim_suffix>` suffix `<fim_middle>`,
         and the middle ends where training data ended it: at the next file, at the end of the
-        document, or at another sentinel. Sentinels that are spelled in a text are text.
+        document, or at another sentinel. Sentinels that are spelled in a text are text. Without a
+        suffix a text has around it what the tokenizer puts there, a BOS say; token ids and code
+        prompts are taken as they are.
         """
         if suffix is not None:
             if not isinstance(prompt, str) or not isinstance(suffix, str):
@@ -86,7 +88,7 @@ class Prompts:
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise UserError("prompt", prompt, "this engine has no tokenizer", "give token ids")
-            return self.tokenizer.encode(prompt)
+            return self.tokenizer.encode_prompt(prompt)
         if not isinstance(prompt, list | tuple) or not all(type(item) is int for item in prompt):
             raise UserError("prompt", prompt, "is neither a string nor a list of token ids")
         last = self.vocab_size - 1

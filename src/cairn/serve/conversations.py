@@ -10,7 +10,7 @@ from cairn.base import UserError
 from cairn.engine import Grammar, Thinking
 from cairn.serve.errors import ApiError
 from cairn.serve.limits import Limits
-from cairn.serve.requests import GenerationRequest, Strict
+from cairn.serve.requests import DEEPEST, GenerationRequest, Schema, Strict, too_deep
 from cairn.serve.worker import Job
 
 NAME = r"^[a-zA-Z0-9_.-]{1,64}$"
@@ -39,11 +39,16 @@ class ToolCall(Strict):
 
     def plain(self) -> dict[str, Any]:
         """As the chat template takes it."""
+        field = "messages.tool_calls.function.arguments"
         try:
-            json.loads(self.function.arguments)
+            found = json.loads(self.function.arguments)
         except ValueError:
-            field = "messages.tool_calls.function.arguments"
             raise ApiError(400, f"{field}: is no JSON", field) from None
+        except RecursionError:
+            found = None
+        if (found is None and self.function.arguments.strip() != "null") or too_deep(found):
+            problem = f"is nested deeper than {DEEPEST} levels"
+            raise ApiError(400, f"{field}: {problem}", field) from None
         return {"name": self.function.name, "arguments": self.function.arguments}
 
 
@@ -60,7 +65,14 @@ class Message(Strict):
 
     def plain(self, place: int) -> dict[str, Any]:
         """Role, text and calls; the reasoning of earlier turns is not told again."""
-        content = self.content
+        for name, owner in (("tool_call_id", "tool"), ("refusal", "assistant")):
+            if getattr(self, name) is not None and self.role != owner:
+                field = f"messages[{place}].{name}"
+                raise ApiError(400, f"{field}: belongs to a message of role {owner}", field)
+        content = self.content or self.refusal
+        if self.content and self.refusal:
+            field = f"messages[{place}].refusal"
+            raise ApiError(400, f"{field}: stands beside content; give one", field)
         if content is None and not self.tool_calls:
             field = f"messages[{place}].content"
             raise ApiError(400, f"{field}: is missing", field)
@@ -74,12 +86,46 @@ class Message(Strict):
         return {"role": role, "content": content or ""} | ({"tool_calls": calls} if calls else {})
 
 
+def plain_messages(messages: list[Message]) -> list[dict[str, Any]]:
+    """Messages as the chat template takes them. It tells results of tools by their order alone,
+    so they are put into that of the calls whose ids they name; ApiError 400 for an unknown id."""
+    found: list[dict[str, Any]] = []
+    results: list[tuple[int | None, dict[str, Any]]] = []
+    calls: dict[str, int] = {}  # of the latest turn that made any: its ids, in order
+    for place, message in enumerate(messages):
+        plain = message.plain(place)
+        if message.role == "tool":
+            results.append((_call_of(message, place, calls), plain))
+            continue
+        found += [*_ordered(results), plain]
+        results = []
+        if message.tool_calls:
+            calls = {call.id: n for n, call in enumerate(message.tool_calls) if call.id is not None}
+    return found + _ordered(results)
+
+
+def _call_of(message: Message, place: int, calls: dict[str, int]) -> int | None:
+    """Which call a result is of; None where it does not say."""
+    name = message.tool_call_id
+    if name is not None and name not in calls:
+        field = f"messages[{place}].tool_call_id"
+        raise ApiError(400, f"{field}: {name[:100]!r} is no call of the assistant before it", field)
+    return None if name is None else calls[name]
+
+
+def _ordered(results: list[tuple[int | None, dict[str, Any]]]) -> list[dict[str, Any]]:
+    known = [(number, plain) for number, plain in results if number is not None]
+    if len(known) == len(results):
+        results = list(sorted(known, key=lambda one: one[0]))
+    return [plain for _, plain in results]
+
+
 class Function(Strict):
     """A function that may be called."""
 
     name: str = Field(pattern=NAME)
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Schema | None = None
     strict: bool | None = None
 
     def plain(self) -> dict[str, Any]:
@@ -145,13 +191,28 @@ class ChatRequest(GenerationRequest):
         if len(self.messages) > limits.messages:
             message = f"messages: {len(self.messages)} of them, at most {limits.messages}"
             raise ApiError(400, message, "messages")
-        return [message.plain(place) for place, message in enumerate(self.messages)]
+        return plain_messages(self.messages)
+
+    def check(self) -> None:
+        """See `GenerationRequest.check`."""
+        super().check()
+        both = self.max_tokens, self.max_completion_tokens
+        if None not in both and both[0] != both[1]:
+            field = "max_tokens"
+            raise ApiError(400, f"{field}: is not max_completion_tokens; give one of them", field)
+        if self.parallel_tool_calls is not None and not self.tools:
+            field = "parallel_tool_calls"
+            raise ApiError(400, f"{field}: there are no tools", field)
 
     def jobs(self, prompt: list[int], limits: Limits, *, thinks: bool) -> list[Job]:
         """One job for each choice, all on the rendered conversation; `thinks` where it ends
         inside reasoning."""
         n = self.n or 1
         self.check()
+        if self.thinking_token_budget is not None and not thinks:
+            problem = "the conversation switches thinking off (/no_think, or enable_thinking)"
+            field = "thinking_token_budget"
+            raise ApiError(400, f"{field}: {problem}; leave one out", field)
         if n > limits.completions:
             raise ApiError(400, f"n: is over {limits.completions}", "n")
         if self.top_logprobs and not self.logprobs:

@@ -4,7 +4,8 @@ import json
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from cairn.base import UserError
 from cairn.engine import CodePrompt, Grammar, SamplingParams, SourceText, Thinking
@@ -13,8 +14,30 @@ from cairn.serve.limits import Limits
 from cairn.serve.worker import Job
 
 DEFAULT_MAX_TOKENS = 16  # of /v1/completions, as in the OpenAI API
+DEEPEST = 100  # levels of JSON inside JSON: what walks it further in Python meets its stack's end
 Text = Annotated[str, Field(strict=True)]
 TokenIds = Annotated[list[int], Field(min_length=1)]
+
+
+def too_deep(value: Any) -> bool:
+    """Whether JSON is nested deeper than may be."""
+    level: list[Any] = [[value]]
+    for _ in range(DEEPEST + 1):
+        inner = [one.values() if isinstance(one, dict) else one for one in level]
+        level = [item for one in inner for item in one if isinstance(item, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _shallow(value: dict[str, Any]) -> dict[str, Any]:
+    if too_deep(value):
+        said = "is nested deeper than {most} levels"
+        raise PydanticCustomError("too_deep", said, {"most": DEEPEST})
+    return value
+
+
+Schema = Annotated[dict[str, Any], AfterValidator(_shallow)]
 
 
 class Strict(BaseModel):
@@ -34,7 +57,7 @@ class JsonSchema(Strict):
     """`json_schema` of a response format."""
 
     name: str = Field(max_length=64)
-    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    schema_: Schema | None = Field(None, alias="schema")
     description: str | None = None
     strict: bool | None = None
 
@@ -48,7 +71,12 @@ class ResponseFormat(Strict):
     lark: str | None = None
 
     def grammar(self) -> Grammar | None:
-        """As the engine takes it; ApiError where what the type names is missing."""
+        """As the engine takes it; ApiError where what the type names is missing, or another is
+        there."""
+        for field in ("json_schema", "regex", "lark"):
+            if field != self.type and getattr(self, field) is not None:
+                field = f"response_format.{field}"
+                raise ApiError(400, f"{field}: does not go with type {self.type!r}", field)
         if self.type == "text":
             return None
         if self.type == "json_object":
@@ -90,6 +118,9 @@ class GenerationRequest(Strict):
         """ApiError for fields that contradict each other."""
         if self.stream_options is not None and not self.stream:
             raise ApiError(400, "stream_options: needs stream to be true", "stream_options")
+        if self.stream_options is not None and self.stream_options.include_obfuscation:
+            field = "stream_options.include_obfuscation"
+            raise ApiError(400, f"{field}: is not offered; leave it out or give false", field)
         if self.thinking_budget_action is not None and self.thinking_token_budget is None:
             field = "thinking_budget_action"
             raise ApiError(400, f"{field}: needs thinking_token_budget", field)
@@ -180,6 +211,8 @@ class CompletionRequest(GenerationRequest):
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
     best_of: int | None = None
+    add_special_tokens: bool | None = None
+    """Whether a prompt that is text gets what the tokenizer puts around one (default true)."""
 
     def prompts(self) -> list[str | list[int]]:
         """Each prompt, as text or as token ids."""
@@ -202,6 +235,7 @@ class CompletionRequest(GenerationRequest):
             raise ApiError(400, "best_of: is only supported equal to n", "best_of")
         if self.echo and (self.suffix is not None or self.repository is not None):
             raise ApiError(400, "echo: has no meaning with suffix or repository", "echo")
+        self._check_specials(prompts)
         budget = self.thinking_token_budget is not None
         params = self.sampling(
             limits,
@@ -216,9 +250,18 @@ class CompletionRequest(GenerationRequest):
             for choice in range(n)
         ]
 
+    def _check_specials(self, prompts: list[str | list[int]]) -> None:
+        if not self.add_special_tokens:
+            return
+        code = self.suffix is not None or self.repository is not None
+        if code or not all(isinstance(prompt, str) for prompt in prompts):
+            what = "suffix or repository" if code else "token ids"
+            message = f"add_special_tokens: nothing is added to a prompt of {what}"
+            raise ApiError(400, message, "add_special_tokens")
+
     def _job(self, prompt: str | list[int], params: SamplingParams) -> Job:
         if self.repository is None:
-            return Job(prompt, params, self.suffix)
+            return Job(prompt, params, self.suffix, self.add_special_tokens is False)
         if not isinstance(prompt, str):
             raise ApiError(400, "repository: goes with a prompt that is text", "repository")
         return Job(self.repository.prompt(prompt, self.suffix), params)

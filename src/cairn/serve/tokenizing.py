@@ -5,13 +5,14 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from cairn.serve.conversations import Message, Tool
+from cairn.serve.conversations import Message, Tool, plain_messages
 from cairn.serve.errors import ApiError
 from cairn.serve.models import Models
 from cairn.serve.requests import Strict
 from cairn.serve.wording import token_text
 from cairn.tokens.chat import prompt_ids, template
 from cairn.tokens.sentinels import END_OF_TEXT
+from cairn.tokens.tokenizer import Tokenizer
 
 MOST_TOKENS = 1_000_000
 
@@ -34,25 +35,39 @@ class DetokenizeRequest(Strict):
     tokens: list[int] = Field(max_length=MOST_TOKENS)
 
 
+def _prompt(body: TokenizeRequest, tokenizer: Tokenizer) -> list[int]:
+    assert body.prompt is not None
+    if body.tools is not None:
+        raise ApiError(400, "tools: go with messages", "tools")
+    alone = tokenizer.sentinels.get(body.prompt)
+    if alone is not None:
+        return tokenizer.surrounded([alone]) if body.add_special_tokens else [alone]
+    add = body.add_special_tokens is not False
+    return tokenizer.encode_prompt(body.prompt) if add else tokenizer.encode(body.prompt)
+
+
 def tokenizing_routes(models: Models) -> APIRouter:
     """The endpoints, over all models."""
     router = APIRouter()
 
     @router.post("/tokenize")
     def tokenize(body: TokenizeRequest) -> dict[str, Any]:
-        """Token ids; sentinels that are spelled in a text are text, and none is added."""
+        """Token ids; sentinels that are spelled in a text are text.
+
+        A prompt has what the tokenizer puts around one (a BOS, say), messages have not; and who
+        asks for the id of a sentinel writes it alone. `add_special_tokens` says otherwise.
+        """
         service = models.named(body.model)
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "prompt: give either prompt or messages", "prompt")
         if body.prompt is not None:
-            sentinels = service.tokenizer.sentinels
-            # Whoever asks for the id of a sentinel writes it alone.
-            alone = sentinels.get(body.prompt)
-            ids = service.tokenizer.encode(body.prompt) if alone is None else [alone]
+            ids = _prompt(body, service.tokenizer)
         else:
-            said = [message.plain(place) for place, message in enumerate(body.messages or ())]
+            said = plain_messages(body.messages or [])
             tools = [tool.function.plain() for tool in body.tools or ()]
             ids = prompt_ids(said, service.tokenizer, tools=tools)
+            if body.add_special_tokens:
+                ids = service.tokenizer.surrounded(ids)
         most = service.worker.engine.capacity
         found: dict[str, Any] = {"count": len(ids), "max_model_len": most, "tokens": ids}
         if body.return_token_strs:

@@ -26,6 +26,8 @@ class Job:
     prompt: str | list[int] | CodePrompt
     params: SamplingParams
     suffix: str | None = None
+    bare: bool = False
+    """Whether a text is taken without what the tokenizer puts around prompts."""
 
 
 @dataclass(eq=False)
@@ -211,7 +213,13 @@ class Worker:
 
     def _prepare(self, jobs: list[Job]) -> list[Sequence]:
         """In a thread of the loop's pool: encoding a long text holds up nobody."""
-        return [self.engine.prepare(job.prompt, job.params, suffix=job.suffix) for job in jobs]
+        return [self._sequence(job) for job in jobs]
+
+    def _sequence(self, job: Job) -> Sequence:
+        prompt, tokenizer = job.prompt, self.engine.tokenizer
+        if job.bare and job.suffix is None and isinstance(prompt, str) and tokenizer is not None:
+            prompt = tokenizer.encode(prompt)
+        return self.engine.prepare(prompt, job.params, suffix=job.suffix)
 
     def _release(self, ticket: Ticket) -> None:
         self._open -= ticket.count

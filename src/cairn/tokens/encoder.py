@@ -54,6 +54,23 @@ class Encoder:
         except TypeError:
             raise _not_utf8(text) from None
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of one text with what the tokenizer's post-processor puts around it."""
+        if not self._plain.num_special_tokens_to_add(False):
+            return self.encode(text).tolist()
+        try:
+            return self._plain.encode(text).ids
+        except TypeError:
+            raise _not_utf8(text) from None
+
+    def around(self) -> tuple[list[int], list[int]]:
+        """What the post-processor puts before a text, and after it."""
+        with_it, without = self.encode_prompt("a"), self.encode("a").tolist()
+        for place in range(len(with_it) - len(without) + 1):
+            if with_it[place : place + len(without)] == without:
+                return with_it[:place], with_it[place + len(without) :]
+        return [], []
+
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of many texts, in their order, each uint32 [tokens]."""
         if self._fast is not None:

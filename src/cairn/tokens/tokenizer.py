@@ -21,7 +21,8 @@ TRAVELLING = (VOCABULARY, CONFIG, TEMPLATE, "special_tokens_map.json")
 class Tokenizer:
     """A byte-level BPE tokenizer and the files it travels with.
 
-    `encode` takes text as data: a sentinel spelled in it becomes ordinary tokens. Only
+    `encode` takes text as data: a sentinel spelled in it becomes ordinary tokens. So does
+    `encode_prompt`, which adds what the tokenizer has prompts begin with. Only
     `encode_with_sentinels`, for prompts that the program wrote, recognises them. `decode_bytes`
     inverts both exactly. Any Hugging Face folder with a byte-level tokenizer.json loads.
     """
@@ -111,6 +112,16 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of a text that is data: sentinels spelled in it are not recognised."""
         return self._encoder.encode(text).tolist()
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a text that a model is asked to go on with: as `encode`, within the tokens that
+        the tokenizer's post-processor puts around a text (a BOS, say), as `transformers` does."""
+        return self._encoder.encode_prompt(text)
+
+    def surrounded(self, ids: Sequence[int]) -> list[int]:
+        """Ids within the tokens that `encode_prompt` puts around a text."""
+        before, after = self._encoder.around()
+        return [*before, *ids, *after]
 
     def encode_array(self, text: str) -> np.ndarray:
         """As `encode`, uint32 [tokens]."""
