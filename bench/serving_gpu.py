@@ -22,44 +22,24 @@ import argparse
 import gc
 import itertools
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from random_weights import random_model
 
 from cairn.engine import Caching, Engine, SamplingParams
 from cairn.engine.pool import state_bytes
 from cairn.engine.weights import narrow_weights
 from cairn.model import Decoder
 from cairn.model.cache import state_dtype
-from cairn.model.decoder import empty
-from cairn.model.presets import preset
 from cairn.ops import narrow as ops_narrow
 
 GIB = 2**30
 STEPS = 30  # timed at each length
 WORKSPACE = 0.25  # GiB beside weights and pools: activations, graphs, libraries
-
-
-def random_model(name: str) -> Decoder:
-    """A preset's shape in bf16 with weights drawn on the GPU; scales as in fresh models."""
-    model = empty(preset(name), "cuda", torch.bfloat16)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for field, weight in model.named_parameters():
-            if field.endswith("A_log"):
-                weight.uniform_(1, 16).log_()
-            elif field.endswith("dt_bias"):
-                weight.uniform_(math.log(1e-3), math.log(1e-1)).exp_()
-                weight.add_(torch.log(-torch.expm1(-weight)))
-            elif weight.ndim == 1:
-                weight.fill_(0.0 if field.endswith("bias") else 1.0)
-            else:
-                weight.normal_(0, 0.02)
-    return model
 
 
 def copy_rate() -> float:
