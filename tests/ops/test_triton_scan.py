@@ -70,6 +70,18 @@ def kernel(lengths: list[int], device: torch.device) -> Callable[..., tuple[Tens
     return call
 
 
+@pytest.mark.parametrize("lengths", [[1], [5, 1], [128, 3, 7], [200, 0, 130, 2]])
+def test_no_table_begins_where_triton_would_compile_a_kernel_anew(lengths: list[int]) -> None:
+    tables = Tables.of(lengths, "cpu")
+    for part in (tables.by_chunk, tables.by_span, tables.bounds, tables.by_token):
+        assert part.storage_offset() * part.element_size() % 16 == 0
+    starts = [sum(lengths[:n]) for n in range(len(lengths) + 1)]
+    assert tables.bounds.tolist() == starts
+    assert tables.by_token[1].tolist() == [n for n, size in enumerate(lengths) for _ in range(size)]
+    assert tables.by_span[1].tolist() == [starts[n] for n in tables.by_span[0].tolist()]
+    assert int(tables.by_chunk[1].sum()) == sum(lengths)
+
+
 def definition(lengths: list[int]) -> Callable[..., tuple[Tensor, Tensor]]:
     def call(
         x: Tensor,

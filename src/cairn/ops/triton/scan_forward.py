@@ -15,7 +15,7 @@ import triton.language as tl
 LOG2E = tl.constexpr(1.4426950408889634)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["K"])
 def decay_kernel(
     dt,  # [T, H], any float; rows `dt_row` apart
     bias,  # [H], where HAS_BIAS
@@ -56,7 +56,7 @@ def softplus(x):
     return tl.where(x > 20.0, x, small)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S"])
 def state_kernel(
     u,  # [T, H * P], rows `u_row` apart: x, or y's gradient where REVERSE
     v,  # [T, G * N], rows `v_row` apart: B, or C where REVERSE
@@ -171,7 +171,7 @@ def _step(
     return scale, tl.exp2(tl.minimum(total - before, 0.0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["K"])
 def output_kernel(
     x,  # [T, H, P], rows `x_row` apart
     B, C,  # [T, G, N], rows `b_row` and `c_row` apart

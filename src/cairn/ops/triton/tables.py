@@ -18,6 +18,7 @@ from cairn.ops.transfer import sent
 MOST_TAPS = 4  # of a convolution, the current token's among them
 CHUNK = 128  # tokens at most: a state is stored for every chunk
 MOST_WIDTH = 128  # of a head: two tiles of 64
+ALIGNED = 4  # int32 in 16 bytes
 
 
 def fitting(P: int, N: int) -> tuple[int, int]:
@@ -79,10 +80,14 @@ def _tables(lengths: tuple[int, ...], Q: int, device: torch.device) -> Tables:
     by_token = np.stack([np.arange(tokens) - start[token_span], token_span])
     bounds = np.concatenate([start, [tokens]])
     parts = [by_chunk, by_span, bounds, by_token]
-    flat = torch.from_numpy(np.concatenate([part.ravel() for part in parts]).astype(np.int32))
-    found = sent(flat, device).split([part.size for part in parts])
+    # Each begins at 16 bytes: Triton compiles a kernel anew for an address that does not.
+    sizes = [-(-part.size // ALIGNED) * ALIGNED for part in parts]
+    whole = np.zeros(sum(sizes), np.int32)
+    for part, end, size in zip(parts, np.cumsum(sizes), sizes, strict=True):
+        whole[end - size : end - size + part.size] = part.ravel()
+    found = sent(torch.from_numpy(whole), device).split(sizes)
     chunk_rows, span_rows, bounds_row, token_rows = (
-        row.view(part.shape) for row, part in zip(found, parts, strict=True)
+        row[: part.size].view(part.shape) for row, part in zip(found, parts, strict=True)
     )
     return Tables(
         chunk_size=Q,
