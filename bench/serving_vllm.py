@@ -13,8 +13,8 @@ does by default. Prompts are the same random tokens.
   first step in which all do to the one before the first ends.
 - `prompt`: one prompt until its first token.
 
-The fastest of up to three rounds counts; long ones are measured once. Before that requests of
-other lengths compile and capture what these need.
+The fastest of two or three rounds counts. Before that requests of other lengths compile and
+capture what these need.
 """
 
 import argparse
@@ -34,7 +34,8 @@ from cairn.base import write_json
 from cairn.engine import Caching, Engine, SamplingParams
 from cairn.model.presets import preset
 
-SPENT = 6.0  # seconds of a measure after which it is not repeated
+ROUNDS = 2, 3  # of a measure: at least, and at most while they take SPENT seconds
+SPENT = 6.0
 SETTLED = 4  # steps left out after all requests draw
 RESERVED = 4 * 2**30  # bytes for activations and graphs beside our weights and pools
 
@@ -162,9 +163,10 @@ def answered(peer: Peer, requests: list[tuple[list[int], int]]) -> dict[str, flo
 
 
 def rounds(peer: Peer, requests: list[tuple[list[int], int]]) -> dict[str, float]:
-    """The fastest of each, of as many rounds as are soon over."""
-    found: list[dict[str, float]] = []
-    while len(found) < 3 and sum(one["seconds"] for one in found) < SPENT:
+    """The fastest of each: a kernel's first sight of sizes may compile it anew."""
+    least, most = ROUNDS
+    found = [answered(peer, requests) for _ in range(least)]
+    while len(found) < most and sum(one["seconds"] for one in found) < SPENT:
         found.append(answered(peer, requests))
     best = {key: round(min(one[key] for one in found), 4) for key in found[0]}
     return best | {"rounds": len(found)}
@@ -178,7 +180,8 @@ def random_prompts(vocab_size: int, count: int, length: int) -> list[list[int]]:
 
 def warm(peer: Peer, vocab_size: int, told: argparse.Namespace) -> None:
     """Meet the kernels and graphs of all measures: any number of rows, at their length of keys."""
-    answered(peer, [(one, 4) for one in random_prompts(vocab_size, 4, told.context + 1)])
+    beside = [(one, 32) for one in random_prompts(vocab_size, 1, 9)]  # draws while others are read
+    answered(peer, beside + [(one, 4) for one in random_prompts(vocab_size, 8, told.context)])
     for length in told.prompts:
         answered(peer, [(one, 2) for one in random_prompts(vocab_size, 1, length)])
     most = max(told.batch)
