@@ -5,6 +5,9 @@ from typing import Protocol
 from cairn.engine.sequence import Sequence
 
 LONGEST, SHORTEST = 4, 2  # tokens that have to be the same before the guess
+WORTH = 0.6  # of guesses: below, guessing costs more than it gains (bench/guesses.py)
+KEEN = 0.3  # how much the last guesses count among all before
+FIRST_PAUSE, LAST_PAUSE = 4, 64  # tokens without a guess
 
 
 class Drafter(Protocol):
@@ -46,8 +49,26 @@ class PromptLookup:
         self._seen.pop(sequence.id, None)
 
 
+def learn(sequence: Sequence, guessed: int, right: int, most: int) -> None:
+    """Guess at most so many next time, and not for a while where guesses do not pay.
+
+    A wrong guess costs more than its row: its step is no decode of one token, and where there are
+    states, what it computed is put back and computed again. So guesses must be right more often
+    than not; while they are not, the pause after each wrong one doubles.
+    """
+    sequence.trust = min(sequence.trust * 2 if right == guessed else max(1, right), most)
+    sequence.worth += KEEN * (right / guessed - sequence.worth)
+    if right == guessed:
+        sequence.pause //= 4
+    elif sequence.worth < WORTH:
+        sequence.pause = min(max(FIRST_PAUSE, 2 * sequence.pause), LAST_PAUSE)
+        sequence.rests_to = sequence.length + sequence.pause
+
+
 def most_drafts(sequence: Sequence, most: int) -> int:
     """How many guesses can be of use: one token is drawn after the last that is right."""
+    if sequence.length < sequence.rests_to:
+        return 0
     return min(most, sequence.trust, sequence.limit - len(sequence.output) - 1)
 
 

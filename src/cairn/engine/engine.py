@@ -25,6 +25,7 @@ from cairn.engine.assembly import (
 )
 from cairn.engine.code import CodePrompt
 from cairn.engine.detokenizer import Detokenizer
+from cairn.engine.drafts import learn
 from cairn.engine.load import Load, load_of
 from cairn.engine.options import Caching, Speculation
 from cairn.engine.prompts import Prompts, one_each
@@ -362,7 +363,7 @@ class Engine:
         sequence = one.part.sequence
         sequence.drafts = []
         if one.part.drafts:
-            sequence.trust = min(one.trust, self._most_drafts)
+            learn(sequence, len(one.part.drafts), one.right, self._most_drafts)
         if not sequence.sound and sequence.finish_reason != "error":
             self._scheduler.confirm(sequence)
         if sequence.finish_reason is not None:

@@ -101,6 +101,12 @@ class Sequence:
     """Guesses at the next tokens, to be verified in the next step."""
     trust: int = 2
     """How many guesses are worth verifying: more after right ones, fewer after wrong ones."""
+    worth: float = 1.0
+    """How many of its guesses were right, the last ones counting most."""
+    pause: int = 0
+    """Tokens without a guess after a wrong one."""
+    rests_to: int = 0
+    """The length before which nothing is guessed."""
     key: tuple[int, int] = (0, 0)
     """Its place among all requests, first to last; set when it is queued."""
     pages: list[list[int]] = field(default_factory=list)

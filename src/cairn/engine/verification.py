@@ -35,12 +35,6 @@ class Drawing:
         """Rows of the step's hidden states that may be drawn from."""
         return range(self.first, self.first + 1 + len(self.part.drafts))
 
-    @property
-    def trust(self) -> int:
-        """How many guesses may be of use next, after those that were verified."""
-        all_right = self.right == len(self.part.drafts)
-        return self.part.sequence.trust * 2 if all_right else max(1, self.right)
-
     def delta(self) -> Delta:
         """What is new in the sequence, with the completion if it is over."""
         sequence = self.part.sequence
