@@ -73,7 +73,7 @@ def _add_make_and_show(verb: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--paths", action="store_true", help="which code serves each layer here")
     one.add_argument("--float8", action="store_true", help="with matrices in 8 bits (--paths)")
     kinds = ("float32", "float16", "int8")
-    one.add_argument("--states", choices=kinds, help="and recurrent states in this (--paths)")
+    one.add_argument("--state", choices=kinds, help="and recurrent states in this (--paths)")
     one.add_argument("--json", action="store_true", help="machine-readable")
 
 
@@ -189,7 +189,7 @@ def run_show(arguments: Arguments) -> None:
     if path.suffix == ".py":
         from cairn.train.page import show_plan
 
-        mine = ("context", "batch", "dtype", "paths", "float8", "states")
+        mine = ("context", "batch", "dtype", "paths", "float8", "state")
         _refuse_others(arguments, *mine, of="models, not of plans")
         target, given = _split(arguments.rest)
         gpus, device = arguments.gpus, arguments.device
@@ -201,7 +201,7 @@ def run_show(arguments: Arguments) -> None:
     if arguments.paths:
         found = _show_paths(arguments)
     else:
-        _refuse_others(arguments, "float8", "states", of="--paths")
+        _refuse_others(arguments, "float8", "state", of="--paths")
         found = _show_model(arguments)
     if arguments.json:
         _print_json(found)
@@ -211,7 +211,7 @@ def _show_paths(arguments: Arguments) -> object:
     from cairn.engine.paths import rows_of_folder
 
     _refuse_others(arguments, "context", "batch", "gpus", "device", of="a page, not of --paths")
-    how = {"float8": arguments.float8, "states": arguments.states, "quiet": arguments.json}
+    how = {"float8": arguments.float8, "states": arguments.state, "quiet": arguments.json}
     return rows_of_folder(Path(arguments.what), arguments.dtype, **how)
 
 

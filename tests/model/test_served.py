@@ -60,7 +60,7 @@ def test_a_checkpoint_is_loaded_as_the_engine_loads_it(tiny, tmp_path, capsys):
     save(build(tiny), tmp_path)
     assert main(["show", str(tmp_path), "--paths"]) == 0
     assert "weights in float32, states in float32, on cpu" in capsys.readouterr().err
-    asked = ["--dtype", "bfloat16", "--states", "int8"]
+    asked = ["--dtype", "bfloat16", "--state", "int8"]
     assert main(["show", str(tmp_path), "--paths", *asked]) == 0
     assert "weights in bfloat16, states in int8" in capsys.readouterr().err
     assert main(["show", str(tmp_path), "--float8"]) == 2

@@ -315,8 +315,7 @@ class Engine:
     def _tell(self, deltas: list[Delta]) -> list[Delta]:
         """Those that are anybody's news, which streams now have."""
         if self._check.pending:
-            shown = [d for d in deltas if not self._check.hides(d.id, d.completion is not None)]
-            deltas = shown
+            deltas = [d for d in deltas if not self._check.hides(d.id, d.completion is not None)]
         for delta in deltas:
             if delta.id in self._watched:
                 self._watched[delta.id].append(delta)
