@@ -51,7 +51,8 @@ class Caching:
 
 @dataclass(frozen=True, kw_only=True)
 class Speculation:
-    """How the next tokens are guessed, to be verified in one pass. Tokens are the same without."""
+    """How the next tokens are guessed, to be verified in one pass. Tokens are the same without,
+    but for narrow states, which are rounded once for all that pass together."""
 
     most: int = 4
     """Tokens that are guessed at a time; fewer where guesses turn out wrong."""
