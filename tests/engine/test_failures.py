@@ -205,3 +205,15 @@ def test_a_request_that_cannot_be_let_in_fails_alone(hybrid, expected, tmp_path)
     assert engine.generate(PROMPTS, GREEDY)
     engine.close()
     settled(engine)
+
+
+def test_a_self_check_that_cannot_be_let_in_is_given_up(hybrid, expected, caplog):
+    """Nobody asked for it: nobody hears of it, and nothing else is lost."""
+    engine = Engine(hybrid, slots=2, capacity=CAPACITY, caching=Caching(check=1))
+    engine.generate(PROMPTS[:1], GREEDY)
+    clear = raising_at(engine, "pool.clear", 1)  # what begins without a prefix is the check
+    assert [one.tokens for one in engine.generate(PROMPTS[:1], GREEDY)] == expected[:1]
+    assert clear
+    assert "the self-check of an answer was given up: pool.clear" in caplog.text
+    assert [one.tokens for one in engine.generate(PROMPTS[:1], GREEDY)] == expected[:1]
+    assert engine.load.reuse.checked == 1

@@ -24,7 +24,6 @@ from cairn.engine.assembly import (
     without_variation,
 )
 from cairn.engine.code import CodePrompt
-from cairn.engine.detokenizer import Detokenizer
 from cairn.engine.drafts import learn
 from cairn.engine.load import Load, load_of
 from cairn.engine.options import Caching, Speculation
@@ -107,9 +106,9 @@ class Engine:
         self._prompts = Prompts(own.tokenizer, own.model.config, own.ends)
         self._allocation = allocate(pool, self._caching, self._archive, own.ranks)
         self._check = SelfCheck(self._caching.check)
-        budget = wanted if token_budget else max(wanted, self.slots)
         pieces = CUT[own.model.device.type] if invariant else None
-        budget = max(budget, self.slots + pieces) if pieces else budget
+        least = self.slots + (pieces or 0)
+        budget = wanted if token_budget and not pieces else max(wanted, least)
         self._scheduler = Scheduler(self.slots, budget, self._allocation, every=pieces)
         ahead = own.model.device.type == "cuda" if overlap is None else overlap
         ahead = ahead and speculation is None
@@ -286,10 +285,9 @@ class Engine:
     def step(self) -> list[Delta]:
         """Take every running request one step further; what is new, request by request.
 
-        With `overlap`, that is what the step before this one drew. Whatever is raised in a step
-        is raised on, when the requests that it spoilt are aborted: one that could not be let in
-        or given memory, or, where the model raises, all that were computed. The others go on with
-        the next step (`in`).
+        With `overlap`, that is what the step before this one drew. Whatever is raised is raised
+        on when the requests that it spoilt are aborted: one that could not be let in or given
+        memory, or, where the model raises, all that were computed. Others go on (`in`).
         """
         slices = self._schedule()
         if not slices and not self._stepper.waits:
@@ -306,8 +304,9 @@ class Engine:
                 self._team.check()  # what was drawn since a rank was lost is not to be trusted
         except BaseException as error:
             lost = [] if self._stepper.waits else [s for s in self._sequences.values() if s.ahead]
-            parts = (*slices, *(one.part for one in told))
-            self._spoil([*lost, *(part.sequence for part in parts)], error)
+            self._spoil(
+                [*lost, *(p.sequence for p in (*slices, *(one.part for one in told)))], error
+            )
             self._tell(deltas)
             raise
         return self._tell(deltas)
@@ -323,19 +322,23 @@ class Engine:
 
     def _schedule(self) -> list[Slice]:
         """The slices of the next step; what that raises costs the request that it was about."""
-        if self._drafter is not None:
-            drawing = self._scheduler.drawing()
-            try:
+        drawing = [] if self._drafter is None else self._scheduler.drawing()
+        try:
+            if self._drafter is not None:
                 self._drafter.propose(drawing)
-            except BaseException as error:
-                self._spoil(drawing, error)
-                raise
+        except BaseException as error:
+            self._spoil(drawing, error)
+            raise
         try:
             return self._scheduler.schedule()
         except BaseException as error:
             at = self._scheduler.at
+            hidden = at is not None and self._check.hides(at.id, over=False)
             self._spoil([at] if at is not None else [*self._sequences.values()], error)
-            raise
+            if not hidden or not isinstance(error, Exception):
+                raise
+            log.warning("the self-check of an answer was given up: %s", error)
+            return self._schedule()
 
     def _spoil(self, sequences: list[Sequence], error: BaseException) -> None:
         """Take requests back that an error has spoilt."""
@@ -369,21 +372,14 @@ class Engine:
             sound = sequence.finish_reason != "error"
             sequence.sound = sequence.sound and sound
             self._scheduler.remove(sequence.id, finished=sound)
-            self._recheck(sequence)
+            counts = self._allocation.counts
+            again = self._check.finished(sequence, counts, self._prompts, self._ids)
+            if again is not None:
+                self.enter(again)
             if self._drafter is not None:
                 self._drafter.forget(sequence)
             del self._sequences[sequence.id]
         return one.delta()
-
-    def _recheck(self, sequence: Sequence) -> None:
-        """Have an answer after a hit computed again without one, if its turn has come."""
-        again = self._check.finished(sequence, self._allocation.counts)
-        if again is not None:
-            again.id = next(self._ids)
-            again.detokenizer = Detokenizer(self._prompts.token_bytes, sequence.params.stop)
-            again.steering = self._prompts.steering(sequence.params)
-            self._check.expect(again.id, sequence)
-            self.enter(again)
 
     def _follow(self, sequence: Sequence) -> Iterator[Delta]:
         self.enter(sequence)

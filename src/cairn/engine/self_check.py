@@ -5,10 +5,16 @@ really come, behind all others, and counts what differs.
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from cairn.engine.counts import Counts
+from cairn.engine.detokenizer import Detokenizer
 from cairn.engine.sequence import Sequence
+
+if TYPE_CHECKING:
+    from cairn.engine.prompts import Prompts
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +40,10 @@ class SelfCheck:
             return self._expected.pop(request, None) is not None
         return request in self._expected
 
-    def finished(self, sequence: Sequence, counts: Counts) -> Sequence | None:
-        """Take a finished sequence; what is to be computed for it now, if anything.
-
-        The caller gives that an id, a detokenizer and steering of its own, and calls `expect`.
-        """
+    def finished(
+        self, sequence: Sequence, counts: Counts, prompts: "Prompts", ids: Iterator[int]
+    ) -> Sequence | None:
+        """Take a finished sequence; what is to be computed for it now, if anything."""
         if self._every is None:
             return None
         first = self._expected.get(sequence.id)
@@ -50,21 +55,20 @@ class SelfCheck:
         self._hits += 1
         if self._hits % self._every:
             return None
-        return Sequence(
-            id=-1,
+        again = Sequence(
+            id=next(ids),
             prompt=sequence.prompt,
             params=replace(sequence.params, logprobs=None),
             seed=sequence.seed,
             stop_tokens=sequence.stop_tokens,
             limit=sequence.limit,
-            detokenizer=sequence.detokenizer,
+            detokenizer=Detokenizer(prompts.token_bytes, sequence.params.stop),
+            steering=prompts.steering(sequence.params),
             priority=LAST,
             reuse=False,
         )
-
-    def expect(self, request: int, first: Sequence) -> None:
-        """A request is the repetition of `first`."""
-        self._expected[request] = first
+        self._expected[again.id] = sequence
+        return again
 
     def _compare(self, first: Sequence, again: Sequence, counts: Counts) -> None:
         counts.checked += 1
