@@ -95,6 +95,7 @@ class Broken:
 
     model = SimpleNamespace(device=torch.device("cuda"))
     lost = None
+    tokenizer = None
     slots = 1
     busy = False
 
