@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from cairn.base import UserError
-from cairn.engine import Engine, SamplingParams
+from cairn.engine import Engine, SamplingParams, archive
 from cairn.engine.archive import MOST_READ, _digest, digest_of
 from cairn.engine.options import Caching
 from cairn.engine.pool import Pool, Sizes
@@ -93,6 +93,23 @@ def test_weights_in_8_bits_that_differ_in_a_scale_alone_have_folders_of_their_ow
     assert digest_of(one, form_of(one)) != digest_of(other, form_of(other))
 
 
+@pytest.mark.parametrize("piece", [1000, 2**22])
+def test_every_weight_names_the_folder(monkeypatch, piece):
+    monkeypatch.setattr(archive, "PIECE", piece)
+    model = made(seed=3)
+    form = form_of(model)
+    before = digest_of(model, form)
+    assert digest_of(made(seed=3), form) == before
+    for weight in model.parameters():
+        for place in (0, weight.numel() // 2, -1):
+            flat = weight.data.view(-1)
+            kept = flat[place].clone()
+            flat[place] += 1
+            assert digest_of(model, form) != before
+            flat[place] = kept
+    assert digest_of(model, form) == before
+
+
 def test_folders_and_files_are_their_owners_alone(hybrid, tmp_path):
     life(hybrid, tmp_path / "new" / "prefixes")
     path = file_in(tmp_path)
@@ -126,7 +143,11 @@ def test_a_file_that_lies_about_itself_stops_nothing_and_is_not_used(hybrid, tmp
     texts = [json.dumps(one) for one in lies(about)]
     for text in (*texts, "[" * 100_000, "{", "", json.dumps(about).replace("320", "1" * 5000)):
         save_file(tensors, path, {"digest": _digest(tensors, text), "about": text})
-        assert life(hybrid, tmp_path) == (cold, 0), text[:200]
+        files = archive.Archive(tmp_path, hybrid, form_of(hybrid), 2**30)
+        assert not files.find(PROMPT, 320), text[:200]
+        assert not path.exists()
+        files.close()
+    assert life(hybrid, tmp_path) == (cold, 0)
     assert "is removed" in caplog.text
 
 
@@ -172,16 +193,16 @@ def test_a_folder_that_cannot_be_made_is_told_at_the_start_and_stops_nothing_lat
 
 def waiting(engine: Engine) -> tuple[threading.Event, list[str]]:
     """Have reads of files wait until told; the list gets the names of what was asked for."""
-    archive = engine._archive
-    assert archive is not None
-    real, go, asked = archive.read, threading.Event(), []
+    files = engine._archive
+    assert files is not None
+    real, go, asked = files.read, threading.Event(), []
 
     def read(entry):
         asked.append(entry.name)
         assert go.wait(30)
         return real(entry)
 
-    archive.read = read
+    files.read = read
     return go, asked
 
 

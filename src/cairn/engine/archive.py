@@ -32,8 +32,9 @@ from cairn.model import Decoder
 
 log = logging.getLogger(__name__)
 
-LAYOUT = 2  # of what is written: counted up when old files cannot be read as new ones
+LAYOUT = 3  # of what is written: counted up when old files cannot be read as new ones
 OWNER = 0o077  # who is to have no permission: everybody but the owner
+PIECE = 2**22  # bytes of weights that a thread hashes at a time
 MOST_READ = 4  # requests that hold what was read for them before they begin
 MOST_UNWRITTEN = 4  # files that wait to be written; beyond that, prefixes go unwritten
 Block = list[tuple[Tensor, Tensor]]
@@ -297,10 +298,18 @@ def digest_of(model: Decoder, form: Form) -> str:
     """
     about = repr((LAYOUT, PAGE, form, model.config))
     total = hashlib.blake2b(about.encode(), digest_size=20)
-    for name, tensor in sorted((*model.named_parameters(), *model.named_buffers())):
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(_bytes(tensor))
+    with ThreadPoolExecutor(thread_name_prefix="cairn-digest") as threads:
+        for name, tensor in sorted((*model.named_parameters(), *model.named_buffers())):
+            total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            data = _bytes(tensor)  # one tensor at a time is copied to the host
+            pieces = [data[at : at + PIECE] for at in range(0, len(data), PIECE)]
+            for found in threads.map(_digest_of_piece, pieces):
+                total.update(found)
     return total.hexdigest()
+
+
+def _digest_of_piece(piece: memoryview) -> bytes:
+    return hashlib.blake2b(piece, digest_size=20).digest()
 
 
 def _entry_of(path: Path, groups: int) -> Entry:
