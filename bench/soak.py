@@ -1,8 +1,8 @@
 """What a server bears: many streams at once, many requests in a row, clients that vanish, kill -9.
 
-One JSON line per measurement. A tiny model of random weights is served by `cairn serve` in its own
-process, on loopback; everything is bounded in count and time. Run it as
-`python bench/soak.py [--streams 500] [--requests 10000] [--vanish 50]`.
+One JSON line per measurement. A tiny model of random weights, or `--checkpoint`, is served by
+`cairn serve` in its own process, on loopback; everything is bounded in count and time. Run it as
+`python bench/soak.py [--checkpoint FOLDER] [--streams 500] [--requests 10000] [--vanish 50]`.
 """
 
 import argparse
@@ -186,17 +186,20 @@ async def killed(served: Served, folder: Path, port: int) -> tuple[dict[str, Any
 def main() -> None:
     """All four."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, help="of this model, not of random weights")
     parser.add_argument("--streams", type=int, default=500)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--vanish", type=int, default=50)
     arguments = parser.parse_args()
 
     def say(what: str, found: dict[str, Any]) -> None:
-        print(json.dumps({"bench": "soak", "what": what, **found}), flush=True)
+        model = str(arguments.checkpoint or "random")
+        print(json.dumps({"bench": "soak", "what": what, "model": model, **found}), flush=True)
 
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "tiny"
-        checkpoint(folder)
+        folder = arguments.checkpoint or Path(name) / "tiny"
+        if arguments.checkpoint is None:
+            checkpoint(folder)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]

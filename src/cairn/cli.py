@@ -339,11 +339,14 @@ def run_chat(arguments: Arguments) -> None:
     """`cairn chat`."""
     from cairn.engine import Engine, SamplingParams
     from cairn.tokens.chat import prompt_ids
+    from cairn.tokens.sentinels import END_OF_TURN
+    from cairn.tokens.templates import template_of
 
     engine = Engine(arguments.checkpoint)
     if engine.tokenizer is None:
         raise UserError(f"{arguments.checkpoint} has no tokenizer: chat needs one")
     params = SamplingParams(max_tokens=arguments.max_tokens, temperature=arguments.temperature)
+    template = None if engine.tokenizer.has(END_OF_TURN) else template_of(engine.tokenizer)
     messages: list[dict[str, str]] = []
     while True:
         try:
@@ -353,7 +356,10 @@ def run_chat(arguments: Arguments) -> None:
         if not said.strip():
             return
         messages.append({"role": "user", "content": said})
-        prompt = prompt_ids(messages, engine.tokenizer)
+        if template is None:
+            prompt = prompt_ids(messages, engine.tokenizer)
+        else:
+            prompt, _ = template.prompt(messages, None)
         text = engine.generate([prompt], params)[0].text
         print(f"{arguments.checkpoint.name}> {text}", flush=True)
         messages.append({"role": "assistant", "content": text})

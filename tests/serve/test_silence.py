@@ -22,7 +22,7 @@ def nested(depth: int) -> str:
 REFUSED = [
     (
         {"messages": [{"role": "user", "content": "a /no_think"}], "thinking_token_budget": 3},
-        "thinking_token_budget: the conversation switches thinking off",
+        "thinking_token_budget: this conversation does not think",
     ),
     ({"messages": SAID, "thinking_token_budget": 3, **OFF}, "thinking_token_budget"),
     (

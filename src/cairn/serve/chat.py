@@ -12,13 +12,11 @@ from fastapi.responses import JSONResponse, Response
 from cairn.engine import Completion, Delta
 from cairn.serve.conversations import ChatRequest
 from cairn.serve.delivery import EventStream, collect, note_completions
-from cairn.serve.errors import ApiError
+from cairn.serve.dialogues import prompt_of
 from cairn.serve.models import Models, Service
 from cairn.serve.turns import Piece, TurnParser
 from cairn.serve.wording import chat_logprobs, reason_of, refuse_failed, usage_of
 from cairn.serve.worker import Ticket
-from cairn.tokens.chat import prompt_ids, thinks
-from cairn.tokens.sentinels import END_OF_TURN
 
 
 def chat_routes(models: Models) -> APIRouter:
@@ -28,14 +26,11 @@ def chat_routes(models: Models) -> APIRouter:
     @router.post("/v1/chat/completions")
     async def chat(body: ChatRequest, request: Request) -> Response:
         service = models.named(body.model)
-        if not service.tokenizer.has(END_OF_TURN):
-            raise ApiError(400, f"messages: the tokenizer of {service.name} has no chat sentinels")
         said, tools = body.conversation(service.limits), body.offered()
         switch = body.enable_thinking
-        prompt = await asyncio.to_thread(
-            prompt_ids, said, service.tokenizer, thinking=switch, tools=tools
+        prompt, reasons = await asyncio.to_thread(
+            prompt_of, said, service.tokenizer, thinking=switch, tools=tools
         )
-        reasons = thinks(said, service.tokenizer, thinking=switch)
         ticket = await service.worker.open(body.jobs(prompt, service.limits, thinks=reasons))
         answer = _Answer(service, body, reasons)
         if body.stream:

@@ -210,7 +210,7 @@ class ChatRequest(GenerationRequest):
         n = self.n or 1
         self.check()
         if self.thinking_token_budget is not None and not thinks:
-            problem = "the conversation switches thinking off (/no_think, or enable_thinking)"
+            problem = "this conversation does not think (/no_think, or enable_thinking)"
             field = "thinking_token_budget"
             raise ApiError(400, f"{field}: {problem}; leave one out", field)
         if n > limits.completions:

@@ -6,12 +6,13 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from cairn.serve.conversations import Message, Tool, plain_messages
+from cairn.serve.dialogues import prompt_of
 from cairn.serve.errors import ApiError
 from cairn.serve.models import Models
 from cairn.serve.requests import Strict
 from cairn.serve.wording import token_text
-from cairn.tokens.chat import prompt_ids, template
-from cairn.tokens.sentinels import END_OF_TEXT
+from cairn.tokens.chat import template
+from cairn.tokens.sentinels import END_OF_TEXT, END_OF_TURN
 from cairn.tokens.tokenizer import Tokenizer
 
 MOST_TOKENS = 1_000_000
@@ -65,7 +66,7 @@ def tokenizing_routes(models: Models) -> APIRouter:
         else:
             said = plain_messages(body.messages or [])
             tools = [tool.function.plain() for tool in body.tools or ()]
-            ids = prompt_ids(said, service.tokenizer, tools=tools)
+            ids, _ = prompt_of(said, service.tokenizer, tools=tools)
             if body.add_special_tokens:
                 ids = service.tokenizer.surrounded(ids)
         most = service.worker.engine.capacity
@@ -88,8 +89,11 @@ def tokenizing_routes(models: Models) -> APIRouter:
     def tokenizer_info(model: str | None = None) -> dict[str, Any]:
         """Special tokens and chat template, for clients that render prompts themselves."""
         tokenizer = models.named(model).tokenizer
-        end = END_OF_TEXT if tokenizer.has(END_OF_TEXT) else None
-        chat = template(tokenizer.thinking)
-        return {"eos_token": end, "bos_token": None, "pad_token": end, "chat_template": chat}
+        own = tokenizer.has(END_OF_TURN)
+        end = None if own else tokenizer.named("eos_token")
+        end = END_OF_TEXT if end is None and tokenizer.has(END_OF_TEXT) else end
+        chat = template(tokenizer.thinking) if own else tokenizer.chat_template
+        begin = None if own else tokenizer.named("bos_token")
+        return {"eos_token": end, "bos_token": begin, "pad_token": end, "chat_template": chat}
 
     return router

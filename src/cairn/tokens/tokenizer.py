@@ -90,6 +90,20 @@ class Tokenizer:
         return dict(self._special)
 
     @property
+    def chat_template(self) -> str | None:
+        """The Jinja template that travels with the tokenizer; of several the default."""
+        found = self._files.get(TEMPLATE) or self._config.get("chat_template")
+        if isinstance(found, list):
+            found = {one.get("name"): one.get("template") for one in found}.get("default")
+        return found if isinstance(found, str) else None
+
+    def named(self, field: str) -> str | None:
+        """The token that tokenizer_config.json names, as bos_token say."""
+        found = self._config.get(field)
+        found = found.get("content") if isinstance(found, dict) else found
+        return found if isinstance(found, str) else None
+
+    @property
     def thinking(self) -> bool:
         """What the chat template does where no message has a switch: reason first, or not."""
         return bool(self._config.get("thinking", True))
