@@ -10,7 +10,7 @@ from cairn.model.initial import fill_bias, normal, residual_std
 from cairn.model.layout import Layout
 from cairn.model.linear import Linear, scaled_feed_forward
 from cairn.ops.activation import gelu_tanh, swiglu
-from cairn.ops.linear import linear_squared_relu
+from cairn.ops.linear import linear_gelu_tanh, linear_squared_relu
 from cairn.ops.norm import squared_relu
 
 ACTIVATIONS = {"relu2": squared_relu, "gelu_tanh": gelu_tanh, "silu": nn.functional.silu}
@@ -49,6 +49,8 @@ class MLP(nn.Module):
             plain = self.up_proj.plain(x) and self.down_proj.plain(x)
             if plain and self.activation is squared_relu:
                 return self.down_proj(linear_squared_relu(x, self.up_proj.weight))
+            if self.activation is gelu_tanh and self.up_proj.bare(x):
+                return self.down_proj(linear_gelu_tanh(x, self.up_proj.weight, self.up_proj.bias))
             return self.down_proj.after(self.activation, self.up_proj(x))
         up = self.up_proj(x)
         gate = self.gate_proj(x)

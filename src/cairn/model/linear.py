@@ -55,8 +55,11 @@ class Linear(nn.Linear):
 
     def plain(self, input: Tensor) -> bool:
         """Whether this is input W^T and nothing more, with nobody who listens."""
-        bare = self.bias is None and self.inverse is None
-        return bare and not self.listened and self.scaling(input) is None
+        return self.bias is None and self.bare(input)
+
+    def bare(self, input: Tensor) -> bool:
+        """Whether this is input W^T plus a bias, if there is one, with nobody who listens."""
+        return self.inverse is None and not self.listened and self.scaling(input) is None
 
     @property
     def listened(self) -> bool:

@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cairn.ops import paths
+from cairn.ops.native import rows
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -11,7 +12,11 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
     x [..., D]; weight, bias [D]. Computed in at least fp32, returned in x's dtype.
     """
-    if paths.choose("layer_norm", x.device, triton=paths.for_kernel(x)) == "triton":
+    why = rows.add_norm_unfit(x, None, weight, bias)
+    path = paths.choose("layer_norm", x.device, native=why, triton=paths.for_kernel(x))
+    if path == "native":
+        return rows.add_norm(x, None, weight, bias, eps)[0]
+    if path == "triton":
         from cairn.ops.triton import norm
 
         return norm.layer_norm(x, weight, bias, eps)
@@ -25,7 +30,11 @@ def add_layer_norm(
 
     x, residual [..., D]; weight, bias [D]. The norm in x's dtype, the sum in the residual's.
     """
-    if paths.choose("add_layer_norm", x.device, triton=paths.for_kernel(x)) == "triton":
+    why = rows.add_norm_unfit(x, residual, weight, bias)
+    path = paths.choose("add_layer_norm", x.device, native=why, triton=paths.for_kernel(x))
+    if path == "native":
+        return rows.add_norm(x, residual, weight, bias, eps)
+    if path == "triton":
         from cairn.ops.triton import norm
 
         return norm.add_layer_norm(x, residual, weight, bias, eps)

@@ -5,7 +5,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from cairn.ops import paths
+from cairn.ops.activation import gelu_tanh
 from cairn.ops.native import operations as native
+from cairn.ops.native import rows
 from cairn.ops.norm import squared_relu
 from cairn.ops.order import order_is_fixed, ordered_product
 
@@ -17,28 +19,50 @@ def linear(
 ) -> Tensor:
     """x [..., I] times the transpose of weight [O, I], plus bias [O]: [..., O].
 
-    torch's product, but on the CPU for few rows, where it does not reach the memory's speed, and
-    inside `order.fixed_order`. With a wider `dtype` than x's the result is in that, unrounded
-    where our own product serves.
+    torch's product, but on the CPU for few rows, where it does not reach the memory's speed, for
+    many in bf16 on matrix units, and inside `order.fixed_order`. With a wider `dtype` than x's the
+    result is in that, unrounded where our own product serves.
     """
     wanted = x.dtype if dtype is None else torch.promote_types(x.dtype, dtype)
     if order_is_fixed():
         y = ordered_product(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], -1)
         y = y if bias is None else y + bias
         return y if dtype is None else y.to(wanted)
-    if paths.choose("linear", x.device, native=native.linear_unfit(x, weight)) == "native":
+    why = native.linear_unfit(x, weight)
+    many = bool(why) and not rows.dense_unfit(x, weight, bias)
+    if paths.choose("linear", x.device, native="" if many else why) == "native":
+        if many:
+            return rows.dense(x, weight, bias, dtype=wanted)
         y = native.linear(x, weight, wanted)
         return y if bias is None else y.add_(bias)
     y = functional.linear(x, weight, bias)
     return y if dtype is None else y.to(torch.promote_types(y.dtype, dtype))
 
 
+def linear_gelu_tanh(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """gelu_tanh(x W^T + bias); x [..., I], weight [O, I], bias [O].
+
+    In one pass, rounded once, for many rows in bf16 on a CPU with matrix units and no gradient.
+    """
+    if _at_once(x, weight, bias, "linear_gelu_tanh"):
+        return rows.dense(x, weight, bias, "gelu_tanh")
+    return gelu_tanh(linear(x, weight, bias))
+
+
+def _at_once(x: Tensor, weight: Tensor, bias: Tensor | None, op: str) -> bool:
+    """Whether the compiled product goes on to the activation."""
+    fits = not order_is_fixed() and not rows.dense_unfit(x, weight, bias)
+    return fits and paths.choose(op, x.device, native="") == "native"
+
+
 def linear_squared_relu(x: Tensor, weight: Tensor) -> Tensor:
     """max(x W^T, 0) squared; x [T, I], weight [O, I]. Differentiable once.
 
     Of many rows in 16 bits without a gradient, on a GPU with a copy engine, the product squares
-    what it has before it writes it.
+    what it has before it writes it; on a CPU with matrix units in bf16 too.
     """
+    if _at_once(x, weight, None, "linear_squared_relu"):
+        return rows.dense(x, weight, None, "relu2")
     if _squares(x, weight):
         path = paths.choose("linear_squared_relu", x.device, triton="")
         if path == "triton":

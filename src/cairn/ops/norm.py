@@ -12,6 +12,7 @@ from cairn.ops import paths
 from cairn.ops.collectives import sum_over
 from cairn.ops.gradient import once, run
 from cairn.ops.native import operations as native
+from cairn.ops.native import rows
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -36,7 +37,11 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     x, residual [..., D]; weight [D]. The norm in x's dtype, the sum in the residual's.
     Differentiable once.
     """
-    if paths.choose("add_rms_norm", x.device, triton=paths.for_kernel(x)) == "triton":
+    why = rows.add_norm_unfit(x, residual, weight, None)
+    path = paths.choose("add_rms_norm", x.device, native=why, triton=paths.for_kernel(x))
+    if path == "native":
+        return rows.add_norm(x, residual, weight, None, eps)
+    if path == "triton":
         from cairn.ops.triton import norm
 
         return norm.add_rms_norm(x, residual, weight, eps)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cairn.ops import paths
 from cairn.ops.gradient import once, run
+from cairn.ops.native import rows
 
 
 def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,7 +22,11 @@ def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tens
     2 R on stay as they are. Computed in at least fp32, returned in the dtypes of q and k.
     Differentiable once, with respect to q and k.
     """
-    if paths.choose("rotate", q.device, triton=paths.for_kernel(q)) == "triton":
+    why = rows.rotate_unfit(q, cos, sin) or rows.rotate_unfit(k, cos, sin)
+    path = paths.choose("rotate", q.device, native=why, triton=paths.for_kernel(q))
+    if path == "native":
+        return rows.turned(q, cos, sin, 1), rows.turned(k, cos, sin, 1)
+    if path == "triton":
         from cairn.ops.triton.activation import turn
     else:
         turn = _turn

@@ -14,6 +14,8 @@ from torch import Tensor
 from cairn.ops import paths
 from cairn.ops.blocks import blocks
 from cairn.ops.gradient import once, run
+from cairn.ops.native import scan as native
+from cairn.ops.native.scan import scan_unfit
 from cairn.ops.ragged import Chunks
 from cairn.ops.triton.tables import Tables, scan_problem
 
@@ -35,7 +37,12 @@ def ssd_scan(
     Returns y [T, H, P] and the last states [S, H, P, N]; differentiable once in all.
     """
     problem = paths.for_kernel(x, scan_problem(x.dtype, x.shape[2], B.shape[2]))
-    if paths.choose("ssd_scan", x.device, triton=problem) == "triton":
+    path = paths.choose(
+        "ssd_scan", x.device, native=scan_unfit(x, dt, A, B, C, D, state), triton=problem
+    )
+    if path == "native":
+        return run(_NativeScan, x, dt, A, B, C, D, state, chunks)
+    if path == "triton":
         from cairn.ops.triton import scan
 
         return scan.ssd_scan(x, dt, A, B, C, D, Tables.of(chunks.lengths, x.device), state)
@@ -55,6 +62,35 @@ def _steps(dt: Tensor, chunks: Chunks) -> Tensor:
     laid = _cut(dt, chunks)
     pads = chunks.places.pads
     return laid if pads is None else laid.flatten(0, 1).index_fill(0, pads, 0).view_as(laid)
+
+
+class _NativeScan(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor,
+        state: Tensor | None,
+        chunks: Chunks,
+    ) -> tuple[Tensor, Tensor]:
+        y, last, states = native.forward(x, dt, A, B, C, D, state, chunks)
+        ctx.chunks = chunks
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, dt, A, B, C, D, y, states)
+        return y, last
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        x, dt, A, B, C, D, y, states = ctx.saved_tensors
+        gy, g_last = grads
+        wanted = ctx.needs_input_grad[6]
+        found = native.backward(x, dt, A, B, C, D, y, states, gy, g_last, ctx.chunks, wanted)
+        return *found, None
 
 
 class _Scan(torch.autograd.Function):

@@ -65,6 +65,51 @@ class Call(ctypes.Structure):
     ]
 
 
+class Dense(ctypes.Structure):
+    """`Dense` of dense.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "bias", "y")),
+        *((name, ctypes.c_int64) for name in ("apart", "T", "O", "K", "y_kind")),
+        *((name, ctypes.c_int64) for name in ("activation", "threads")),
+    ]
+
+
+class Scan(ctypes.Structure):
+    """`Scan` of scan.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "dt", "A", "B", "C", "D")),
+        *((name, ctypes.c_int64) for name in ("x_apart", "B_apart", "C_apart")),
+        *((name, ctypes.c_void_p) for name in ("bounds", "places", "state", "states", "y", "last")),
+        *((name, ctypes.c_void_p) for name in ("gy", "g_last", "gx", "g_dt", "gA", "gD")),
+        *((name, ctypes.c_void_p) for name in ("gB", "gC", "g_state")),
+        *((name, ctypes.c_int64) for name in ("T", "S", "H", "P", "G", "N", "blocks", "threads")),
+    ]
+
+
+class Norms(ctypes.Structure):
+    """`Norms` of rows.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "residual", "weight", "bias")),
+        *((name, ctypes.c_void_p) for name in ("normed", "total")),
+        *((name, ctypes.c_int64) for name in ("x_kind", "residual_kind", "weight_kind")),
+        *((name, ctypes.c_int64) for name in ("rows", "width", "threads")),
+        ("eps", ctypes.c_float),
+    ]
+
+
+class Turns(ctypes.Structure):
+    """`Turns` of rows.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "cos", "sin", "to")),
+        *((name, ctypes.c_int64) for name in ("kind", "T", "heads", "P", "R", "apart", "threads")),
+        ("sign", ctypes.c_float),
+    ]
+
+
 @dataclass(frozen=True)
 class Native:
     """The loaded library, or why there is none."""
@@ -119,6 +164,11 @@ def _declare(library: ctypes.CDLL) -> None:
                 *(size, size, size, ctypes.c_float, size),
             ],
         ),
+        ("cairn_dense", size, [ctypes.POINTER(Dense)]),
+        ("cairn_scan", size, [ctypes.POINTER(Scan), size]),
+        ("cairn_add_norm", None, [ctypes.POINTER(Norms)]),
+        ("cairn_rotate", None, [ctypes.POINTER(Turns)]),
+        ("cairn_activate", None, [pointer, pointer, size, size, size, size]),
         ("cairn_mixer", size, [ctypes.POINTER(Mixer)]),
         ("cairn_layers", size, [ctypes.POINTER(Call), pointer, size]),
         ("cairn_layers_room", size, [ctypes.POINTER(Call), pointer, size]),

@@ -7,6 +7,10 @@
 
 #include "layer.c" /* calls both */
 
+#include "dense.c" /* has its activations */
+#include "rows.c"
+#include "scan.c"
+
 #ifndef CAIRN_SOURCE
 #define CAIRN_SOURCE "unknown"
 #endif
