@@ -165,7 +165,7 @@ class Decoder(nn.Module):
         layers = len(self.config.pattern if asked is None else self.config.pattern.rstrip("-"))
         for i, block in enumerate(self.backbone.layers[:layers]):
             x, added = block(x, added, layout, cache.layers[i] if cache else None)
-        whole = None
+        whole = rows = None
         if asked is not None:
             whole = x.new_zeros(x.shape, dtype=self.dtype)
             if not asked:
@@ -176,7 +176,7 @@ class Decoder(nn.Module):
                 x, added = block(x, added, layout, None)
         x, _ = normed(self.backbone.norm_f, x, added)
         x = x.to(self.dtype) if self.config.residual_fp32 else x
-        return x if whole is None else whole.index_copy_(0, rows, x)
+        return x if whole is None or rows is None else whole.index_copy_(0, rows, x)
 
     def recompute(self, letters: str) -> None:
         """Let the layers of these kinds compute their activations again in the backward."""
