@@ -53,13 +53,22 @@ def checkpoint(folder: Path) -> None:
     words.save(folder)
 
 
+def free_port() -> int:
+    """One that nobody has just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 class Served:
     """`cairn serve` in a process of its own."""
+
+    name = "tiny"
 
     def __init__(self, folder: Path, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "cairn", "serve", str(folder), "--port", str(port)]
-        command += ["--name", "tiny", "--slots", "16"]
+        command += ["--name", self.name, "--slots", "16"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
         end = time.monotonic() + PATIENCE
@@ -200,9 +209,7 @@ def main() -> None:
         folder = arguments.checkpoint or Path(name) / "tiny"
         if arguments.checkpoint is None:
             checkpoint(folder)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         served = Served(folder, port)
         try:
             say("streams", asyncio.run(together(served.url, arguments.streams)))
