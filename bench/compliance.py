@@ -4,8 +4,8 @@ One JSON line per tool. `cairn serve` runs a tiny model of random weights (or `-
 own process on loopback. schemathesis sends what the server's own OpenAPI description allows, and
 what it does not, and counts answers of 500 and more. lm-eval (`local-completions`, with the
 server's own tokenizer) answers multiple-choice questions about the standard library, which line
-comes next, and the engine answers the same in this process: the accuracies must be equal. A tool
-that is not installed is named as missing. Both want other versions than cairn's environment has:
+comes next, and the engine answers the same in this process, to compare. A tool that is not
+installed is named as missing. Both want other versions than cairn's environment has:
 
     python -m venv tools && tools/bin/pip install schemathesis 'lm-eval[api]'
     python bench/compliance.py --tools tools/bin [--checkpoint FOLDER] [--questions 40]
