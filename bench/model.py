@@ -233,7 +233,7 @@ def ours(arguments: argparse.Namespace) -> Prepared:
     @torch.inference_mode()
     def decode(tokens: Tensor) -> Tensor:
         for _ in range(DECODED):
-            tokens = model(tokens, one, cache).argmax(-1)
+            _, tokens = model.likeliest(tokens, one, cache)
         return tokens
 
     if arguments.measure.startswith("decode"):

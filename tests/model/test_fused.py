@@ -165,3 +165,91 @@ def test_a_token_of_no_vocabulary_is_told(tiny, token):
     model = build(replace(tiny, vocab_size=61), seed=1).eval()
     with torch.no_grad(), pytest.raises(IndexError):
         model(torch.tensor([token]), Spans.of([1]), Cache(tiny, 1, 8))
+
+
+@pytest.fixture(params=[1, 2, 3], ids=["one", "two", "three"])
+def threads(request):
+    """Three share no groups of two evenly: then all take parts of every step."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def wider(config: ModelConfig, dtype: torch.dtype):
+    """As matrix units want it, in a dtype whose logits are told apart."""
+    model = build(replace(config, hidden_size=64, initializer_range=0.3), seed=1, dtype=dtype)
+    return model.eval(), model.config
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("batch", [1, 5, 16, 20])
+def test_the_likeliest_are_those_of_the_logits(tiny, dtype, batch):
+    model, config = wider(tiny, dtype)
+    tokens, spans = torch.arange(batch) % config.vocab_size, Spans.of([1] * batch)
+    caches = [Cache(config, batch, 8, dtype=dtype) for _ in range(4)]
+    with torch.no_grad():
+        for _ in range(3):
+            highest, likeliest = model.likeliest(tokens, spans, caches[0])
+            logits = model(tokens, spans, caches[1])
+            parts = model.head(model.hidden(tokens, spans, caches[2]))
+            assert torch.equal(logits, parts)
+            assert torch.equal(highest, logits.amax(-1))
+            assert torch.equal(likeliest, logits.argmax(-1))
+            with paths.only("torch"):
+                plain, _ = model.likeliest(tokens, spans, caches[3])
+            torch.testing.assert_close(
+                highest, plain, rtol=1e-4 if dtype == torch.float32 else 0.05, atol=0.05
+            )
+            tokens = likeliest
+
+
+@pytest.mark.usefixtures("threads")
+def test_layers_on_any_number_of_threads_are_their_parts(tiny, roughen):
+    model = roughen(build(tiny, seed=1)).eval()
+    torch.testing.assert_close(
+        steps(model, tiny), steps(model, tiny, "torch"), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("vocabulary", [1, 3, 61, 300])
+def test_the_first_of_equal_logits_and_any_nan_are_found(tiny, vocabulary):
+    model = build(replace(tiny, vocab_size=vocabulary), seed=1).eval()
+    spans, tokens = Spans.of([1] * 2), torch.zeros(2, dtype=torch.int64)
+
+    def found() -> tuple[list[float], list[int]]:
+        with torch.no_grad():
+            given = model.likeliest(tokens, spans, Cache(model.config, 2, 8))
+        return given[0].tolist(), given[1].tolist()
+
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+        assert found() == ([0.0] * 2, [0] * 2)
+        model.lm_head.weight[vocabulary // 2] = torch.nan
+        highest, likeliest = found()
+        assert all(value != value for value in highest)
+        assert likeliest == [vocabulary // 2] * 2
+        model.lm_head.weight.fill_(-torch.inf)
+        model.backbone.norm_f.weight.abs_()
+        assert found()[1] == torch.full((2, vocabulary), torch.nan).argmax(-1).tolist()
+
+
+def test_who_listens_to_the_output_matrix_is_told(tiny):
+    model, heard = build(tiny, seed=1).eval(), []
+    model.lm_head.register_forward_hook(lambda *_: heard.append(1))
+    with torch.no_grad():
+        for call in (model, model.likeliest):
+            call(torch.arange(5), Spans.of([5]), Cache(tiny, 1, 8))
+    assert len(heard) == 2
+
+
+def test_caches_go_when_nobody_holds_them(tiny):
+    model, cache = build(tiny, seed=1).eval(), Cache(tiny, 1, 8)
+    with torch.no_grad():
+        model(torch.arange(5), Spans.of([5]), cache)
+    gone = weakref.ref(cache.state)
+    del cache
+    gc.collect()
+    assert gone() is None

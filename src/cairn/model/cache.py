@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cairn.model.steps import StepPages
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class KeyValues:
     """Keys and values of one attention layer, [places, heads, width] each."""
 
@@ -70,7 +70,7 @@ class KeyValues:
         return x.as_strided(size, stride, x.storage_offset() + run.first * heads * width)
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Recurrence:
     """One Mamba-2 layer: inputs of the convolution [slots, W, C], states [slots, H, P, N]."""
 

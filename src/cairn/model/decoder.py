@@ -14,7 +14,7 @@ from cairn.model.attention import Attention
 from cairn.model.cache import Cache
 from cairn.model.config import ModelConfig
 from cairn.model.feedforward import MLP
-from cairn.model.fused import fused_block, fused_model
+from cairn.model.fused import Fused, Want, fused_block, fused_model
 from cairn.model.initial import normal
 from cairn.model.layout import Layout
 from cairn.model.linear import Linear
@@ -122,7 +122,23 @@ class Decoder(nn.Module):
 
         Raises ValueError where spans do not cover the tokens, or a cache slot would overflow.
         """
-        return self.head(self.hidden(tokens, spans, cache))
+        done = self._computed(tokens, spans, cache, "logits")
+        assert isinstance(done.found, Tensor)
+        return done.found if done.want == "logits" else self.head(done.found)
+
+    def likeliest(
+        self, tokens: Tensor, spans: Spans, cache: Cache | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The highest logit of every token fp32 [T], and whose it is int64 [T], as `forward` is.
+
+        NaN is the highest where there is any. Decoding that takes no other token needs no more,
+        and of a few tokens on a CPU the others are not even written.
+        """
+        done = self._computed(tokens, spans, cache, "likeliest")
+        if isinstance(done.found, tuple):
+            return done.found
+        highest, tokens = self.head(done.found).max(-1)
+        return highest, tokens
 
     def hidden(
         self,
@@ -136,19 +152,33 @@ class Decoder(nn.Module):
         With `asked`, only those rows are: others hold anything finite. A prompt asks for its last
         alone, and what looks at nothing but its own token is then computed for no other.
         """
+        done = self._computed(tokens, spans, cache, "hidden", asked)
+        assert isinstance(done.found, Tensor)
+        return done.found
+
+    def _computed(
+        self,
+        tokens: Tensor,
+        spans: Spans,
+        cache: Cache | None,
+        want: Want,
+        asked: Sequence[int] | None = None,
+    ) -> Fused:
+        """Hidden states, and what is wanted of them where that is one call with them."""
         if tokens.ndim != 1 or len(tokens) != spans.tokens:
             shape = list(tokens.shape)
             raise ValueError(f"tokens {shape} for spans over {spans.tokens}: give a flat list")
-        tokens, x = sent(tokens, self.device), None
+        tokens, done = sent(tokens, self.device), None
         if cache:
             cache.fits(self.config)
         if cache and spans.context is None:
-            x = fused_model(self, tokens, spans.lengths, spans.slot_numbers, cache)
-        if x is None:
-            x = self.run(tokens, Layout.of(self.config, spans, cache, self.device), cache, asked)
+            done = fused_model(self, tokens, spans.lengths, spans.slot_numbers, cache, want)
+        if done is None:
+            layout = Layout.of(self.config, spans, cache, self.device)
+            done = Fused("hidden", self.run(tokens, layout, cache, asked))
         if cache:
             cache.end(spans.slot_numbers, spans.lengths)
-        return x
+        return done
 
     def run(
         self,

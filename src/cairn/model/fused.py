@@ -6,7 +6,7 @@ What is computed is what `Block` says; it comes here first, and goes on where it
 from collections.abc import Callable, Collection, Sequence
 from itertools import chain
 from operator import is_
-from typing import Any
+from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cairn.model.cache import Cache, KeyValues, Recurrence
 from cairn.model.feedforward import MLP
 from cairn.model.layout import Layout
+from cairn.model.linear import Linear
 from cairn.model.mamba import Mamba2
 from cairn.model.paging import PagePlan
 from cairn.model.positions import tables
@@ -26,7 +27,9 @@ from cairn.ops.native.layer import (
     AttentionWeights,
     Ends,
     FeedForwardLayer,
+    Head,
     Layers,
+    Memories,
     Memory,
     MixerLayer,
     Where,
@@ -66,6 +69,7 @@ class _Kept:
 
 _NOWHERE = Where(np.zeros(1, np.int64), np.zeros(0, np.int64))  # for layers that do not ask
 _kept: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
+_pools: WeakKeyDictionary[Cache, tuple[tuple[Any, ...], Memories | None]] = WeakKeyDictionary()
 
 
 def _found(owner: nn.Module, make: Callable[[], _Kept]) -> Layers | None:
@@ -87,19 +91,37 @@ def fused_block(
     layers = _found(block, lambda: _Kept(block, (block,)))
     if layers is None or len(x) > layers.most_tokens:
         return None
-    memories = _memories((memory,))
+    memories = _memories([memory])
     where = _where(layout, "attention_layer" in layers.ops)
     if memories is None or where is None or not _chosen(layers.ops, x.device):
         return None
-    return layers(x.contiguous() if added is None else x + added, memories, where)
+    out = layers(x.contiguous() if added is None else x + added, memories, where)
+    assert isinstance(out, Tensor)
+    return out
+
+
+Want = Literal["hidden", "logits", "likeliest"]
+
+
+class Fused(NamedTuple):
+    """What one call gave, and what of it was wanted: it may be less."""
+
+    want: Want
+    found: Tensor | tuple[Tensor, Tensor]
 
 
 def fused_model(
-    model: Any, tokens: Tensor, lengths: Sequence[int], slots: Sequence[int], cache: Cache
-) -> Tensor | None:
-    """What `Decoder.hidden` gives for spans of a cache; None where a layout has to be made.
+    model: Any,
+    tokens: Tensor,
+    lengths: Sequence[int],
+    slots: Sequence[int],
+    cache: Cache,
+    want: Want = "hidden",
+) -> Fused | None:
+    """What `Decoder` computes for spans of a cache; None where a layout has to be made.
 
     No layout: with as few tokens as here, laying them out takes as long as some of the layers.
+    What the output matrix gives is left out where it cannot go with the layers.
     """
     if not free(model.device) or order_is_fixed() or tokens.dtype != torch.int64:
         return None
@@ -107,8 +129,10 @@ def fused_model(
     layers = _found(backbone, lambda: _whole(backbone))
     if layers is None or len(tokens) > layers.most_tokens:
         return None
-    memories = _memories(cache.layers)
-    if memories is None or not _chosen(layers.ops, model.device):
+    head = None if want == "hidden" else _head(model.lm_head, layers, want)
+    ops = layers.ops if head is None else layers.ops | {"linear"}
+    memories = _remembered(cache)
+    if memories is None or not _chosen(ops, model.device):
         return None
     past = np.asarray(cache.begin(slots, lengths), np.int64)
     bounds = np.zeros(len(lengths) + 1, np.int64)
@@ -118,7 +142,17 @@ def fused_model(
         places = np.arange(len(tokens)) + np.repeat(past - bounds[:-1], lengths)
         turns = tables(config, torch.from_numpy(places))
     where = Where(bounds, np.asarray(slots, np.int64), past, cache.tables, turns)
-    return layers(tokens.contiguous(), memories, where)
+    found = layers(tokens.contiguous(), memories, where, head)
+    return Fused("hidden" if head is None else want, found)
+
+
+def _head(linear: Any, layers: Layers, want: Want) -> Head | None:
+    """The output matrix, where that is all there is to it."""
+    if type(linear) is not Linear or linear.bias is not None or linear.inverse is not None:
+        return None
+    if linear.listened or not layers.takes(linear.weight):
+        return None
+    return Head(linear.weight, want == "likeliest")
 
 
 def _whole(backbone: Any) -> _Kept:
@@ -135,7 +169,16 @@ def _chosen(ops: Collection[str], device: torch.device) -> bool:
     return all(paths.choose(op, device, native="") == "native" for op in sorted(ops))
 
 
-def _memories(memories: Sequence[Any]) -> list[Memory] | None:
+def _remembered(cache: Cache) -> Memories | None:
+    """What all layers remember, as long as a cache has the same pools."""
+    held, memories = _pools.get(cache, ((), None))
+    if len(held) != len(cache.layers) or not all(map(is_, cache.layers, held)):
+        memories = _memories(cache.layers)
+        _pools[cache] = tuple(cache.layers), memories
+    return memories
+
+
+def _memories(memories: Sequence[Any]) -> Memories | None:
     """What layers remember; None where that is of another kind than is compiled."""
     found: list[Memory] = []
     kinds = set()
@@ -151,7 +194,7 @@ def _memories(memories: Sequence[Any]) -> list[Memory] | None:
             assert isinstance(memory, KeyValues)
             found.append((memory.keys, memory.values))
             kinds.add(memory.keys.dtype)
-    return found if len(kinds) <= 1 and kinds <= KINDS.keys() else None
+    return Memories(found) if len(kinds) <= 1 and kinds <= KINDS.keys() else None
 
 
 def _where(layout: Layout, attention: bool) -> Where | None:

@@ -61,12 +61,20 @@ class MixerForm:
 class Pool(Protocol):
     """A layer's memory; `window` and `state` are replaced in place."""
 
-    window: Tensor
-    """[slots, W, C]: the last inputs of the convolution."""
-    state: Tensor
-    """[slots, H, P, N]: fp32 at least, or fp16 or int8."""
-    scales: Tensor | None
-    """fp32 [slots, H, P], what int8 states are multiplied with; None for other dtypes."""
+    @property
+    def window(self) -> Tensor:
+        """[slots, W, C]: the last inputs of the convolution."""
+        ...
+
+    @property
+    def state(self) -> Tensor:
+        """[slots, H, P, N]: fp32 at least, or fp16 or int8."""
+        ...
+
+    @property
+    def scales(self) -> Tensor | None:
+        """fp32 [slots, H, P], what int8 states are multiplied with; None for other dtypes."""
+        ...
 
 
 ROUNDING_SEED = 0  # of narrow states: equal requests get equal answers, on any run

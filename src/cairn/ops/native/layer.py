@@ -211,7 +211,28 @@ class Ends(NamedTuple):
     eps: float
 
 
+class Head(NamedTuple):
+    """An output matrix behind the last norm, of that norm's dtype."""
+
+    weight: Tensor
+    """[O, D]."""
+    highest: bool
+    """Whether of every row the highest output is all that is wanted."""
+
+
 Memory = tuple[Tensor, Tensor] | None  # of one layer
+
+
+class Memories:
+    """What layers remember, one after another, by its addresses: made once for many calls."""
+
+    def __init__(self, memories: Sequence[Memory]) -> None:
+        """Windows, keys and values are of one dtype; states are fp32."""
+        self._held = memories
+        pairs = [(0, 0) if m is None else (m[0].data_ptr(), m[1].data_ptr()) for m in memories]
+        self._places = (ctypes.c_void_p * (2 * len(pairs)))(*chain.from_iterable(pairs))
+        self.address = ctypes.addressof(self._places)
+        self.kind = next((KINDS[m[0].dtype] for m in memories if m is not None), None)
 
 
 class Layers:
@@ -232,22 +253,29 @@ class Layers:
             if len({t.dtype for t in ends.norm if t is not None}) > 1:
                 self.most_tokens = 0
 
-    def __call__(self, x: Tensor, memories: Sequence[Memory], where: Where) -> Tensor:
+    def takes(self, head: Tensor) -> bool:
+        """Whether an output matrix can go with the layers."""
+        given = None if self._ends is None else self._ends.norm.weight.dtype
+        same = self._ends is not None and self._ends.embedding.dtype == given == head.dtype
+        return same and head.is_contiguous()
+
+    def __call__(
+        self, x: Tensor, memories: Memories, where: Where, head: Head | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """x [T, D], fp32 or bf16, to the same; or with ends, tokens int64 [T] to [T, D].
 
-        Updates the memories in place. Windows, keys and values are of one dtype, states fp32;
-        attention needs its memory. IndexError for a token that the embedding does not have.
+        With a head, which needs ends, what it makes of that instead, from numbers rounded as those
+        are: fp32 [T, O], or the highest of every row fp32 [T] and the first place of it int64 [T].
+        Updates the memories in place; attention needs its own. IndexError for a token that the
+        embedding does not have.
         """
         library = native().library
         assert library
-        call, out = self._begun(x)
+        call, out, kind = self._begun(x, head)
         count = len(self._array)
         call.bounds, call.slots, call.S = *map(_start, where[:2]), len(where.slots)
-        pairs = [(0, 0) if m is None else (m[0].data_ptr(), m[1].data_ptr()) for m in memories]
-        places = (ctypes.c_void_p * (2 * count))(*chain.from_iterable(pairs))
-        call.memory = ctypes.addressof(places)
-        first = next((m for m in memories if m is not None), None)
-        call.memory_kind = KINDS[out.dtype if first is None else first[0].dtype]
+        call.memory = memories.address
+        call.memory_kind = kind if memories.kind is None else memories.kind
         if where.past is not None and where.tables:
             call.past, call.pages = _start(where.past), where.tables[0].shape[1]
             tables = (ctypes.c_void_p * len(where.tables))(*map(_start, where.tables))
@@ -261,21 +289,35 @@ class Layers:
             raise IndexError(f"a token that is none of the vocabulary's {call.V}")
         return out
 
-    def _begun(self, x: Tensor) -> tuple[Call, Tensor]:
-        """A call with what goes in and where it comes out."""
-        call = Call(T=len(x), threads=torch.get_num_threads())
+    def _begun(
+        self, x: Tensor, head: Head | None
+    ) -> tuple[Call, Tensor | tuple[Tensor, Tensor], int]:
+        """A call with what goes in and where it comes out, and the kind of that."""
+        T = len(x)
+        call = Call(T=T, threads=torch.get_num_threads())
         if self._ends is None:
-            out = torch.empty_like(x)
             call.x, call.x_kind, call.D = x.data_ptr(), KINDS[x.dtype], x.shape[1]
+            out, kind = torch.empty_like(x), call.x_kind
         else:
             table, norm, eps = self._ends
-            out = torch.empty(len(x), table.shape[1], dtype=table.dtype)
             call.tokens, call.x, call.x_kind = x.data_ptr(), table.data_ptr(), KINDS[table.dtype]
             call.V, call.D = table.shape
             call.norm, call.norm_bias = norm.weight.data_ptr(), _address(norm.bias)
-            call.norm_kind, call.eps = KINDS[norm.weight.dtype], eps
-        call.out, call.out_kind = out.data_ptr(), KINDS[out.dtype]
-        return call, out
+            call.norm_kind, call.eps, kind = KINDS[norm.weight.dtype], eps, call.x_kind
+            out = None if head else torch.empty(T, call.D, dtype=table.dtype)
+        call.out_kind = kind
+        if out is not None:
+            call.out = out.data_ptr()
+            return call, out, kind
+        assert head is not None
+        call.head, call.O = head.weight.data_ptr(), len(head.weight)
+        if head.highest:
+            highest, likeliest = torch.empty(T), torch.empty(T, dtype=torch.int64)
+            call.highest, call.likeliest = highest.data_ptr(), likeliest.data_ptr()
+            return call, (highest, likeliest), kind
+        logits = torch.empty(T, call.O)
+        call.logits = logits.data_ptr()
+        return call, logits, kind
 
 
 _kept = threading.local()

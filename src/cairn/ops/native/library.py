@@ -26,7 +26,7 @@ class Mixer(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("bounds", "slots", "window", "state", "y", "out")),
         *((name, ctypes.c_int64) for name in ("S", "H", "P", "G", "N", "C", "W", "norm_groups")),
         *((name, ctypes.c_float) for name in ("eps", "dt_least", "dt_most")),
-        *((name, ctypes.c_int64) for name in ("threads", "blocks")),
+        *((name, ctypes.c_int64) for name in ("threads", "blocks", "only")),
     ]
 
 
@@ -62,6 +62,8 @@ class Call(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("x_kind", "norm_kind", "out_kind", "memory_kind")),
         *((name, ctypes.c_int64) for name in ("T", "S", "D", "R", "V", "pages", "threads")),
         ("eps", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("head", "logits", "highest", "likeliest")),
+        ("O", ctypes.c_int64),
     ]
 
 

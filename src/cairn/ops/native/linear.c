@@ -70,9 +70,8 @@ INLINE void dots_of(const int outputs, int tokens, const char *weight, const int
 /* For `high` tokens of a group of OUTPUTS rows. The next group is asked for in equal parts by all
  * `passes` over the tokens: asked for by the first, it would keep that one waiting. */
 INLINE void group_of(int high, const char *weight, const int kind, const float *x, ptrdiff_t inner,
-                     float *sums, ptrdiff_t pass, ptrdiff_t passes)
+                     float *sums, ptrdiff_t pass, ptrdiff_t passes, const char *next)
 {
-    const char *next = weight + OUTPUTS * inner * bytes_of(kind);
     ptrdiff_t row = inner * bytes_of(kind);
     if (passes == 1) dots_of(OUTPUTS, high, weight, kind, x, inner, sums, next, OUTPUTS);
     else if (passes == 2)
@@ -92,7 +91,7 @@ typedef struct {
     ptrdiff_t first, stop;
 } Share;
 
-#define TOGETHER 16 /* outputs that no two threads share */
+#define TOGETHER 32 /* outputs that no two threads share */
 
 /* Of outputs, those that one of `parts` threads computes. */
 static Share share_of(ptrdiff_t outputs, ptrdiff_t part, ptrdiff_t parts)
@@ -106,43 +105,65 @@ static Share share_of(ptrdiff_t outputs, ptrdiff_t part, ptrdiff_t parts)
 typedef struct {
     const float *x, *packed; /* packed: NULL where vectors serve */
     ptrdiff_t tokens, inner;
-    int kind;
+    int kind, terms; /* terms: 1 where x is bf16 in fp32's place */
 } Rows;
 
-/* Room that `rows_of` may need, in floats. */
+/* Room that packed rows may need, in floats. */
 static ptrdiff_t rows_floats(ptrdiff_t tokens, ptrdiff_t inner, int kind)
 {
     return kind == BFLOAT16 && tiles_serve() ? packed_floats(tokens, inner) : 0;
 }
 
-static Rows rows_of(const float *x, ptrdiff_t tokens, ptrdiff_t inner, int kind, float *room)
+/* Whether tokens are packed for a weight. */
+static int packs(ptrdiff_t tokens, ptrdiff_t inner, int kind)
 {
-    Rows rows = {x, NULL, tokens, inner, kind};
 #ifdef HAVE_TILES
-    if (kind == BFLOAT16 && tokens > VECTORS && inner % DEEP == 0 && tiles_serve()) {
-        pack(x, tokens, inner, room);
+    return kind == BFLOAT16 && tokens > VECTORS && inner % DEEP == 0 && tiles_serve();
+#else
+    (void)tokens, (void)inner, (void)kind;
+    return 0;
+#endif
+}
+
+/* Packs columns `from` on, x [tokens, count] with rows `apart` apart, into all rows' room. */
+static void pack_columns(const Rows *r, const float *x, ptrdiff_t apart, ptrdiff_t from,
+                         ptrdiff_t count, float *room)
+{
+#ifdef HAVE_TILES
+    Packing p = {r->tokens, r->inner, r->terms, from, count};
+    pack(x, apart, &p, room);
+#else
+    (void)r, (void)x, (void)apart, (void)from, (void)count, (void)room;
+#endif
+}
+
+static Rows rows_of(const float *x, ptrdiff_t tokens, ptrdiff_t inner, int kind, int terms,
+                    float *room)
+{
+    Rows rows = {x, NULL, tokens, inner, kind, terms};
+    if (packs(tokens, inner, kind)) {
+        pack_columns(&rows, x, inner, 0, inner, room);
         rows.packed = room;
     }
-#else
-    (void)room;
-#endif
     return rows;
 }
 
-/* A share of y = x weight^T, by vectors; y is of y_kind, its rows `apart` elements apart. */
-INLINE void vector_outputs(const Rows *r, const char *weight, const int kind, void *y,
-                           ptrdiff_t apart, const int y_kind, Share share)
+/* y [tokens, count] = x weight^T for `count` rows of a weight, by vectors; y is of y_kind, its rows
+ * `apart` elements apart. At the end the first rows of `then` are asked for. */
+INLINE void vector_outputs(const Rows *r, const char *weight, const int kind, char *y,
+                           ptrdiff_t apart, const int y_kind, ptrdiff_t count, const char *then)
 {
     ptrdiff_t inner = r->inner, tokens = r->tokens, row = inner * bytes_of(kind);
     ptrdiff_t passes = (tokens + TOKENS - 1) / TOKENS;
-    for (ptrdiff_t o = share.first; o < share.stop; o += OUTPUTS) {
-        int wide = (int)least(OUTPUTS, share.stop - o);
+    for (ptrdiff_t o = 0; o < count; o += OUTPUTS) {
+        int wide = (int)least(OUTPUTS, count - o);
+        const char *next = o + OUTPUTS < count ? weight + (o + OUTPUTS) * row : then;
         for (ptrdiff_t t = 0; t < tokens; t += TOKENS) {
             int high = (int)least(TOKENS, tokens - t);
             float sums[OUTPUTS * TOKENS] ALIGNED;
             const float *x = r->x + t * inner;
             if (wide == OUTPUTS)
-                group_of(high, weight + o * row, kind, x, inner, sums, t / TOKENS, passes);
+                group_of(high, weight + o * row, kind, x, inner, sums, t / TOKENS, passes, next);
             else
                 for (int j = 0; j < wide; j++)
                     dots_of(1, high, weight + (o + j) * row, kind, x, inner, sums + j, NULL, 0);
@@ -158,20 +179,27 @@ INLINE void vector_outputs(const Rows *r, const char *weight, const int kind, vo
     }
 }
 
-/* A share of y = x weight^T; y is of y_kind, its rows `apart` elements apart. */
+/* The same by what serves; `then` may be NULL. */
 static void multiply_rows(const Rows *r, const void *weight, void *y, ptrdiff_t apart, int y_kind,
-                          Share share)
+                          ptrdiff_t count, const void *then)
 {
+    const char *rows = weight;
+    char *to = y;
+    if (!then) then = weight;
 #ifdef HAVE_TILES
     if (r->packed) {
-        ptrdiff_t stop = share.stop / 16 * 16;
-        tiled_outputs(r->packed, weight, y, apart, r->tokens, r->inner, y_kind, share.first, stop);
-        share.first = stop;
+        ptrdiff_t tiled = count / 16 * 16;
+        Packing p = {r->tokens, r->inner, r->terms, 0, 0};
+        tiled_outputs(r->packed, &p, rows, y, apart, y_kind, tiled, then);
+        rows += tiled * r->inner * 2, to += tiled * bytes_of(y_kind), count -= tiled;
     }
 #endif
-    if (r->kind == FLOAT32) vector_outputs(r, weight, FLOAT32, y, apart, FLOAT32, share);
-    else if (y_kind == FLOAT32) vector_outputs(r, weight, BFLOAT16, y, apart, FLOAT32, share);
-    else vector_outputs(r, weight, BFLOAT16, y, apart, BFLOAT16, share);
+    if (r->kind == FLOAT32)
+        vector_outputs(r, rows, FLOAT32, to, apart, FLOAT32, count, then);
+    else if (y_kind == FLOAT32)
+        vector_outputs(r, rows, BFLOAT16, to, apart, FLOAT32, count, then);
+    else
+        vector_outputs(r, rows, BFLOAT16, to, apart, BFLOAT16, count, then);
 }
 
 /* y [tokens, outputs] = x [tokens, inner] weight [outputs, inner]^T, each of its kind; sums are in
@@ -185,11 +213,14 @@ int64_t cairn_linear(const void *x, int64_t x_kind, const void *weight, int64_t 
     size_t floats = (size_t)(wide + rows_floats(tokens, inner, (int)kind));
     if (posix_memalign((void **)&room, 64, floats * sizeof *room)) return 1;
     read_row(x, 0, tokens * inner, (int)x_kind, room);
-    Rows rows = rows_of(room, tokens, inner, (int)kind, room + wide);
+    int terms = x_kind == BFLOAT16 ? 1 : 2;
+    Rows rows = rows_of(room, tokens, inner, (int)kind, terms, room + wide);
 #pragma omp parallel num_threads(threads)
     {
         Share share = share_of(outputs, omp_get_thread_num(), omp_get_num_threads());
-        multiply_rows(&rows, weight, y, outputs, (int)y_kind, share);
+        const char *own = (const char *)weight + share.first * inner * bytes_of((int)kind);
+        char *to = (char *)y + share.first * bytes_of((int)y_kind);
+        multiply_rows(&rows, own, to, outputs, (int)y_kind, share.stop - share.first, NULL);
     }
     free(room);
     return 0;

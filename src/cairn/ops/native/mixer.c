@@ -78,7 +78,7 @@ static void walk(const Mixer *m, Room *r, ptrdiff_t head, ptrdiff_t token, ptrdi
         const float *B = mixed + r->Hb * P, *C = B + N;
         for (ptrdiff_t h = 0; h < r->Hb; h++)
             walk_head(m, states + h * P * N, mixed + h * P, B, C, head + h, r->dt[h * CHUNK + q],
-                      m->y + (token + q) * m->H * P + (head + h) * P, states + r->Hb * P * N);
+                      place_of(m, token + q, head + h), states + r->Hb * P * N);
     }
 }
 
@@ -158,19 +158,20 @@ static void long_span(const Mixer *m, Room *r, ptrdiff_t block, ptrdiff_t span, 
     Runs runs = runs_of(m, block);
     ptrdiff_t head = block * r->Hb, start = m->bounds[span], length = m->bounds[span + 1] - start;
     size_t room = (size_t)(r->Hb * r->Np * r->Pp) * sizeof *r->state;
+    Early nothing = {NULL, 0};
     memset(r->state, 0, room);
     if (states) turn_in(m, r, states, r->state);
     memset(r->x, 0, (size_t)(CHUNK * r->Hb * r->Pp) * sizeof *r->x);
     for (ptrdiff_t first = 0; first < length; first += CHUNK) {
         ptrdiff_t Q = least(CHUNK, length - first);
-        read_inputs(m, r, &runs, span, first, Q);
+        read_inputs(m, r, &runs, span, first, Q, &nothing);
         read_steps(m, r, head, start + first, Q);
         mix_chunk(m, r, Q);
         for (ptrdiff_t h = 0; h < r->Hb; h++) {
             head_chunk(m, r, h, head + h, Q, r->state + h * r->Np * r->Pp);
             for (ptrdiff_t q = 0; q < Q; q++)
-                memcpy(m->y + (start + first + q) * m->H * m->P + (head + h) * m->P,
-                       r->y + q * r->Pp, (size_t)m->P * sizeof *m->y);
+                memcpy(place_of(m, start + first + q, head + h), r->y + q * r->Pp,
+                       (size_t)m->P * sizeof *m->y);
         }
     }
     if (states) turn_out(m, r, r->state, states);
@@ -185,30 +186,33 @@ static void task(const Mixer *m, Room *r, ptrdiff_t block, ptrdiff_t span)
         long_span(m, r, block, span, states);
     } else if (length > 0) {
         Runs runs = runs_of(m, block);
-        read_inputs(m, r, &runs, span, 0, length);
+        Early early = {(const char *)states, states ? 4 * least(STATES_AHEAD, r->Hb * each) : 0};
+        read_inputs(m, r, &runs, span, 0, length, &early);
         read_steps(m, r, head, start, length);
         if (!states) memset(r->state, 0, (size_t)(r->Hb * each) * sizeof *r->state);
         walk(m, r, head, start, length, states ? states : r->state);
     }
 }
 
-/* The last W inputs of a span, channels `from` to `to`: what remains of the old window, then the
- * span's. Kinds differ where a layer computes in fp32 and remembers in bf16. */
-static void replace_window(const Mixer *m, ptrdiff_t span, ptrdiff_t from, ptrdiff_t to)
+/* The last W inputs of a span, `count` channels from `from` on, which are at `at` in xbc: what
+ * remains of the old window, then the span's. Kinds differ where a layer computes in fp32 and
+ * remembers in bf16. */
+static void replace_window(const Mixer *m, ptrdiff_t span, ptrdiff_t from, ptrdiff_t count,
+                           ptrdiff_t at)
 {
-    ptrdiff_t bytes = bytes_of((int)m->window_kind), row = m->C * bytes;
+    ptrdiff_t each = bytes_of((int)m->window_kind), row = m->C * each;
     ptrdiff_t start = m->bounds[span], length = m->bounds[span + 1] - start;
-    char *window = (char *)m->window + m->slots[span] * m->W * row + from * bytes;
+    char *window = (char *)m->window + m->slots[span] * m->W * row + from * each;
+    size_t bytes = (size_t)(count * each);
     if (!length) return;
     for (ptrdiff_t k = 0; k < m->W; k++) { /* rises, so that nothing is read that was replaced */
-        ptrdiff_t position = length - m->W + k, at = (start + position) * m->xbc_stride + from;
+        ptrdiff_t position = length - m->W + k, place = (start + position) * m->xbc_stride + at;
         if (position < 0)
-            memcpy(window + k * row, window + (k + length) * row, (size_t)((to - from) * bytes));
+            memcpy(window + k * row, window + (k + length) * row, bytes);
         else if (m->kind == m->window_kind)
-            memcpy(window + k * row, (const char *)m->xbc + at * bytes,
-                   (size_t)((to - from) * bytes));
+            memcpy(window + k * row, (const char *)m->xbc + place * each, bytes);
         else
-            write_row((const float *)m->xbc + at, to - from, window + k * row, 0,
+            write_row((const float *)m->xbc + place, count, window + k * row, 0,
                       (int)m->window_kind);
     }
 }
@@ -238,13 +242,36 @@ static void mixer_tasks(const Mixer *m, float *memory, const Worker *w)
     }
 }
 
+/* The tasks of one group that rows of z, xbc and y hold alone, and all that follows: windows, and
+ * y [T, heads * P] gated and normed in place. */
+static void group_tasks(const Mixer *m, Room *r)
+{
+    ptrdiff_t group = m->only - 1, width = m->H / m->G * m->P;
+    ptrdiff_t norms = m->norm_groups / m->G, kind = m->weight_kind;
+    Runs runs = runs_of(m, group);
+    read_weights(m, r, group);
+    for (ptrdiff_t span = 0; span < m->S; span++) {
+        if (m->window && span + 1 < m->S) ask_for_window(m, group, span + 1);
+        task(m, r, group, span);
+        for (int part = 0; m->window && part < 3; part++)
+            replace_window(m, span, runs.from[part], runs.count[part], runs.at[part]);
+    }
+    const char *norm = (const char *)m->norm + group * width * bytes_of((int)kind);
+    for (ptrdiff_t t = 0; t < m->bounds[m->S]; t++) {
+        float *row = m->y + t * width;
+        gate_row(row, m->z, t * m->z_stride, width, (int)m->kind);
+        norm_row(row, norm, (int)kind, width, norms, m->eps);
+    }
+}
+
 /* When all tasks are done, a part of what is left: windows, and gate and norm of rows. */
 static void mixer_rows(const Mixer *m, const Worker *w)
 {
     ptrdiff_t width = m->H * m->P, each = width / m->norm_groups;
     ptrdiff_t pieces = m->bounds[m->S] * m->norm_groups;
+    ptrdiff_t first = w->part * m->C / w->parts, stop = (w->part + 1) * m->C / w->parts;
     for (ptrdiff_t span = 0; m->window && span < m->S; span++)
-        replace_window(m, span, w->part * m->C / w->parts, (w->part + 1) * m->C / w->parts);
+        replace_window(m, span, first, stop - first, first);
     float row[each];
     for (ptrdiff_t i = w->part * pieces / w->parts; i < (w->part + 1) * pieces / w->parts; i++) {
         ptrdiff_t t = i / m->norm_groups, from = i % m->norm_groups * each, at = t * width + from;

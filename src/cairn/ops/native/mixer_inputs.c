@@ -25,7 +25,9 @@ typedef struct {
     void *out;                     /* [T, H * P] of `kind` */
     int64_t S, H, P, G, N, C, W, norm_groups;
     float eps, dt_least, dt_most;
-    int64_t threads, blocks; /* blocks: parts of a group's heads, set here */
+    int64_t threads;
+    int64_t blocks; /* parts of a group's heads, set here */
+    int64_t only;   /* 0, or one more than the group that rows of xbc and y hold and no other */
 } Mixer;
 
 /* Parts that a group's heads are cut into, so that every thread has as much to do. Each part
@@ -86,16 +88,27 @@ static Room make_room(const Mixer *m, float *memory)
     return r;
 }
 
-/* The channels of a task are three runs of those of xbc: x of its heads, B and C of its group. */
+/* The channels of a task are three runs of all: x of its heads, B and C of its group. `at` is where
+ * they are in a row of xbc. */
 typedef struct {
-    ptrdiff_t from[3], count[3];
+    ptrdiff_t from[3], count[3], at[3];
 } Runs;
 
 static Runs runs_of(const Mixer *m, ptrdiff_t block)
 {
     ptrdiff_t Hb = m->H / m->G / m->blocks, group = block / m->blocks, inner = m->H * m->P;
-    return (Runs){{block * Hb * m->P, inner + group * m->N, inner + (m->G + group) * m->N},
-                  {Hb * m->P, m->N, m->N}};
+    Runs runs = {{block * Hb * m->P, inner + group * m->N, inner + (m->G + group) * m->N},
+                 {Hb * m->P, m->N, m->N},
+                 {0, Hb * m->P, Hb * m->P + m->N}};
+    if (!m->only) memcpy(runs.at, runs.from, sizeof runs.at);
+    return runs;
+}
+
+/* Where y of a token and a head is. */
+static float *place_of(const Mixer *m, ptrdiff_t token, ptrdiff_t head)
+{
+    ptrdiff_t heads = m->only ? m->H / m->G : m->H, first = m->only ? (m->only - 1) * heads : 0;
+    return m->y + (token * heads + head - first) * m->P;
 }
 
 static void read_weights(const Mixer *m, Room *r, ptrdiff_t block)
@@ -111,19 +124,22 @@ static void read_weights(const Mixer *m, Room *r, ptrdiff_t block)
         }
 }
 
+#define ASKED_A_ROW 1024 /* bytes of what is needed next, for a row of inputs */
+
 /* rows[W + Q, mine]: the convolution's inputs from W tokens before `first` of the span on. */
 static void read_inputs(const Mixer *m, Room *r, const Runs *runs, ptrdiff_t span, ptrdiff_t first,
-                        ptrdiff_t Q)
+                        ptrdiff_t Q, Early *early)
 {
     ptrdiff_t wide = padded(r->mine), W = m->W;
     for (ptrdiff_t row = 0; row < W + Q; row++) {
         ptrdiff_t position = first + row - W, at = 0;
+        ask_some(early, ASKED_A_ROW);
         float *to = r->rows + row * wide;
         for (int part = 0; part < 3; part++) {
             ptrdiff_t count = runs->count[part], from = runs->from[part];
             if (position >= 0)
-                read_row(m->xbc, (m->bounds[span] + position) * m->xbc_stride + from, count,
-                         (int)m->kind, to + at);
+                read_row(m->xbc, (m->bounds[span] + position) * m->xbc_stride + runs->at[part],
+                         count, (int)m->kind, to + at);
             else if (m->window)
                 read_row(m->window, (m->slots[span] * W + W + position) * m->C + from, count,
                          (int)m->window_kind, to + at);

@@ -2,10 +2,7 @@
  * level of the instruction set. OpenMP's functions are left open: loader.py brings the ones that
  * torch works with, so that both share one pool of threads. */
 
-#include "linear.c"
-#include "mixer.c"
-
-#include "layer.c" /* calls both */
+#include "layer.c" /* and all others */
 
 #include "dense.c" /* has its activations */
 #include "rows.c"

@@ -69,8 +69,11 @@ static void wake_all(Team *team)
 #endif
 }
 
-/* Returns when all workers of the team have come here; what they wrote before is seen. */
-static void meet(const Worker *w)
+#define ASKED_A_LOOK 256 /* bytes */
+
+/* Returns when all workers of the team have come here; what they wrote before is seen. Meanwhile
+ * some of `early` is asked for. */
+static void meet_asking(const Worker *w, Early *early)
 {
     Team *team = w->team;
     uint32_t round = __atomic_load_n(&team->round, __ATOMIC_ACQUIRE);
@@ -82,12 +85,19 @@ static void meet(const Worker *w)
     }
     for (int i = 0; i < LOOKS; i++) {
         if (__atomic_load_n(&team->round, __ATOMIC_ACQUIRE) != round) return;
+        ask_some(early, ASKED_A_LOOK);
         look_again();
     }
     /* Either the last to come sees that someone sleeps, or the kernel sees the new round. */
     __atomic_add_fetch(&team->asleep, 1, __ATOMIC_SEQ_CST);
     while (__atomic_load_n(&team->round, __ATOMIC_SEQ_CST) == round) sleep_in(team, round);
     __atomic_sub_fetch(&team->asleep, 1, __ATOMIC_SEQ_CST);
+}
+
+static void meet(const Worker *w)
+{
+    Early nothing = {NULL, 0};
+    meet_asking(w, &nothing);
 }
 
 #endif

@@ -3,7 +3,8 @@
  * A tile is 16 rows of the weight as they lie, 32 numbers (64 bytes) of each. The tokens are packed
  * once: pairs of numbers of 16 columns side by side. A number x of a token takes two columns, x
  * rounded to bf16 and what is left of it, rounded as well: together within 2^-17 of x, where bf16
- * itself is within 2^-9. Up to 8 tokens make one tile of columns, 9 to 16 make two.
+ * itself is within 2^-9. Up to 8 tokens make one tile of columns, 9 to 16 make two. Of tokens that
+ * are bf16 already nothing is left: 16 make one tile.
  */
 
 #ifndef CAIRN_TILES_C
@@ -41,13 +42,16 @@ static int has_tiles(void)
 
 static int tiles_serve(void) { return tiles_on == 1; }
 
-/* Tiles of columns of one set of tokens. */
-static ptrdiff_t halves_of(ptrdiff_t tokens) { return tokens <= SET / 2 ? 1 : 2; }
+/* Tiles of columns of one set of tokens, of which each has one column or two. */
+static ptrdiff_t halves_of(ptrdiff_t tokens, ptrdiff_t terms)
+{
+    return terms == 1 || tokens <= SET / 2 ? 1 : 2;
+}
 
 static ptrdiff_t packed_floats(ptrdiff_t tokens, ptrdiff_t inner)
 {
     ptrdiff_t sets = (tokens + SET - 1) / SET;
-    return sets * halves_of(tokens) * inner / 2 * SET + 16;
+    return sets * halves_of(tokens, 2) * inner / 2 * SET + 16;
 }
 
 /* v[i] lane j becomes v[j] lane i. */
@@ -82,17 +86,23 @@ WITH_TILES INLINE void split(const float *x, Words *high, Words *low)
     memcpy(high, &both, sizeof *high), memcpy(low, &left, sizeof *low);
 }
 
-/* Up to SET tokens x [tokens, inner] as [inner / DEEP][halves] tiles. */
-WITH_TILES static void pack_set(const float *x, ptrdiff_t tokens, ptrdiff_t inner,
-                                ptrdiff_t halves, uint32_t *to)
+/* What is packed: columns `from` to `from + count` of tokens whose rows are `inner` wide. */
+typedef struct {
+    ptrdiff_t tokens, inner, terms, from, count;
+} Packing;
+
+/* Those columns x [tokens, count] of up to SET tokens, rows `apart` apart, as tiles. */
+WITH_TILES static void pack_set(const float *x, ptrdiff_t apart, ptrdiff_t tokens,
+                                const Packing *p, ptrdiff_t halves, uint32_t *to)
 {
     const Words none = {0};
     ptrdiff_t left = halves == 1 ? SET / 2 : SET; /* the column of the first token's rest */
-    for (ptrdiff_t k = 0; k < inner; k += DEEP) {
-        Words columns[2 * SET];
+    to += p->from / DEEP * halves * SET * SET;
+    for (ptrdiff_t k = 0; k < p->count; k += DEEP) {
+        Words columns[2 * SET], rest;
         for (ptrdiff_t i = 0; i < 2 * SET; i++) columns[i] = none;
         for (ptrdiff_t t = 0; t < tokens; t++)
-            split(x + t * inner + k, columns + t, columns + left + t);
+            split(x + t * apart + k, columns + t, p->terms == 1 ? &rest : columns + left + t);
         for (ptrdiff_t half = 0; half < halves; half++, to += SET * SET) {
             transpose(columns + half * SET);
             memcpy(to, columns + half * SET, SET * sizeof *columns);
@@ -100,11 +110,12 @@ WITH_TILES static void pack_set(const float *x, ptrdiff_t tokens, ptrdiff_t inne
     }
 }
 
-static void pack(const float *x, ptrdiff_t tokens, ptrdiff_t inner, float *to)
+/* `from` and `count` are multiples of DEEP. */
+static void pack(const float *x, ptrdiff_t apart, const Packing *p, float *to)
 {
-    ptrdiff_t halves = halves_of(tokens), each = halves * inner / 2 * SET;
-    for (ptrdiff_t t = 0; t < tokens; t += SET)
-        pack_set(x + t * inner, least(SET, tokens - t), inner, halves,
+    ptrdiff_t halves = halves_of(p->tokens, p->terms), each = halves * p->inner / 2 * SET;
+    for (ptrdiff_t t = 0; t < p->tokens; t += SET)
+        pack_set(x + t * apart, apart, least(SET, p->tokens - t), p, halves,
                  (uint32_t *)to + t / SET * each);
 }
 
@@ -152,8 +163,8 @@ WITH_TILES INLINE void strip(const int both, const int halves, const char *weigh
 }
 
 /* Columns of the sums of 16 rows, added and turned: y[t][o] for `tokens` tokens. */
-static void write_sums(const float *sums, ptrdiff_t halves, ptrdiff_t tokens, void *y, ptrdiff_t at,
-                       ptrdiff_t apart, int kind)
+static void write_sums(const float *sums, ptrdiff_t halves, ptrdiff_t terms, ptrdiff_t tokens,
+                       void *y, ptrdiff_t at, ptrdiff_t apart, int kind)
 {
     Words turned[16];
     for (int i = 0; i < 16; i++) {
@@ -165,31 +176,31 @@ static void write_sums(const float *sums, ptrdiff_t halves, ptrdiff_t tokens, vo
     for (ptrdiff_t t = 0; t < tokens; t++) {
         Vector whole, rest;
         memcpy(&whole, turned + t, sizeof whole);
-        if (halves == 1) memcpy(&rest, turned + t + SET / 2, sizeof rest), whole += rest;
+        if (halves < terms) memcpy(&rest, turned + t + SET / 2, sizeof rest), whole += rest;
         store_as(y, at + t * apart, whole, kind);
     }
 }
 
-/* Outputs `first` to `stop`, both multiples of 16, of tokens that were packed. */
-WITH_TILES static void tiled_outputs(const float *packed, const char *weight, void *y,
-                                     ptrdiff_t apart, ptrdiff_t tokens, ptrdiff_t inner, int kind,
-                                     ptrdiff_t first, ptrdiff_t stop)
+/* `count` outputs, a multiple of 16, of tokens that were packed; `then` is asked for at the end. */
+WITH_TILES static void tiled_outputs(const float *packed, const Packing *p, const char *weight,
+                                     void *y, ptrdiff_t apart, int kind, ptrdiff_t count,
+                                     const char *then)
 {
-    ptrdiff_t halves = halves_of(tokens), row = inner * 2, each = halves * inner / 2 * SET;
+    ptrdiff_t inner = p->inner, halves = halves_of(p->tokens, p->terms), row = inner * 2;
     float sums[1024] ALIGNED;
     open_tiles();
-    for (ptrdiff_t o = first; o < stop; o += STRIP) {
-        const int both = o + STRIP <= stop;
-        const char *rows = weight + o * row, *next = o + STRIP < stop ? rows + STRIP * row : rows;
-        for (ptrdiff_t t = 0; t < tokens; t += SET) {
-            const char *columns = (const char *)(packed + t / SET * each);
+    for (ptrdiff_t o = 0; o < count; o += STRIP) {
+        const int both = o + STRIP <= count;
+        const char *rows = weight + o * row, *next = o + STRIP < count ? rows + STRIP * row : then;
+        for (ptrdiff_t t = 0; t < p->tokens; t += SET) {
+            const char *columns = (const char *)(packed + t / SET * halves * inner / 2 * SET);
             if (both && halves == 1) strip(1, 1, rows, inner, columns, next, sums);
             else if (both) strip(1, 2, rows, inner, columns, next, sums);
             else if (halves == 1) strip(0, 1, rows, inner, columns, next, sums);
             else strip(0, 2, rows, inner, columns, next, sums);
-            ptrdiff_t here = least(SET, tokens - t);
-            write_sums(sums, halves, here, y, t * apart + o, apart, kind);
-            if (both) write_sums(sums + 512, halves, here, y, t * apart + o + 16, apart, kind);
+            ptrdiff_t here = least(SET, p->tokens - t), at = t * apart + o;
+            write_sums(sums, halves, p->terms, here, y, at, apart, kind);
+            if (both) write_sums(sums + 512, halves, p->terms, here, y, at + 16, apart, kind);
         }
     }
     _tile_release();

@@ -175,6 +175,21 @@ INLINE void ask(const char *from, ptrdiff_t bytes)
     for (ptrdiff_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
 }
 
+/* What is needed soon, in one piece, of which some is asked for wherever a core would else leave
+ * memory idle: between two streams, and while it waits. */
+typedef struct {
+    const char *from;
+    ptrdiff_t bytes;
+} Early;
+
+INLINE void ask_some(Early *e, ptrdiff_t most)
+{
+    ptrdiff_t bytes = e->bytes < most ? e->bytes : most;
+    if (bytes <= 0) return;
+    ask(e->from, bytes);
+    e->from += bytes, e->bytes -= bytes;
+}
+
 INLINE ptrdiff_t padded(ptrdiff_t n) { return (n + LANES - 1) / LANES * LANES; }
 
 INLINE ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
