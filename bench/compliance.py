@@ -82,7 +82,10 @@ def schemathesis(tool: str, url: str, cases: int) -> dict[str, Any]:
     """How many cases it sent, and how many of them the server failed at."""
     command = [tool, "run", f"{url}/openapi.json", "--checks", "not_a_server_error"]
     command += ["--max-examples", str(cases), "--seed", "1", "--no-color", "--workers", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    with tempfile.TemporaryDirectory() as work:  # it leaves its notes where it runs
+        done = subprocess.run(
+            command, cwd=work, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
     counted = re.search(r"(\d+) generated", done.stdout)
     failed = re.search(r"(\d+) found (\d+) unique failures", done.stdout)
     return {
