@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -55,6 +55,7 @@ def near(got: Tensor, wanted: Tensor, atol: float = 1e-5) -> None:
 
 
 @settings(max_examples=30, deadline=None)
+@example([5, 129], (4, 3, 4, 2), [0, 1, 2, 3, 4], 2, None, 1)
 @given(
     lengths=LENGTHS.filter(any),
     sizes=st.sampled_from(
@@ -76,13 +77,18 @@ def test_a_mixer_is_its_definition(lengths, sizes, slots, norm_groups, limits, t
         limits or (0, torch.inf), lengths, window[used], state[used],
     )  # fmt: skip
     form, chunks = MixerForm(G, norm_groups, 1e-5, limits), Chunks.of(lengths, 128, 3, "cpu")
+    plain = Memory(memory.window.clone(), memory.state.clone())
+    with paths.only("torch"):
+        otherwise = mamba_inner(*parts, weights, form, chunks, plain, Slots.of(used, "cpu"))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     with paths.recorded() as taken:
         got = mamba_inner(*parts, weights, form, chunks, memory, Slots.of(used, "cpu"))
     torch.set_num_threads(before)
     assert taken == [paths.Choice("mamba_inner", "native")]
-    near(got, expected)
+    # The norm divides by what may almost cancel in a group of six: both forms err there.
+    error = (otherwise.double() - expected).abs().max() / expected.abs().max().clamp(min=1)
+    near(got, expected, max(1e-5, float(error)))
     near(memory.state, state)
     torch.testing.assert_close(memory.window.double(), window, rtol=0, atol=0)
 
