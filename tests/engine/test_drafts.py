@@ -8,7 +8,9 @@ from cairn.engine import Engine, SamplingParams, Speculation
 from cairn.engine.detokenizer import Detokenizer
 from cairn.engine.drafts import FIRST_PAUSE, LAST_PAUSE, PromptLookup, learn
 from cairn.engine.sequence import Sequence
-from cairn.model import ModelConfig, build
+from cairn.model import build
+
+from ..fixtures.shapes import untrained
 
 
 def sequence(prompt: list[int]) -> Sequence:
@@ -82,22 +84,7 @@ def test_a_pause_doubles_up_to_a_bound_and_shrinks_when_right():
 @pytest.mark.parametrize("pattern", ["M-*M", "*-*-"])
 def test_pauses_change_no_token(pattern):
     model = build(
-        ModelConfig(
-            pattern=pattern,
-            vocab_size=12,
-            hidden_size=32,
-            intermediate_size=64,
-            attention_heads=4,
-            key_value_heads=2,
-            head_dim=8,
-            mamba_heads=4,
-            mamba_head_dim=8,
-            state_size=16,
-            groups=2,
-            chunk_size=16,
-            initializer_range=0.3,
-            eos_token_ids=(0,),
-        ),
+        untrained(pattern, 12, chunk_size=16, initializer_range=0.3, eos_token_ids=(0,)),
         seed=3,
     )
     prompts = [[1, 2, 3, 1, 2, 4, 1, 2, 5] * 4, [7, 8] * 9, list(range(1, 12)) * 3]

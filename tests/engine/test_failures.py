@@ -12,7 +12,9 @@ from cairn.engine.pool import Pool, Sizes
 from cairn.engine.runner import Runner
 from cairn.engine.scheduler import Scheduler
 from cairn.engine.stepper import Stepper
-from cairn.model import ModelConfig, build
+from cairn.model import build
+
+from ..fixtures.shapes import untrained
 
 GREEDY = SamplingParams(max_tokens=9, temperature=0, ignore_eos=True)
 CAPACITY, PAGES = 176, 17
@@ -25,22 +27,7 @@ class InjectedError(Exception):
 @pytest.fixture(scope="module")
 def hybrid():
     return build(
-        ModelConfig(
-            pattern="M-*M",
-            vocab_size=40,
-            hidden_size=32,
-            intermediate_size=64,
-            attention_heads=4,
-            key_value_heads=2,
-            head_dim=8,
-            mamba_heads=4,
-            mamba_head_dim=8,
-            state_size=16,
-            groups=2,
-            chunk_size=16,
-            initializer_range=0.3,
-            eos_token_ids=(0,),
-        ),
+        untrained("M-*M", 40, chunk_size=16, initializer_range=0.3, eos_token_ids=(0,)),
         seed=3,
     )
 

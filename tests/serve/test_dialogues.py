@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from cairn.engine import Engine
-from cairn.model import ModelConfig, build, save
+from cairn.model import build, save
 from cairn.serve import create_app
+
+from ..fixtures.shapes import untrained
 
 _spec = importlib.util.spec_from_file_location(
     "templates", Path(__file__).parents[1] / "tokens" / "test_templates.py"
@@ -32,17 +34,7 @@ def bare(tokenizer):
 def serving(running_server, tmp_path):
     def start(template: object):
         words = bare(templates.made(template))
-        config = ModelConfig(
-            pattern="*-",
-            vocab_size=words.vocab_size,
-            hidden_size=32,
-            intermediate_size=64,
-            attention_heads=4,
-            key_value_heads=2,
-            head_dim=8,
-            max_positions=512,
-            eos_token_ids=(0,),
-        )
+        config = untrained("*-", words.vocab_size, max_positions=512, eos_token_ids=(0,))
         save(build(config, seed=0), tmp_path)
         words.save(tmp_path)
         ends = {"eos_token_id": [0, words.id("<|eot|>")]}

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from cairn.engine import Engine
-from cairn.model import ModelConfig, build
+from cairn.model import build
 from cairn.serve import create_app
+
+from ..fixtures.shapes import untrained
 
 _spec = importlib.util.spec_from_file_location(
     "llama", Path(__file__).parents[1] / "tokens" / "test_prompts.py"
@@ -26,16 +28,7 @@ def spelled():
 
 @pytest.fixture(scope="module")
 def begun(spelled, running_server):
-    config = ModelConfig(
-        pattern="*-",
-        vocab_size=spelled.vocab_size,
-        hidden_size=32,
-        intermediate_size=64,
-        attention_heads=4,
-        key_value_heads=2,
-        head_dim=8,
-        eos_token_ids=(0,),
-    )
+    config = untrained("*-", spelled.vocab_size, eos_token_ids=(0,))
     engine = Engine(build(config, seed=0), spelled, slots=2, capacity=256)
     with running_server(create_app(engine, "llama"), engine) as server:
         yield server

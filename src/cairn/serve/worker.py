@@ -311,9 +311,8 @@ class Worker:
             return
         if ticket.closed:  # while it was held
             return
-        self._tickets |= dict.fromkeys(
-            ticket.places, ticket
-        )  # or nobody would tell it of a failure
+        # Before they enter: else nobody would tell it of a failure.
+        self._tickets |= dict.fromkeys(ticket.places, ticket)
         for sequence in sequences:
             if self.failed is None:
                 self.engine.enter(sequence)
