@@ -1,8 +1,6 @@
 """/v1/chat/completions of families without cairn's sentinels: the checkpoint's own template."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
@@ -11,14 +9,8 @@ from cairn.model import build, save
 from cairn.serve import create_app
 
 from ..fixtures.shapes import untrained
+from ..tokens import test_templates as templates
 
-_spec = importlib.util.spec_from_file_location(
-    "templates", Path(__file__).parents[1] / "tokens" / "test_templates.py"
-)
-assert _spec is not None
-assert _spec.loader is not None
-templates = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(templates)
 SAID = templates.SAID
 TOOL = {"type": "function", "function": {"name": "add"}}
 

@@ -1,8 +1,5 @@
 """`add_special_tokens` over HTTP, with a tokenizer that has a BOS and one that has none."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from cairn.engine import Engine
@@ -10,14 +7,8 @@ from cairn.model import build
 from cairn.serve import create_app
 
 from ..fixtures.shapes import untrained
+from ..tokens import test_prompts as llama
 
-_spec = importlib.util.spec_from_file_location(
-    "llama", Path(__file__).parents[1] / "tokens" / "test_prompts.py"
-)
-assert _spec is not None
-assert _spec.loader is not None
-llama = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(llama)
 ONE = {"max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 0}
 
 
