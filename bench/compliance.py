@@ -60,20 +60,23 @@ def questions(count: int) -> list[dict[str, Any]]:
 
 
 def asked_directly(folder: Path, asked: list[dict[str, Any]]) -> list[int]:
-    """Which choice the engine finds likeliest, question by question; as lm-eval has it, blank
-    space at the end of a context counts to the choice."""
+    """Which choice the engine finds likeliest, question by question, of the tokens lm-eval sends:
+    the context's own (blank space at its end counts to the choice), then what the context with the
+    choice has beyond that many. Where a token spans the seam (`.` and a newline are one), a choice
+    lacks its beginning, there as here."""
     engine = Engine(folder)
     assert engine.tokenizer is not None
     encode = engine.tokenizer.encode
     params = SamplingParams(max_tokens=0, prompt_logprobs=0)
     chosen = []
     for question in asked:
-        begins = len(encode(question["context"].rstrip()))
-        whole = [encode(question["context"] + choice) for choice in question["choices"]]
+        context = encode(question["context"].rstrip())
+        wholes = [encode(question["context"] + choice) for choice in question["choices"]]
+        sent = [context + whole[len(context) :] for whole in wholes]
         scores = []
-        for done in engine.generate(whole, params):
+        for done in engine.generate(sent, params):
             assert done.prompt_logprobs is not None
-            scores.append(sum(score or 0.0 for score in done.prompt_logprobs[begins:]))
+            scores.append(sum(score or 0.0 for score in done.prompt_logprobs[len(context) :]))
         chosen.append(scores.index(max(scores)))
     return chosen
 
