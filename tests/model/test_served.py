@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cairn.cli import main
+from cairn.engine.weights import join_weights
 from cairn.model import build, save
 from cairn.model.served import AROUND
 from cairn.ops import paths
@@ -48,7 +49,9 @@ def test_a_preset_has_no_weights_to_run(capsys):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_no_layer_is_slow_on_a_gpu(tiny):
     for dtype in (torch.float32, torch.bfloat16):
-        rows = build(tiny, device="cuda", dtype=dtype).paths()
+        model = build(tiny, device="cuda", dtype=dtype)
+        join_weights(model)
+        rows = model.paths()
         slow = [row for row in rows if row.path == "torch" and row.why]
         assert slow == []
         decoded = {row.op for row in rows if "decode" in row.calls and row.layer == 0}

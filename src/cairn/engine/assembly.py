@@ -20,7 +20,7 @@ from cairn.engine.prefix import PrefixTree
 from cairn.engine.prompts import end_tokens
 from cairn.engine.share import Share
 from cairn.engine.team import Team, start
-from cairn.engine.weights import narrow_weights
+from cairn.engine.weights import join_weights, narrow_weights
 from cairn.model import Decoder, load
 from cairn.model.checkpoint import stored_dtype
 from cairn.ops.native.library import native
@@ -181,11 +181,15 @@ def opened(
     weights: str | None,
     ranks: int,
 ) -> Opened:
-    """A live model as it is, or a checkpoint folder's, on a GPU if there is one; see `Engine`."""
+    """A live model as it is, or a checkpoint folder's, on a GPU if there is one; see `Engine`.
+
+    On a GPU, matrices that multiply the same rows come to lie side by side.
+    """
     if not isinstance(model, str | Path):
         if (device, dtype, weights, ranks) != (None, None, None, 1):
             told = "device, dtype, weights, ranks are for folders: a live model stays as it is"
             raise UserError(told)
+        join_weights(model)
         return Opened(model, tokenizer)
     folder = Path(model)
     found, team = _loaded(folder, device, dtype, weights, ranks)
@@ -223,4 +227,5 @@ def _loaded(
     model = load(folder, device=where, dtype=dtype)
     if weights is not None:
         narrow_weights(model)
+    join_weights(model)
     return model, None

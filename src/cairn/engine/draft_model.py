@@ -8,6 +8,7 @@ from cairn.base import UserError
 from cairn.engine.drafts import most_drafts
 from cairn.engine.sampler import draw
 from cairn.engine.sequence import Sequence, TokenLogprob
+from cairn.engine.weights import join_weights
 from cairn.model import Cache, Decoder, Spans, load
 
 
@@ -41,6 +42,7 @@ class DraftModel:
         """From a folder, on the target's device and in its dtype, or a live model."""
         if not isinstance(model, Decoder):
             model = load(Path(model), device=target.device, dtype=target.dtype)
+        join_weights(model)
         return cls(model, target, slots, capacity, most)
 
     @torch.inference_mode()

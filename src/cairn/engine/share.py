@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cairn.engine.weights import narrow_weights
+from cairn.engine.weights import join_weights, narrow_weights
 from cairn.model import Decoder, load
 from cairn.model.decoder import Block
 from cairn.ops.vocabulary import bounds_of, give_all_logits
@@ -51,6 +51,7 @@ def load_share(share: Share) -> Decoder:
     model = read_share(share, share.folder, share.place, share.dtype)
     if share.weights is not None:
         narrow_weights(model)
+    join_weights(model)
     _join(model, share.ranks)
     if share.place.type == "cuda":
         torch.cuda.empty_cache()  # what the whole output matrix took

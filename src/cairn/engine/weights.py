@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cairn.base import UserError
 from cairn.model import Decoder, ModelConfig, load
+from cairn.model.joined import join
 from cairn.model.linear import Linear
 from cairn.model.sharding import share_of
 from cairn.ops.narrow import unfit
@@ -71,6 +72,15 @@ def narrow_weights(model: Decoder) -> int:
     for module in mine:
         module.narrow()
     return len(mine)
+
+
+def join_weights(model: Decoder) -> int:
+    """On a GPU, let matrices that multiply the same rows lie side by side; how many groups do.
+
+    The parameters stay those they are, views of what holds a group. On a CPU nothing changes:
+    compiled code packs layers by itself, and mapped weights stay in their files.
+    """
+    return join(model) if model.device.type == "cuda" else 0
 
 
 def _narrow(model: Decoder) -> list[tuple[str, Linear]]:

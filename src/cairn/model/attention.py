@@ -8,6 +8,7 @@ from torch import Generator, Tensor, nn
 from cairn.model.cache import KeyValues
 from cairn.model.config import ModelConfig
 from cairn.model.initial import fill_bias, normal, residual_std
+from cairn.model.joined import products
 from cairn.model.layout import Layout
 from cairn.model.linear import Linear
 from cairn.model.norms import RMSNorm
@@ -46,10 +47,15 @@ class Attention(nn.Module):
         normal(self.o_proj.weight, residual_std(self.config), generator)
         fill_bias(self.o_proj)
 
+    @property
+    def together(self) -> tuple[Linear, ...]:
+        """What multiplies the same rows: see `model.joined`."""
+        return self.q_proj, self.k_proj, self.v_proj
+
     def forward(self, x: Tensor, layout: Layout, memory: KeyValues | None) -> Tensor:
         """x [T, D] to [T, D]; appends to the spans' slots in `memory` and attends to them."""
         head = (-1, self.config.head_dim)
-        q, k, v = (f(x).unflatten(-1, head) for f in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (y.unflatten(-1, head) for y in products(x, *self.together))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if layout.turns is not None:

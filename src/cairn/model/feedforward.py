@@ -8,6 +8,7 @@ from torch import Generator, Tensor, nn
 
 from cairn.model.config import ModelConfig
 from cairn.model.initial import fill_bias, normal, residual_std
+from cairn.model.joined import products
 from cairn.model.layout import Layout
 from cairn.model.linear import Linear, scaled_feed_forward
 from cairn.ops.activation import gelu_tanh, swiglu
@@ -41,6 +42,11 @@ class MLP(nn.Module):
         normal(self.down_proj.weight, residual_std(self.config), generator)
         fill_bias(self.down_proj)
 
+    @property
+    def together(self) -> tuple[Linear, ...]:
+        """What multiplies the same rows: see `model.joined`."""
+        return () if self.gate_proj is None else (self.gate_proj, self.up_proj)
+
     def forward(self, x: Tensor, layout: Layout, memory: None) -> Tensor:
         """x [T, D] to [T, D]."""
         if len(x) > BLOCK and x.device.type == "cpu" and not self._followed:
@@ -65,8 +71,7 @@ class MLP(nn.Module):
             if self.activation is gelu_tanh and self.up_proj.bare(x):
                 return self.down_proj(linear_gelu_tanh(x, self.up_proj.weight, self.up_proj.bias))
             return self.down_proj.after(self.activation, self.up_proj(x))
-        up = self.up_proj(x)
-        gate = self.gate_proj(x)
+        gate, up = products(x, *self.together)
         if self.config.activation == "silu":
             return self.down_proj(swiglu(gate, up))
         return self.down_proj(self.activation(gate) * up)

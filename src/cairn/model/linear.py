@@ -32,19 +32,22 @@ class Linear(nn.Linear):
     def narrow(self, weight: Tensor | None = None) -> None:
         """Keep the weight (or another in its place) in 8 bits from now on, for serving.
 
-        UserError where that cannot be done; see `ops.narrow`.
+        What is kept so already is changed in place. UserError where that cannot be done; see
+        `ops.narrow`.
         """
-        values, self.inverse = narrowed(self.weight if weight is None else weight)
-        self.weight = nn.Parameter(values, requires_grad=False)
+        values, inverse = narrowed(self.weight if weight is None else weight)
+        if self.inverse is None:
+            self.weight, self.inverse = nn.Parameter(values, requires_grad=False), inverse
+        else:
+            self.weight.copy_(values)
+            self.inverse.copy_(inverse)
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        if self.inverse is not None:
-            return narrow_linear(input, self.weight, self.inverse, self.bias)
-        scaled = self.scaling(input)
+        scaled = None if self.inverse is not None else self.scaling(input)
         if scaled is not None:
             return fp8_linear(input, self.weight, self.bias, scaled)
-        return linear(input, self.weight, self.bias)
+        return multiplied(input, self.weight, self.bias, self.inverse)
 
     def after(self, activation: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
         """self(activation(input)): [..., in] to [..., out], without writing what 8 bits take."""
@@ -72,6 +75,16 @@ class Linear(nn.Linear):
         if self.scaled is None or not torch.is_autocast_enabled(kind):
             return None
         return replace(self.scaled, dtype=torch.get_autocast_dtype(kind))
+
+
+def multiplied(x: Tensor, weight: Tensor, bias: Tensor | None, inverse: Tensor | None) -> Tensor:
+    """x [..., I] times the transpose of weight [O, I], plus bias [O]: [..., O].
+
+    With `inverse` fp32 [O], of a weight that is kept in 8 bits; see `ops.narrow`.
+    """
+    if inverse is None:
+        return linear(x, weight, bias)
+    return narrow_linear(x, weight, inverse, bias)
 
 
 def scaled_feed_forward(up: Linear, down: Linear, input: Tensor) -> Tensor | None:

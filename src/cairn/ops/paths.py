@@ -59,6 +59,7 @@ def choose(
     if on_gpu:
         fast = "library" if library == "" else "triton"
         why = "" if library == "" else _triton_missing() if triton == "" else triton
+        why = library if why is None else why
     if forced is not None:
         path, why = forced, "asked for"
     elif why == "":

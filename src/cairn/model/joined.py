@@ -1,0 +1,132 @@
+"""Matrices that multiply the same rows, side by side in memory: one product gives what all give.
+
+Parameters stay what they are, views of one storage, so that whoever names, counts, saves or
+changes them in place sees no difference.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+
+from cairn.model.linear import Linear, multiplied
+from cairn.ops import paths
+
+Group = Sequence[nn.Module]  # layers that multiply the same rows
+PLAIN = (nn.Parameter, Tensor)  # and no part of what is spread over ranks
+
+
+@torch.no_grad()
+def join(model: nn.Module) -> int:
+    """Lay side by side what `together` of each mixer names; how many groups lie so now.
+
+    Layer by layer, so that the peak of memory is the model and the matrices of one. Groups that
+    cannot be joined stay as they are; `Decoder.paths` tells which, and why.
+    """
+    count, seen = 0, set[int]()
+    for module in model.modules():
+        linears: Group = getattr(module, "together", ())
+        own = {id(p) for linear in linears for p in linear.parameters()}
+        if linears and not unfit(linears) and not own & seen:
+            if apart(linears):
+                _join(linears)
+            seen |= own
+            count += 1
+    return count
+
+
+def unfit(linears: Group) -> str:
+    """Why layers cannot be joined; empty where they can."""
+    if any(type(linear) is not Linear for linear in linears):
+        return "one is another kind of layer"
+    for name, tensors in _fields(linears).items():
+        found = [t for t in tensors if t is not None]
+        if found and len(found) < len(tensors):
+            return f"one has {name}, another not"
+        if any(type(t) not in PLAIN for t in found):
+            return f"{name} is spread over ranks"
+        if len({id(t) for t in found}) < len(found):
+            return f"one {name} serves twice"
+        if len({(t.dtype, t.device, t.shape[1:]) for t in found}) > 1:
+            return f"{name} differs in kind"
+    return ""
+
+
+def apart(linears: Group) -> str:
+    """Why no product reads layers as one; empty where one does. Asked at every call."""
+    alike = all(type(linear) is Linear for linear in linears)
+    if alike and all(map(_beside, _fields(linears).values())):
+        return ""
+    return unfit(linears) or "they lie apart: an engine on a GPU joins them"
+
+
+def products(x: Tensor, *linears: Linear) -> tuple[Tensor, ...]:
+    """linear(x) of each, [..., I] to [..., O]; views of one product where they are joined.
+
+    One by one where gradients may be wanted, where training multiplies in 8 bits, and where
+    somebody listens to the calls.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return tuple(linear(x) for linear in linears)
+    why = apart(linears)
+    if not why and any(linear.listened for linear in linears):
+        why = "somebody listens to one of them"
+    if not why and linears[0].scaling(x) is not None:
+        why = "they multiply in 8 bits as in training"
+    on_cpu = x.device.type == "cpu"  # where rows are few, compiled code packs layers by itself
+    if on_cpu and why:
+        return tuple(linear(x) for linear in linears)
+    if paths.choose("joined_products", x.device, native=why, library=why) == "torch":
+        return tuple(linear(x) for linear in linears)
+    fields = _fields(linears)
+    weight, bias, inverse = map(_whole, fields.values())
+    assert weight is not None
+    y = multiplied(x, weight, bias, inverse)
+    return y.split([len(t) for t in fields["weight"] if t is not None], -1)
+
+
+def _fields(linears: Group) -> dict[str, list[Tensor | None]]:
+    """All that layers have with a row, or a number, an output."""
+    return {
+        "weight": [linear._parameters["weight"] for linear in linears],
+        "bias": [linear._parameters["bias"] for linear in linears],
+        "inverse": [linear._buffers["inverse"] for linear in linears],
+    }
+
+
+def _beside(tensors: list[Tensor | None]) -> bool:
+    """Whether tensors follow each other in one storage, or all are None."""
+    first = tensors[0]
+    if first is None:
+        return all(t is None for t in tensors)
+    kind, inner, at = first.dtype, first.shape[1:], first.data_ptr()
+    for t in tensors:
+        if t is None or type(t) not in PLAIN or t.data_ptr() != at:
+            return False
+        if t.dtype != kind or t.shape[1:] != inner or not t.is_contiguous():
+            return False
+        at += t.nbytes
+    storage = first.untyped_storage()  # others may begin where it ends
+    return at <= storage.data_ptr() + storage.nbytes()
+
+
+def _join(linears: Group) -> None:
+    for tensors in _fields(linears).values():
+        held = [t for t in tensors if t is not None]
+        if not held:
+            continue
+        whole = torch.cat([t.data for t in held])
+        for t, end in zip(held, accumulate(map(len, held)), strict=True):
+            t.data = whole[end - len(t) : end]
+        if whole.is_cuda:  # or what they took before is kept, and of no use for the next layer
+            torch.cuda.empty_cache()
+
+
+def _whole(tensors: list[Tensor | None]) -> Tensor | None:
+    """Tensors that lie side by side, as one."""
+    first = tensors[0]
+    if first is None:
+        return None
+    rows = sum(len(t) for t in tensors if t is not None)
+    return first.as_strided((rows, *first.shape[1:]), first.stride())
