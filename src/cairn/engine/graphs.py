@@ -47,12 +47,13 @@ class Graphs:
     def check(self) -> None:
         """Forget graphs whose weights lie elsewhere now: a graph knows them by address."""
         if self._weights != (now := _addresses(self._model)):
-            self._graphs.clear()
+            self.clear()
             self._weights = now
 
     def clear(self) -> None:
         """Forget all graphs."""
         self._graphs.clear()
+        self._memory = None  # PyTorch takes the pool back with the last graph that shares it
 
     @staticmethod
     def serve(model: Decoder) -> bool:
