@@ -56,6 +56,8 @@ class Attention(nn.Module):
         """x [T, D] to [T, D]; appends to the spans' slots in `memory` and attends to them."""
         head = (-1, self.config.head_dim)
         q, k, v = (y.unflatten(-1, head) for y in products(x, *self.together))
+        if memory is not None and layout.context is None:
+            return self.o_proj(self._remembering(q, k, v, layout, memory).flatten(1))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if layout.turns is not None:
@@ -64,11 +66,18 @@ class Attention(nn.Module):
         if layout.context is not None:
             keys = Keys(k, v, plan.lengths, layout.context)
             return self.o_proj(attention(q, *keys.flat, plan, keys.read).flatten(1))
-        if memory is None:
-            return self.o_proj(attention(q, k, v, plan).flatten(1))
+        return self.o_proj(attention(q, k, v, plan).flatten(1))
+
+    def _remembering(
+        self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, memory: KeyValues
+    ) -> Tensor:
+        """What new tokens see in the spans' slots, their own keys and values included."""
         where = layout.pages
         assert where is not None
-        memory.append(where, k, v)
+        norms = None
+        if self.q_norm is not None and self.k_norm is not None:
+            norms = self.q_norm.weight, self.k_norm.weight, self.q_norm.eps
+        q, k = memory.enter(where, (q, k, v), norms, layout.turns)
 
         def read(spans: tuple[int, ...], start: int, stop: int) -> tuple[Tensor, Tensor]:
             assert isinstance(where, PagePlan)  # those on the device alone are for kernels
@@ -76,4 +85,4 @@ class Attention(nn.Module):
             return keys.to(q.dtype), values.to(q.dtype)
 
         pages = None if q.device.type == "cpu" else memory.paged(where)
-        return self.o_proj(attention(q, k, v, plan, read, pages).flatten(1))
+        return attention(q, k, v, layout.attention[self.window], read, pages)

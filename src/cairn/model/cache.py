@@ -15,9 +15,9 @@ from torch import Tensor
 
 from cairn.model.config import ModelConfig
 from cairn.model.paging import PAGE, PagePlan, Run
-from cairn.ops.append import append
 from cairn.ops.attention import Pages
 from cairn.ops.memory import use_huge_pages
+from cairn.ops.prelude import Norms, prelude
 
 if TYPE_CHECKING:
     from cairn.model.steps import StepPages
@@ -32,9 +32,15 @@ class KeyValues:
     group: int
     """Which of the cache's tables says where tokens are."""
 
-    def append(self, plan: "PagePlan | StepPages", keys: Tensor, values: Tensor) -> None:
-        """Put the keys and values [T, heads, width] of the new tokens into their places."""
-        append((self.keys, self.values), (keys, values), plan.places(self.group))
+    def enter(
+        self,
+        plan: "PagePlan | StepPages",
+        new: tuple[Tensor, Tensor, Tensor],
+        norms: Norms | None,
+        turns: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Put keys and values of new tokens into their places: `cairn.ops.prelude.prelude`."""
+        return prelude(new, (self.keys, self.values), plan.places(self.group), norms, turns)
 
     def read(
         self, plan: PagePlan, spans: tuple[int, ...], start: int, stop: int
