@@ -8,7 +8,8 @@ from torch import Tensor
 
 from cairn.ops import paths, reference
 from cairn.ops.attention import AttentionPlan, Pages, attention
-from cairn.ops.triton.attention import unfit_on_hopper
+from cairn.ops.order import fixed_order
+from cairn.ops.triton.attention import ENOUGH, LEAST_PIECE, PIECE, split_of, unfit_on_hopper
 
 pytestmark = pytest.mark.kernels
 
@@ -74,7 +75,8 @@ def test_paged_keys(triton_device, spans, share, window, size):
 
 
 @pytest.mark.parametrize("window", [None, 90])
-def test_pieces_of_long_keys_are_joined(triton_device, window):
+@pytest.mark.parametrize("fixed", [False, True])
+def test_pieces_of_long_keys_are_joined(triton_device, window, fixed):
     past, lengths = [700, 20, 255], [1, 2, 1]
     whole = [a + b for a, b in zip(past, lengths, strict=True)]
     q, k = draw(sum(whole), 4, WIDTH) * 3, draw(sum(whole), 2, WIDTH, seed=1) * 3
@@ -83,7 +85,7 @@ def test_pieces_of_long_keys_are_joined(triton_device, window):
     plan = AttentionPlan.of(lengths, past, triton_device, window)
     pages = moved(paged(k, v, whole, 16, 16), triton_device)
     new = [new_rows(x, past, lengths).to(triton_device) for x in (q, k, v)]
-    with paths.only("triton"):
+    with paths.only("triton"), fixed_order(fixed):
         got = attention(*new, plan, pages=pages)
         alone = attention(
             *(x[:1] for x in new),
@@ -91,7 +93,14 @@ def test_pieces_of_long_keys_are_joined(triton_device, window):
             pages=Pages(pages.keys, pages.values, pages.table[:1]),
         )
     torch.testing.assert_close(got.cpu(), wanted, **NEAR)
-    assert torch.equal(alone, got[:1])  # whatever else is in the call
+    torch.testing.assert_close(alone.cpu(), wanted[:1], **NEAR)
+    assert not fixed or torch.equal(alone, got[:1])  # whatever else is in the call
+
+
+def test_pieces_are_shorter_where_few_sequences_would_leave_a_gpu_idle():
+    assert split_of(8, 4) == LEAST_PIECE
+    assert split_of(ENOUGH // 4, 2) == PIECE // 2
+    assert split_of(ENOUGH, 1) == PIECE
 
 
 @pytest.mark.parametrize("lengths", [[3, 0, 50], [1, 1], [70]])

@@ -1,9 +1,10 @@
 """Causal attention of ragged spans to keys in pages, with grouped queries and a window.
 
 Query heads that share keys are rows of one tile, so that keys are read once for all of them. Spans
-of few tokens are split over their keys, in pieces of a fixed length: what a span gets does not
-depend on what else is in the call. Keys of one flat list are pages as well: each span's page
-begins at its first token.
+of few tokens are split over their keys; the last program of a tile to arrive joins the pieces.
+Pieces have a fixed length inside `order.fixed_order`, so that what a span gets does not depend on
+what else is in the call; else they are shorter where few spans would leave a GPU idle. Keys of one
+flat list are pages as well: each span's page begins at its first token.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportMissingImports=false, reportIndexIssue=false
@@ -16,13 +17,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cairn.ops.order import order_is_fixed
 from cairn.ops.transfer import on_device
+from cairn.ops.triton.arrivals import counters, last_of
 
 if TYPE_CHECKING:
     from cairn.ops.attention import AttentionPlan, Pages
 
 FEW_ROWS = 16  # rows (tokens times the heads that share keys) of a span that is split
 PIECE = 512  # keys of one piece
+LEAST_PIECE = 128  # where few sequences would leave multiprocessors idle
+ENOUGH = 1024  # programs
 _LOG2E = 1.4426950408889634
 
 
@@ -97,8 +102,8 @@ def attend(
     elif len(tables.many):
         grid = len(tables.many), heads // share, 1
         _attend[grid](
-            q, pages.keys, pages.values, out, None, pages.table, tables.bounds, tables.ends,
-            tables.many, *fixed[0], **fixed[1], SPLIT=0, **tile,
+            q, pages.keys, pages.values, out, None, None, None, pages.table, tables.bounds,
+            tables.ends, tables.many, *fixed[0], **fixed[1], SPLIT=0, **tile,
         )  # fmt: skip
     if len(tables.few):
         _few(q, pages, out, tables, fixed, heads, share)
@@ -126,22 +131,27 @@ def _few(
     T, width = len(out), out.shape[2]
     rows = max(16, triton.next_power_of_2(share))
     tile = {"BLOCK_M": rows, "BLOCK_N": 64, "num_warps": 4}
-    single = tables.pieces == 1
-    parts, sums = out, None
-    if not single:
-        parts = torch.empty(tables.pieces, T, heads, width, device=q.device)
-        sums = torch.empty(tables.pieces, T, heads, device=q.device)
-    grid = len(tables.few), heads // share, tables.pieces
+    programs, pieces = len(tables.few) * heads // share, tables.pieces
+    split = PIECE if order_is_fixed() else split_of(programs, pieces)
+    pieces *= PIECE // split
+    parts = sums = arrivals = None
+    if pieces > 1:
+        parts = torch.empty(pieces, T, heads, width, device=q.device)
+        sums = torch.empty(pieces, T, heads, device=q.device)
+        arrivals = counters(q.device, programs)
+    grid = len(tables.few), heads // share, pieces
     _attend[grid](
-        q, pages.keys, pages.values, parts, sums, pages.table, tables.bounds, tables.ends,
-        tables.few, *fixed[0], **fixed[1], SPLIT=PIECE, **tile,
+        q, pages.keys, pages.values, out, parts, sums, arrivals, pages.table, tables.bounds,
+        tables.ends, tables.few, *fixed[0], **fixed[1], SPLIT=split, **tile,
     )  # fmt: skip
-    if not single:
-        _join[(len(tables.few), heads)](
-            parts, sums, out, tables.bounds, tables.ends, tables.few, T * heads,
-            HEADS=heads, WIDTH=width, BLOCK_W=fixed[1]["BLOCK_W"], PIECE=PIECE,
-            WINDOW=fixed[1]["WINDOW"], num_warps=2,
-        )  # fmt: skip
+
+
+def split_of(programs: int, pieces: int) -> int:
+    """Keys of a piece where so many programs would have `pieces` of PIECE keys each."""
+    split = PIECE
+    while split > LEAST_PIECE and programs * pieces * (PIECE // split) < ENOUGH:
+        split //= 2
+    return split
 
 
 def _fixed(
@@ -167,7 +177,7 @@ def _fixed(
 
 @triton.jit(do_not_specialize=["table_row", "rows"])
 def _attend(
-    q, keys, values, out, sums, table, bounds, ends, tiles,
+    q, keys, values, out, parts, sums, arrivals, table, bounds, ends, tiles,
     q_row, q_head, k_page, k_head, k_row, v_page, v_head, v_row, table_row, rows,
     HEADS: tl.constexpr, SHARE: tl.constexpr, WIDTH: tl.constexpr, PAGE: tl.constexpr,
     WINDOW: tl.constexpr, SCALE: tl.constexpr, SPLIT: tl.constexpr,
@@ -215,13 +225,27 @@ def _attend(
         acc = tl.dot(weights.to(Q.dtype), V.to(Q.dtype), acc, input_precision="ieee")
         top = higher
     acc /= tl.where(total > 0, total, 1.0)[:, None]
+    within = r_in[:, None] & w_in[None, :]
     flat = row * HEADS + head
-    if sums is not None:
-        flat += piece.to(tl.int64) * rows
-        level = tl.where(total > 0, top + tl.log2(tl.where(total > 0, total, 1.0)), float("-inf"))
-        tl.store(sums + flat, level, mask=r_in)
     at = flat[:, None] * WIDTH + w[None, :]
-    tl.store(out + at, acc.to(out.dtype.element_ty), mask=r_in[:, None] & w_in[None, :])
+    if parts is None:
+        tl.store(out + at, acc.to(out.dtype.element_ty), mask=within)
+    elif low < high:
+        level = tl.where(total > 0, top + tl.log2(tl.where(total > 0, total, 1.0)), float("-inf"))
+        earliest = 0
+        if WINDOW:
+            earliest = tl.maximum(0, past + first - WINDOW + 1) // SPLIT
+        last = (tl.minimum(end, past + first + TOKENS) - 1) // SPLIT
+        if last > earliest:
+            tl.store(sums + flat + piece.to(tl.int64) * rows, level, mask=r_in)
+            tl.store(parts + at + piece.to(tl.int64) * rows * WIDTH, acc, mask=within)
+            counter = arrivals + tl.program_id(0) * tl.num_programs(1) + kv
+            if last_of(counter, last - earliest + 1):
+                acc = _join(parts, sums, flat, at, r_in, within, rows, earliest, last, WIDTH,
+                            BLOCK_M, BLOCK_W)  # fmt: skip
+                tl.store(out + at, acc.to(out.dtype.element_ty), mask=within)
+        else:
+            tl.store(out + at, acc.to(out.dtype.element_ty), mask=within)
 
 
 @triton.jit
@@ -252,42 +276,28 @@ def _places(n, high, page, table, k_page, k_row, v_page, v_row, PAGE: tl.constex
     return k_at, v_at
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit
 def _join(
-    parts,
-    sums,
-    out,
-    bounds,
-    ends,
-    tiles,
-    rows,
-    HEADS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PIECE: tl.constexpr,
-    WINDOW: tl.constexpr,
-    BLOCK_W: tl.constexpr,
-):
-    """Join the pieces of one head of a span's tokens, from the first to the last."""
-    span, head = tl.load(tiles + tl.program_id(0) * 2), tl.program_id(1)
-    start, stop, end = tl.load(bounds + span), tl.load(bounds + span + 1), tl.load(ends + span)
-    w = tl.arange(0, BLOCK_W)
-    w_in = w < WIDTH
-    for t in range(start, stop):
-        position = end - stop + t
-        low = 0
-        if WINDOW:
-            low = tl.maximum(0, position - WINDOW + 1)
-        top = tl.full([1], float("-inf"), tl.float32)
-        total = tl.zeros([1], tl.float32)
-        acc = tl.zeros([BLOCK_W], tl.float32)
-        for piece in range(low // PIECE, position // PIECE + 1):
-            flat = (t * HEADS + head).to(tl.int64) + piece * rows.to(tl.int64)
-            level = tl.load(sums + flat + tl.zeros([1], tl.int32))
-            part = tl.load(parts + flat * WIDTH + w, mask=w_in, other=0)
+    parts, sums, flat, at, r_in, within, rows, earliest, last,
+    WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_W: tl.constexpr,
+):  # fmt: skip
+    """What pieces `earliest` to `last` of a tile have found, joined from the first to the last."""
+    AT_ONCE: tl.constexpr = 4  # pieces that are asked for before any is waited for
+    top = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    acc = tl.zeros([BLOCK_M, BLOCK_W], tl.float32)
+    for begin in range(earliest, last + 1, AT_ONCE):
+        for i in tl.static_range(AT_ONCE):
+            r_here, here = r_in & (begin + i <= last), within & (begin + i <= last)
+            away = (begin + i) * rows.to(tl.int64)
+            # Other programs wrote them: past the first-level cache.
+            level = tl.load(sums + flat + away, mask=r_here, other=float("-inf"),
+                            cache_modifier=".cg")  # fmt: skip
+            part = tl.load(parts + at + away * WIDTH, mask=here, other=0, cache_modifier=".cg")
             higher = tl.maximum(top, level)
-            fade, weight = tl.exp2(top - higher), tl.exp2(level - higher)
-            acc = acc * fade + part * weight
+            base = tl.where(higher == float("-inf"), 0.0, higher)
+            fade, weight = tl.exp2(top - base), tl.exp2(level - base)
+            acc = acc * fade[:, None] + part * weight[:, None]
             total = total * fade + weight
             top = higher
-        at = (t * HEADS + head).to(tl.int64) * WIDTH + w
-        tl.store(out + at, (acc / total).to(out.dtype.element_ty), mask=w_in)
+    return acc / tl.where(total > 0, total, 1.0)[:, None]

@@ -13,13 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cairn.ops.triton.arrivals import counters, last_of
 from cairn.ops.triton.few_tokens import silu
 
 if TYPE_CHECKING:
     from cairn.ops.mamba import MixerForm
     from cairn.ops.state import Rows
-
-_arrivals: dict[tuple[torch.device, int], Tensor] = {}
 
 
 def shape_of(state: Tensor, form: "MixerForm", tile: dict[str, int] | None) -> dict[str, Any]:
@@ -46,22 +45,11 @@ def outputs(z: Tensor, form: "MixerForm", rows: "Rows") -> tuple[Tensor, Tensor,
     out = y
     if form.groups == form.norm_groups:
         out = torch.empty_like(z, memory_format=torch.contiguous_format)
-    return y, out, _counters(z.device, len(rows.slots) * form.groups)
+    return y, out, counters(z.device, len(rows.slots) * form.groups)
 
 
 def noisy(state: Tensor, rows: "Rows") -> bool:
     return rows.seed is not None and state.dtype in (torch.float16, torch.int8)
-
-
-def _counters(device: torch.device, count: int) -> Tensor:
-    """Zeros [count or more] that every launch leaves as zeros; streams do not share them."""
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-    held = _arrivals.get((device, stream))
-    if held is None or len(held) < count:
-        # Large from the start: captured graphs hold it by address.
-        held = torch.zeros(max(count, 65_536), dtype=torch.int32, device=device)
-        _arrivals[device, stream] = held
-    return held
 
 
 @triton.jit
@@ -123,10 +111,7 @@ def finish(
     PARTS: tl.constexpr, SIZE: tl.constexpr, INNER: tl.constexpr, BLOCK_I: tl.constexpr,
 ):  # fmt: skip
     """The last program of a group gates and norms all its outputs."""
-    tl.debug_barrier()  # all of y is written
-    arrived = tl.atomic_add(arrivals + span * G + group, 1)
-    if arrived == PARTS - 1:
-        tl.store(arrivals + span * G + group, 0)
+    if last_of(arrivals + span * G + group, PARTS):
         _gate_and_norm(y, z, out, norm, start, stop, group, z_row, eps, SIZE, INNER, BLOCK_I)
 
 
