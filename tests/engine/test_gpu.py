@@ -8,6 +8,8 @@ import torch
 from cairn.engine import Engine, Grammar, SamplingParams, Speculation, Thinking
 from cairn.model import build
 
+from ..fixtures.shapes import LIVELY, WINDOW, untrained
+
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
@@ -20,6 +22,24 @@ def test_greedy_tokens_on_a_gpu_equal_those_on_the_cpu(model, words):
     host = Engine(model, words).generate(prompts, params)
     there = Engine(copy.deepcopy(model).cuda(), words, slots=2).generate(prompts, params)
     assert [one.tokens for one in there] == [one.tokens for one in host]
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_tokens_of_models_with_positions_equal_those_on_the_cpu(words, family):
+    """Norms of heads or none, biases or none, windows or none: prompts in pieces, then graphs."""
+    fields = LIVELY | WINDOW | {"eos_token_ids": (0,), "initializer_range": 0.1}
+    if family == "qwen3":
+        fields |= {"family": "qwen3", "qk_norm": True, "qkv_bias": False, "head_dim": 32}
+        fields |= {"sliding_window": None, "full_attention": ()}
+    model = build(untrained("*-*-", words.vocab_size, **fields), seed=3)
+    prompts = ["def ", "import json\n" * 20, "class A:\n    def f(self):\n" * 8, "x"]
+    params = SamplingParams(max_tokens=40, temperature=0.0, ignore_eos=True)
+    host = Engine(model, words, token_budget=64).generate(prompts, params)
+    there = Engine(copy.deepcopy(model).cuda(), words, slots=3, token_budget=64)
+    for _ in range(2):  # the second time all graphs are there
+        done = there.generate(prompts, params)
+        assert [one.tokens for one in done] == [one.tokens for one in host]
+    assert len(there._runner.graphs) > 1
 
 
 def test_seeded_draws_on_a_gpu_do_not_depend_on_company(model, words):

@@ -60,7 +60,7 @@ def by(
     turns: Tables,
     stored: torch.dtype,
 ) -> list[Tensor]:
-    """q, k and both pools; one token is nobody's (plain PyTorch has a row for it behind the rest)."""
+    """q, k and both pools; one token is nobody's (plain PyTorch has a row for it at the end)."""
     tokens, shared, width = new[1].shape
     places = torch.randperm(PLACES, generator=torch.Generator().manual_seed(tokens))[:tokens]
     places[tokens // 2] = PLACES if path == "torch" else -1
