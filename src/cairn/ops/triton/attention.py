@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FEW_ROWS = 16  # rows (tokens times the heads that share keys) of a span that is split
 PIECE = 512  # keys of one piece
 LEAST_PIECE = 128  # where few sequences would leave multiprocessors idle
-ENOUGH = 1024  # programs
+ENOUGH = 512  # programs: about as many as a GPU of today runs at once
 _LOG2E = 1.4426950408889634
 
 
