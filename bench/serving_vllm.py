@@ -70,6 +70,7 @@ class Cairn:
             memory=int(memory - torch.cuda.memory_allocated() - RESERVED),
             caching=Caching(prefixes=False),
         )
+        self._warmed = round(self._engine.warm_up(), 1)
 
     def add(self, prompt: list[int], drawn: int) -> None:
         params = SamplingParams(max_tokens=drawn, temperature=0, ignore_eos=True)
@@ -81,7 +82,8 @@ class Cairn:
     def facts(self) -> dict[str, Any]:
         peak = torch.cuda.max_memory_reserved() / 2**30
         gpu = torch.cuda.get_device_name()
-        return {"gpu": gpu, "torch": torch.__version__, "peak_gib": round(peak, 1)}
+        facts = {"gpu": gpu, "torch": torch.__version__, "peak_gib": round(peak, 1)}
+        return facts | {"warm_up": self._warmed}
 
 
 class VLLM:

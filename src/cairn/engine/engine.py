@@ -36,6 +36,7 @@ from cairn.engine.self_check import SelfCheck
 from cairn.engine.sequence import Completion, Delta, Sequence
 from cairn.engine.stepper import Stepper
 from cairn.engine.verification import Drawing
+from cairn.engine.warming import warm_up
 from cairn.engine.weights import replace_weights
 from cairn.model import Decoder
 from cairn.tokens.tokenizer import Tokenizer
@@ -139,6 +140,10 @@ class Engine:
         """How busy the engine is, and what it did since it was made."""
         return load_of(self._scheduler, self._stepper)
 
+    def warm_up(self) -> float:
+        """Compile kernels and capture graphs that requests would wait for; seconds that it took."""
+        return warm_up(self._runner, self._scheduler.token_budget, self._stepper.fixed, self.busy)
+
     def generate(
         self,
         prompts: str | list[str] | list[list[int]] | list[str | list[int]] | list[CodePrompt],
@@ -155,8 +160,7 @@ class Engine:
         if isinstance(prompts, str):
             prompts = [prompts]
         every = one_each("params", params or SamplingParams(), len(prompts))
-        suffixes = one_each("suffix", suffix, len(prompts))
-        each = zip(prompts, every, suffixes, strict=True)
+        each = zip(prompts, every, one_each("suffix", suffix, len(prompts)), strict=True)
         sequences = [self.prepare(prompt, own, suffix=after) for prompt, own, after in each]
         try:
             for sequence in sequences:
@@ -269,10 +273,8 @@ class Engine:
         """
         if self.busy:
             raise UserError("weights are changed between requests: wait for those that run")
-        if self._team is None:
-            count = replace_weights(self.model, Path(folder))
-        else:
-            count = self._team.replace_weights(self.model, Path(folder))
+        replace = replace_weights if self._team is None else self._team.replace_weights
+        count = replace(self.model, Path(folder))
         self._changed()
         return count
 

@@ -92,11 +92,15 @@ class Runner:
         for number, size in zip(order, sizes, strict=True):
             starts[number] = at
             at += size
+        return Rows(self.compute_together(tokens, batch), starts)
+
+    def compute_together(self, tokens: Tensor, batch: Batch) -> Tensor:
+        """`compute`, on all ranks."""
         if self._team is None:
-            return Rows(self.compute(tokens, batch), starts)
+            return self.compute(tokens, batch)
         with self._team.together("run", batch, len(tokens)):
             self._team.share(tokens)
-            return Rows(self.compute(tokens, batch), starts)
+            return self.compute(tokens, batch)
 
     def compute(self, tokens: Tensor, batch: Batch) -> Tensor:
         """Hidden states [T, D] of `tokens` int64 [T], which lie on the device."""

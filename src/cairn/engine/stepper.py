@@ -45,7 +45,7 @@ class Stepper:
         self, runner: Runner, scheduler: Scheduler, overlap: bool, fixed: bool = False
     ) -> None:
         self.runner, self.scheduler, self.overlap = runner, scheduler, overlap
-        self._fixed = fixed
+        self.fixed = fixed
         self.steps = self.tokens_read = self.tokens_drawn = 0
         self.tokens_guessed = self.tokens_accepted = 0
         self._flight: Flight | None = None
@@ -64,7 +64,7 @@ class Stepper:
         """
         before, self._flight = self._flight, None
         try:
-            with fixed_order(self._fixed):
+            with fixed_order(self.fixed):
                 flight = self._launch(slices) if slices else None
         except BaseException:
             self._flight = before

@@ -90,6 +90,7 @@ def serve(
         engine = Engine(folder, speculation=speculation, ranks=ranks, **sizes)
         closing.callback(engine.close)
         rest = {other: Engine(path, **sizes) for other, path in others.items()}
+        _warm_up([engine, *rest.values()])
         app = create_app(
             engine, name, more=rest, limits=limits, attribution=attribution, keys=keys,
             admin_keys=admin_keys, weights=weights, hosts=hosts,
@@ -97,6 +98,13 @@ def serve(
         size = f"{engine.slots} slots of {engine.capacity} tokens"
         note(f"{', '.join([name, *rest])}: {_address(listening)} ({size}); Ctrl-C ends it")
         _until_ended(Server(app, grace), engine, ranks, listening)
+
+
+def _warm_up(engines: list[Engine]) -> None:
+    """What compiles on a GPU compiles before a request waits for it."""
+    took = sum(one.warm_up() for one in engines if one.model.device.type == "cuda")
+    if took:
+        note(f"kernels compiled and graphs captured in {took:.1f} s")
 
 
 def _until_ended(server: "Server", engine: Engine, ranks: int, listening: socket.socket) -> None:
