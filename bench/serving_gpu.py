@@ -66,13 +66,13 @@ class Bench:
 
     def narrow(self) -> None:
         """Weights in 8 bits."""
+        _release()  # or they lie in what an engine before has left, and its segments stay
         narrow_weights(self.model)
         self.weights, self.kind = weight_bytes(self.model), "float8"
 
     def engine(self, slots: int, capacity: int, told: argparse.Namespace) -> Engine:
         """Of the size that is asked for, within the cap."""
-        gc.collect()
-        torch.cuda.empty_cache()
+        _release()
         total = torch.cuda.mem_get_info()[1]
         share = told.cap * GIB / total if told.cap else 1.0
         torch.cuda.set_per_process_memory_fraction(min(1.0, share))
@@ -109,6 +109,12 @@ class Bench:
         narrow = getattr(torch, told.state) if told.state else state_dtype(torch.bfloat16)
         keys = 2 * config.key_value_width * config.count("*") * 2 * (tokens + 16)
         return int(room // (keys + state_bytes(config, torch.bfloat16, narrow)))
+
+
+def _release() -> None:
+    """Give memory back that an engine before had."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def weight_bytes(model: Decoder) -> int:
