@@ -218,7 +218,7 @@ def ours(arguments: argparse.Namespace) -> Prepared:
         shape = SHAPES[arguments.shape]
         model = build(replace(shape, pattern=shape.pattern.replace("*", "")), seed=0, dtype=dtype)
     else:
-        model = load(arguments.folder, arguments.device, dtype)
+        model = load(arguments.folder, arguments.device, dtype, mapped=False)  # as an engine does
     model = model.eval().requires_grad_(False)
     batch, length = ids.shape
     cache = Cache(model.config, batch, length + DECODED, model.device, model.dtype)

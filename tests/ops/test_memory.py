@@ -3,8 +3,12 @@
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+
+from cairn.ops.memory import empty_together, fresh
 
 PROGRAM = """
 import resource, torch
@@ -26,3 +30,38 @@ def test_kept_memory_faults_no_pages():
     command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 100  # without the call nearly always above 30,000
+
+
+@pytest.mark.parametrize("size", [0, 100, 2**18, 5 * 2**20 + 3])
+def test_fresh_memory_is_zeros_and_taken_when_it_is_written(size):
+    before = resident()
+    given = fresh(size)
+    assert given.shape == (size,)
+    assert given.data_ptr() % 64 == 0
+    assert resident() - before < 2**21
+    assert not given.any()
+    given.fill_(1)
+    assert not fresh(size).any()
+
+
+def test_tensors_together_are_apart():
+    shapes = [torch.Size(s) for s in ((700, 512), (3,), (0, 4), (), (600, 500), (1, 7))]
+    made = empty_together(shapes, torch.bfloat16)
+    assert [t.shape for t in made] == shapes
+    for i, tensor in enumerate(made):
+        tensor.fill_(i)
+    for i, tensor in enumerate(made):
+        assert tensor.dtype == torch.bfloat16
+        assert tensor.is_contiguous()
+        assert (tensor == i).all()
+    large = sorted(t.data_ptr() for t in made if t.numel())
+    assert large[-1] - large[0] < 2 * (700 * 512 + 600 * 500 + 4 * 32)
+    assert len({t.untyped_storage().data_ptr() for t in made if t.numel()}) == len(large)
+
+
+def resident() -> int:
+    """Bytes that this process has in memory; 0 where nobody tells."""
+    if sys.platform != "linux":
+        return 0
+    status = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in status if line.startswith("VmRSS")).split()[1])

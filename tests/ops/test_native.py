@@ -165,8 +165,9 @@ def test_products_of_few_rows(dtype, shape, rows):
 
 @pytest.mark.parametrize("tiles", [False, True])
 @pytest.mark.parametrize("rows", [1, 3, 8, 9, 16, 23, 32])
-def test_weights_in_bf16_see_fp32_to_17_bits(rows, tiles):
-    x, weight = draw(rows, 96), draw(200, 96).bfloat16()
+@pytest.mark.parametrize("shape", [(200, 96), (433, 512), (240, 1024), (80, 2080)])
+def test_weights_in_bf16_see_fp32_to_17_bits(rows, shape, tiles):
+    x, weight = draw(rows, shape[1]), draw(*shape).bfloat16()
     library = native().library
     assert library
     if tiles and not native().tiles:

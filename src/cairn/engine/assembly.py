@@ -224,7 +224,7 @@ def _loaded(
         raise UserError("ranks", ranks, "is no number of processes", "1 has the whole model")
     if ranks > 1:
         return start(Share(folder.resolve(), 0, ranks, where.type, dtype, weights))
-    model = load(folder, device=where, dtype=dtype)
+    model = load(folder, device=where, dtype=dtype, mapped=False)  # in pages for long service
     if weights is not None:
         narrow_weights(model)
     join_weights(model)

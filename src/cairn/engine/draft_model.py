@@ -41,7 +41,7 @@ class DraftModel:
     ) -> "DraftModel":
         """From a folder, on the target's device and in its dtype, or a live model."""
         if not isinstance(model, Decoder):
-            model = load(Path(model), device=target.device, dtype=target.dtype)
+            model = load(Path(model), target.device, target.dtype, mapped=False)
         join_weights(model)
         return cls(model, target, slots, capacity, most)
 

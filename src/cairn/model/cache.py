@@ -16,7 +16,7 @@ from torch import Tensor
 from cairn.model.config import ModelConfig
 from cairn.model.paging import PAGE, PagePlan, Run
 from cairn.ops.attention import Pages
-from cairn.ops.memory import use_huge_pages
+from cairn.ops.memory import fresh
 from cairn.ops.prelude import Norms, prelude
 
 if TYPE_CHECKING:
@@ -141,7 +141,6 @@ class Cache:
         self.scales = None
         if states == torch.int8:
             self.scales = zeros(shape[:-1], torch.float32, self.device)
-        use_huge_pages(self.state)
         self.layers = self._layers(config, windows)
 
     def _layers(
@@ -231,6 +230,4 @@ def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Ten
     """Zeros; on a CPU memory is only taken when it is first written, so that room costs nothing."""
     if device.type != "cpu" or not prod(shape):
         return torch.zeros(tuple(shape), dtype=dtype, device=device)
-    size = prod(shape) * dtype.itemsize
-    flat = torch.from_numpy(np.zeros(size, np.uint8))
-    return flat.view(dtype).view(tuple(shape))
+    return fresh(prod(shape) * dtype.itemsize).view(dtype).view(tuple(shape))

@@ -23,7 +23,7 @@ from cairn.model.mixers import MIXERS
 from cairn.model.norms import LayerNorm, RMSNorm, norm_of, normed
 from cairn.model.spans import Spans
 from cairn.ops.linear import linear
-from cairn.ops.memory import use_huge_pages
+from cairn.ops.memory import empty_together
 from cairn.ops.transfer import on_device, sent
 
 if TYPE_CHECKING:
@@ -306,15 +306,24 @@ def empty(
         for name in getattr(module, "keep_fp32", ()):
             wide = torch.promote_types(model.dtype, torch.float32)
             setattr(module, name, nn.Parameter(getattr(module, name).to(wide)))
-    made: dict[nn.Parameter, nn.Parameter] = {}  # to_empty would part what is tied
+    given = list(model.parameters())  # what is tied once: to_empty would part it
+    made = dict(zip(given, _room_for(given, torch.device(device)), strict=True))
     for module in model.modules():
         for name, old in list(module.named_parameters(recurse=False)):
-            if old not in made:
-                made[old] = nn.Parameter(torch.empty(old.shape, dtype=old.dtype, device=device))
             setattr(module, name, made[old])
-    for parameter in model.parameters():
-        use_huge_pages(parameter)
     return model
+
+
+def _room_for(given: list[nn.Parameter], device: torch.device) -> list[nn.Parameter]:
+    """Parameters like these, that hold whatever was in memory."""
+    if device.type != "cpu":
+        return [nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device=device)) for p in given]
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    for dtype in {p.dtype for p in given}:
+        alike = [p for p in given if p.dtype == dtype]
+        places = empty_together([p.shape for p in alike], dtype)
+        made |= zip(alike, map(nn.Parameter, places), strict=True)
+    return [made[p] for p in given]
 
 
 def build(

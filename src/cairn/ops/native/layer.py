@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cairn.ops.memory import fresh
 from cairn.ops.native.library import KINDS, Attention, Call, Layer, Mixer, native
 from cairn.ops.native.operations import few_rows
 
@@ -327,7 +328,7 @@ def _room(size: int) -> Tensor:
     """Bytes to work in, the calling thread's own: new memory would be cleared for every call."""
     room = getattr(_kept, "room", None)
     if room is None or len(room) < size:
-        room = _kept.room = torch.empty(size, dtype=torch.uint8)  # at a multiple of 64
+        room = _kept.room = fresh(size)  # at a multiple of 64
     return room
 
 
