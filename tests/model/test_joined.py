@@ -208,25 +208,25 @@ def test_nothing_moves_on_a_cpu(tinies, roughen):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("float8", [False, True])
 @torch.no_grad()
-def test_joined_products_on_a_gpu_and_what_joining_takes(tinies, roughen, float8):
-    shape = {"hidden_size": 1024, "intermediate_size": 4096, "attention_heads": 16}
-    config = replace(tinies["qwen3"], pattern="*-" * 12, head_dim=64, **shape)
-    model = build(config, device="cuda", dtype=torch.bfloat16)
+def test_joined_products_on_a_gpu_and_what_joining_takes(tinies, float8):
+    shape = {"hidden_size": 2048, "intermediate_size": 16_384, "attention_heads": 32}
+    config = replace(tinies["qwen3"], pattern="*-" * 4, head_dim=64, **shape)
+    model = build(config, device="cuda", dtype=torch.bfloat16 if float8 else torch.float32)
     if float8:
         narrow_weights(model)
-    ids = tokens(config)
+    ids = tokens(config).cuda()
     wanted = [model(ids[:n], Spans.of([n])) for n in (1, 5, 40)]
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_reserved()
-    assert join_weights(model) == 24
-    widest = 2 * 1024 * 4096 * 2
-    assert torch.cuda.max_memory_reserved() <= before + 2 * widest
-    torch.cuda.empty_cache()
-    assert torch.cuda.memory_reserved() <= before + widest
+    assert join_weights(model) == 8
+    widest = 2 * model.backbone.layers[1].mixer.up_proj.weight.nbytes
+    slack = 40 * 2**20  # two of the allocator's segments, which several tensors share
+    assert torch.cuda.max_memory_reserved() <= before + widest + slack
+    assert torch.cuda.memory_reserved() <= before + slack
     with paths.recorded() as taken:
         found = [model(ids[:n], Spans.of([n])) for n in (1, 5, 40)]
     assert products_in(taken) == {"library"}
     for one, other in zip(found, wanted, strict=True):
-        assert ((one - other).norm() / other.norm()).item() < 2e-2
+        assert ((one - other).norm() / other.norm()).item() < (3e-2 if float8 else 1e-4)
     assert [row for row in model.paths() if row.op == "joined_products" and row.why] == []

@@ -11,6 +11,8 @@ from cairn.ops.native import rows
 from cairn.ops.norm import squared_relu
 from cairn.ops.order import order_is_fixed, ordered_product
 
+FEW = 16  # rows, up to which our product reads a weight of 16 bits faster than a GPU's library
+FEW_OF_DEEP = 1  # the same of a weight with more inputs than outputs
 MANY_ROWS = 2048  # from which on tiles of our own product fill a GPU as well as a library's
 
 
@@ -20,8 +22,8 @@ def linear(
     """x [..., I] times the transpose of weight [O, I], plus bias [O]: [..., O].
 
     torch's product, but on the CPU for few rows, where it does not reach the memory's speed, for
-    many in bf16 on matrix units, and inside `order.fixed_order`. With a wider `dtype` than x's the
-    result is in that, unrounded where our own product serves.
+    many in bf16 on matrix units, and inside `order.fixed_order`; on a GPU for few rows. With a
+    wider `dtype` than x's the result is in that, unrounded where our own product serves.
     """
     wanted = x.dtype if dtype is None else torch.promote_types(x.dtype, dtype)
     if order_is_fixed():
@@ -30,13 +32,35 @@ def linear(
         return y if dtype is None else y.to(wanted)
     why = native.linear_unfit(x, weight)
     many = bool(why) and not rows.dense_unfit(x, weight, bias)
-    if paths.choose("linear", x.device, native="" if many else why) == "native":
+    few = _few(x, weight)
+    triton = "" if few else None  # a library is no slow path
+    path = paths.choose("linear", x.device, native="" if many else why, triton=triton)
+    if path == "triton" and few:
+        from cairn.ops.triton.few_rows import product
+
+        y = product(x.reshape(-1, x.shape[-1]), weight, bias, wanted)
+        return y.view(*x.shape[:-1], -1)
+    if path == "native":
         if many:
             return rows.dense(x, weight, bias, dtype=wanted)
         y = native.linear(x, weight, wanted)
         return y if bias is None else y.add_(bias)
     y = functional.linear(x, weight, bias)
     return y if dtype is None else y.to(torch.promote_types(y.dtype, dtype))
+
+
+def _few(x: Tensor, weight: Tensor) -> bool:
+    """Whether our product of a few rows serves: on Hopper GPUs, where it was measured."""
+    narrow = x.dtype == weight.dtype and x.dtype in (torch.bfloat16, torch.float16)
+    outputs, inner = weight.shape
+    most = (FEW if inner <= outputs else FEW_OF_DEEP) * inner
+    if not x.is_cuda or not narrow or not 0 < x.numel() <= most or weight.stride(1) != 1:
+        return False
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return False
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cuda"):
+        return False
+    return torch.cuda.get_device_capability(x.device)[0] == 9 and paths.has_triton()
 
 
 def linear_gelu_tanh(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

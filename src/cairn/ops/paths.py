@@ -81,6 +81,11 @@ def for_kernel(x: torch.Tensor, problem: str = "") -> str | None:
     return None if x.dtype == torch.float64 else problem
 
 
+def has_triton() -> bool:
+    """Whether there are kernels at all."""
+    return not _triton_missing()
+
+
 @contextmanager
 def only(path: Path) -> Iterator[None]:
     """Inside, every operation takes this path: to hold one against another."""

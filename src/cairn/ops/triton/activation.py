@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cairn.ops.gradient import once, run
+from cairn.ops.triton.early import early, in_turn
 
 SQUARED_RELU, SWIGLU = 0, 1
 _BLOCK = 1024
@@ -35,7 +36,8 @@ class _Activation(torch.autograd.Function):
         ctx.kind = kind
         a, b = _rows(x), None if up is None else _rows(up)
         y = torch.empty(a.shape, dtype=x.dtype, device=x.device)
-        _launch(_activate, a, (a, b, y, a.stride(0), 0 if b is None else b.stride(0)), kind)
+        strides = a.stride(0), 0 if b is None else b.stride(0)
+        _launch(_activate, a, (a, b, y, *strides), kind, early(a, any(ctx.needs_input_grad)))
         return y.view(x.shape)
 
     @staticmethod
@@ -46,7 +48,7 @@ class _Activation(torch.autograd.Function):
         ga = torch.empty(a.shape, dtype=x.dtype, device=x.device)
         gb = None if b is None else torch.empty(b.shape, dtype=b.dtype, device=b.device)
         strides = a.stride(0), 0 if b is None else b.stride(0), grad.stride(0)
-        _launch(_activate_backward, a, (a, b, grad, ga, gb, *strides), ctx.kind)
+        _launch(_activate_backward, a, (a, b, grad, ga, gb, *strides), ctx.kind, {})
         return ga.view(x.shape), None if gb is None else gb.view(x.shape), None
 
 
@@ -71,17 +73,23 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
-def _launch(kernel: Any, like: Tensor, arguments: tuple[Any, ...], kind: int) -> None:
+def _launch(
+    kernel: Any, like: Tensor, arguments: tuple[Any, ...], kind: int, more: dict[str, Any]
+) -> None:
     T, F = like.shape
     if T and F:
-        kernel[(T, triton.cdiv(F, _BLOCK))](*arguments, F, KIND=kind, BLOCK=_BLOCK)
+        kernel[(T, triton.cdiv(F, _BLOCK))](*arguments, F, KIND=kind, BLOCK=_BLOCK, **more)
 
 
-@triton.jit(do_not_specialize=["a_row", "b_row", "F"])
-def _activate(a, b, y, a_row, b_row, F, KIND: tl.constexpr, BLOCK: tl.constexpr):
+@triton.jit
+def _activate(
+    a, b, y, a_row, b_row, F, KIND: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr
+):
     t = tl.program_id(0).to(tl.int64)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = i < F
+    if EARLY:
+        in_turn()
     x = tl.load(a + t * a_row + i, mask=inside, other=0).to(tl.float32)
     if KIND == 0:
         x = tl.maximum(x, 0.0)
@@ -92,7 +100,7 @@ def _activate(a, b, y, a_row, b_row, F, KIND: tl.constexpr, BLOCK: tl.constexpr)
     tl.store(y + t * F + i, x.to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["a_row", "b_row", "grad_row", "F"])
+@triton.jit
 def _activate_backward(
     a, b, grad, ga, gb, a_row, b_row, grad_row, F, KIND: tl.constexpr, BLOCK: tl.constexpr
 ):

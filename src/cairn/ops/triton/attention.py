@@ -20,6 +20,7 @@ from torch import Tensor
 from cairn.ops.order import order_is_fixed
 from cairn.ops.transfer import on_device
 from cairn.ops.triton.arrivals import counters, last_of
+from cairn.ops.triton.early import early, in_turn
 
 if TYPE_CHECKING:
     from cairn.ops.attention import AttentionPlan, Pages
@@ -103,7 +104,7 @@ def attend(
         grid = len(tables.many), heads // share, 1
         _attend[grid](
             q, pages.keys, pages.values, out, None, None, None, pages.table, tables.bounds,
-            tables.ends, tables.many, *fixed[0], **fixed[1], SPLIT=0, **tile,
+            tables.ends, tables.many, *fixed[0], **fixed[1], SPLIT=0, EARLY=False, **tile,
         )  # fmt: skip
     if len(tables.few):
         _few(q, pages, out, tables, fixed, heads, share)
@@ -142,7 +143,7 @@ def _few(
     grid = len(tables.few), heads // share, pieces
     _attend[grid](
         q, pages.keys, pages.values, out, parts, sums, arrivals, pages.table, tables.bounds,
-        tables.ends, tables.few, *fixed[0], **fixed[1], SPLIT=split, **tile,
+        tables.ends, tables.few, *fixed[0], **fixed[1], SPLIT=split, **tile, **early(q),
     )  # fmt: skip
 
 
@@ -181,9 +182,11 @@ def _attend(
     q_row, q_head, k_page, k_head, k_row, v_page, v_head, v_row, table_row, rows,
     HEADS: tl.constexpr, SHARE: tl.constexpr, WIDTH: tl.constexpr, PAGE: tl.constexpr,
     WINDOW: tl.constexpr, SCALE: tl.constexpr, SPLIT: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
+    EARLY: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """Queries of a tile against its span's keys, or against a piece of them where SPLIT."""
+    if EARLY:
+        in_turn()
     TOKENS: tl.constexpr = BLOCK_M // SHARE
     span = tl.load(tiles + tl.program_id(0) * 2)
     first = tl.load(tiles + tl.program_id(0) * 2 + 1)

@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cairn.ops.triton.early import early, in_turn
+
 if TYPE_CHECKING:
     from cairn.ops.mamba import MixerForm, MixerWeights
     from cairn.ops.state import Ring, Rows
@@ -43,7 +45,7 @@ def mix(
         rows.positions, xbc.stride(0), dt.stride(0), *(form.dt_limits or (0.0, 0.0)),
         C=C, H=H, HELD=C - shape["G"] * shape["N"], L=1 if ring is None else ring.mixed.shape[1],
         TAPS=weights.conv.shape[-1], DT_LIMITED=form.dt_limits is not None,
-        BLOCK=block, BLOCK_H=triton.next_power_of_2(H), num_warps=2,
+        BLOCK=block, BLOCK_H=triton.next_power_of_2(H), num_warps=2, **early(xbc),
     )  # fmt: skip
     return mixed, steps
 
@@ -68,9 +70,11 @@ def _mix_tokens(
     xbc, dt, mixed, steps, ring, window, conv, conv_bias, dt_bias, bounds, slots, positions,
     xbc_row, dt_row, low, high,
     C: tl.constexpr, H: tl.constexpr, HELD: tl.constexpr, L: tl.constexpr, TAPS: tl.constexpr,
-    DT_LIMITED: tl.constexpr, BLOCK: tl.constexpr, BLOCK_H: tl.constexpr,
+    DT_LIMITED: tl.constexpr, BLOCK: tl.constexpr, BLOCK_H: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Convolution of some channels over a span, and their window; the last program: time steps."""
+    if EARLY:
+        in_turn()
     part, span = tl.program_id(0), tl.program_id(1)
     start, stop = tl.load(bounds + span), tl.load(bounds + span + 1)
     slot = tl.load(slots + span).to(tl.int64)

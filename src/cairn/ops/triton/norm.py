@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cairn.ops.gradient import once, run
+from cairn.ops.triton.early import early, in_turn
 
 LARGEST = 2**15  # channels of a group that one program holds
 WARPS = 32  # of backward passes on a multiprocessor
@@ -75,6 +76,7 @@ class _Norm(torch.autograd.Function):
                 x, gate, residual, weight, bias, y, total, scale, mean,
                 x.stride(0), _stride(gate), _stride(residual), eps,
                 D=D, SIZE=D // groups, CENTRED=centred, **_launch(D // groups),
+                **early(x, wanted),
             )  # fmt: skip
         ctx.save_for_backward(x if total is None else total, gate, weight, bias, scale, mean)
         ctx.centred, ctx.shape, ctx.added = centred, shape, total is not None
@@ -157,7 +159,10 @@ def _forward(
     SIZE: tl.constexpr,
     CENTRED: tl.constexpr,
     BLOCK: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    if EARLY:
+        in_turn()
     t = tl.program_id(0).to(tl.int64)
     group, groups = tl.program_id(1), tl.num_programs(1)
     i = tl.arange(0, BLOCK)

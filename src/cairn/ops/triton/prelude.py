@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cairn.ops.triton.early import early, in_turn
+
 HEADS_AT_ONCE = 8  # of a program
 
 
@@ -35,7 +37,7 @@ def prelude(
         q, k, v, q_norm, k_norm, cos, sin, places, q_out, k_out, *pools, eps,
         *q.stride()[:2], *k.stride()[:2], *v.stride()[:2],
         HEADS=heads, SHARED=shared, HALF=width // 2,
-        BLOCK_H=HEADS_AT_ONCE, BLOCK_W=triton.next_power_of_2(width // 2), num_warps=2,
+        BLOCK_H=HEADS_AT_ONCE, BLOCK_W=triton.next_power_of_2(width // 2), num_warps=2, **early(q),
     )  # fmt: skip
     return q_out, k_out
 
@@ -45,9 +47,11 @@ def _prelude(
     q, k, v, q_norm, k_norm, cos, sin, places, q_out, k_out, key_pool, value_pool, eps,
     q_row, q_head, k_row, k_head, v_row, v_head,
     HEADS: tl.constexpr, SHARED: tl.constexpr, HALF: tl.constexpr,
-    BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr,
+    BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Some query heads of a token, or some key heads, or the values of some."""
+    if EARLY:
+        in_turn()
     OF_Q: tl.constexpr = (HEADS + BLOCK_H - 1) // BLOCK_H
     OF_K: tl.constexpr = (SHARED + BLOCK_H - 1) // BLOCK_H
     t, part = tl.program_id(0).to(tl.int64), tl.program_id(1)

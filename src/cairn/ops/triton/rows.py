@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cairn.ops.triton.early import early, in_turn
+
 OUTPUTS = 64  # of a program
 INNER = 128  # of a step
 ENOUGH = 200  # programs that keep a GPU's memory busy
@@ -28,10 +30,11 @@ def product(
     inverse: Tensor | None = None,
     dtype: torch.dtype | None = None,
     launch: dict[str, int] | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """x [T, K] times the transpose of weight [O, K], then times scales [T] and inverse [O].
+    """x [T, K] times the transpose of weight [O, K], times scales [T] and inverse [O], plus bias.
 
-    Both in fp32, bf16 or E4M3; sums in fp32; [T, O] in `dtype` (x's).
+    Weight and rows in fp32, bf16 or E4M3; sums in fp32; [T, O] in `dtype` (x's).
     """
     x, weight = (v if v.stride(-1) == 1 else v.contiguous() for v in (x, weight))
     (T, K), OUT = x.shape, len(weight)
@@ -50,13 +53,17 @@ def product(
     if not T:
         return out
     grid = triton.cdiv(OUT, tile["BLOCK_O"]), parts, triton.cdiv(T, rows)
+    tile = early(x) | tile
     _product[grid](
-        x, weight, scales, inverse, held, T, x.stride(0), weight.stride(0),
+        x, weight, scales, inverse, bias, held, T, x.stride(0), weight.stride(0),
         K=K, OUT=OUT, PARTS=parts, BLOCK_T=rows, **tile,
     )  # fmt: skip
     if parts > 1:
         grid = T, triton.cdiv(OUT, 1024)
-        _join[grid](held, scales, inverse, out, T, OUT=OUT, PARTS=parts, BLOCK=1024, num_warps=4)
+        _join[grid](
+            held, scales, inverse, bias, out, T, OUT=OUT, PARTS=parts, BLOCK=1024, num_warps=4,
+            **early(x),
+        )  # fmt: skip
     return out
 
 
@@ -74,6 +81,7 @@ def _product(
     weight,
     scales,
     inverse,
+    bias,
     out,
     T,
     x_row,
@@ -84,6 +92,7 @@ def _product(
     BLOCK_T: tl.constexpr,
     BLOCK_O: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     STEPS: tl.constexpr = ((K + BLOCK_K - 1) // BLOCK_K + PARTS - 1) // PARTS
     o = tl.program_id(0).to(tl.int64) * BLOCK_O + tl.arange(0, BLOCK_O)
@@ -93,6 +102,8 @@ def _product(
     w_at = weight + o[:, None] * w_row + k[None, :]
     x_at = x + t[None, :] * x_row + k[:, None]
     o_in, t_in = o < OUT, t < T
+    if EARLY:
+        in_turn()
     acc = tl.zeros([BLOCK_O, BLOCK_T], tl.float32)
     for step in range(STEPS):
         k_in = k + step * BLOCK_K < K
@@ -109,13 +120,26 @@ def _product(
             acc *= tl.load(scales + t, mask=t_in, other=0.0)[None, :]
         if inverse is not None:
             acc *= tl.load(inverse + o, mask=o_in, other=0.0)[:, None]
+        if bias is not None:
+            acc += tl.load(bias + o, mask=o_in, other=0.0).to(tl.float32)[:, None]
     tl.store(out + at, acc.to(out.dtype.element_ty), mask=o_in[:, None] & t_in[None, :])
 
 
 @triton.jit(do_not_specialize=["T"])
 def _join(
-    held, scales, inverse, out, T, OUT: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr
+    held,
+    scales,
+    inverse,
+    bias,
+    out,
+    T,
+    OUT: tl.constexpr,
+    PARTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    if EARLY:
+        in_turn()
     t = tl.program_id(0).to(tl.int64)
     o = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = o < OUT
@@ -126,4 +150,6 @@ def _join(
         total *= tl.load(scales + t)
     if inverse is not None:
         total *= tl.load(inverse + o, mask=inside, other=0.0)
+    if bias is not None:
+        total += tl.load(bias + o, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + t * OUT + o, total.to(out.dtype.element_ty), mask=inside)

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cairn.ops.norm import gated_rms_norm
+from cairn.ops.triton.early import early, in_turn
 from cairn.ops.triton.few_tokens import mix
 from cairn.ops.triton.stored import (
     finish,
@@ -47,7 +48,7 @@ def update(
         z, mixed, steps, y, out, stored.state, stored.scales,
         weights.A_log, weights.D, weights.norm, rows.bounds, rows.slots, rows.positions,
         arrivals, rows.seed or 0, z.stride(0), form.eps,
-        NORMED=out is not y, NOISY=noisy(stored.state, rows), **shape,
+        NORMED=out is not y, NOISY=noisy(stored.state, rows), **shape, **early(z),
     )  # fmt: skip
     if out is not y:
         return out
@@ -60,9 +61,11 @@ def _update(
     bounds, slots, positions, arrivals, seed, z_row, eps,
     H: tl.constexpr, P: tl.constexpr, N: tl.constexpr, G: tl.constexpr, PARTS: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_I: tl.constexpr, NORMED: tl.constexpr,
-    NOISY: tl.constexpr,
+    NOISY: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Some rows of a group's states in one slot, token by token."""
+    if EARLY:
+        in_turn()
     INNER: tl.constexpr = H * P
     C: tl.constexpr = INNER + 2 * G * N
     SIZE: tl.constexpr = INNER // G
