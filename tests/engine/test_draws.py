@@ -1,6 +1,7 @@
 """The vectorised draw equals its definition, row by row, whatever else is in the batch."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,6 +119,20 @@ def test_a_row_does_not_depend_on_the_batch():
     order = list(reversed(range(len(rows))))
     again = draw(logits[order], [rows[i] for i in order])
     assert [one.token for one in again] == [together[i] for i in order]
+
+
+@pytest.mark.parametrize("only", [None, {"temperature": 0}, {"temperature": 0, "logprobs": 3}, {}])
+def test_rounded_logits_draw_what_the_same_numbers_in_fp32_do(only):
+    rows = sequences(2)
+    if only is not None:
+        rows = [replace(row, params=SamplingParams(**only), steering=None) for row in rows]
+    logits = torch.randn(len(rows), SIZE, generator=torch.Generator().manual_seed(2)).bfloat16()
+    logits[0, 3] = float("nan")
+    narrow = draw(logits, rows)
+    for row in rows:
+        row.history = None
+    wide = draw(logits.float(), rows)
+    assert repr(narrow) == repr(wide)  # NaN is not equal to itself
 
 
 def test_a_history_follows_the_output_and_is_made_again_after_a_step_back():

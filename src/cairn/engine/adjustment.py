@@ -30,13 +30,13 @@ class History:
 
 
 def adjust(logits: Tensor, sequences: list[Sequence]) -> Tensor:
-    """`logits` [R, V] float32 as each sequence asks; the same tensor where none asks for any."""
+    """`logits` [R, V] in fp32 as each sequence asks; the same tensor where none asks for any."""
     penalised = [row for row, one in enumerate(sequences) if one.params.penalised]
     biases = _biases(sequences)
     masks = [(row, mask) for row, one in enumerate(sequences) if (mask := _mask(one)) is not None]
     if not (penalised or biases or masks):
         return logits
-    logits = logits.clone()
+    logits = logits.to(torch.float32, copy=True)
     if penalised:
         places = torch.tensor(penalised, device=logits.device)
         logits[places] = _penalise(logits[places], [sequences[row] for row in penalised])

@@ -115,17 +115,17 @@ class Runner:
         return torch.cat(parts)
 
     def logits(self, rows: Rows, places: list[int]) -> Tensor:
-        """Logits [R, V] of the rows at `places`, and of no others."""
+        """Logits [R, V] of the rows at `places`, and of no others, in the dtype of `head`."""
         if self._team is None:
             return self.head(rows.hidden, places)
         with self._team.together("head", places):
             return self.head(rows.hidden, places)
 
     def head(self, hidden: Tensor, places: list[int]) -> Tensor:
-        """Logits [R, V] of some rows of `hidden` [T, D]."""
-        if places == list(range(len(hidden))):
-            return self.model.head(hidden)
-        return self.model.head(hidden[on_device(places, torch.int64, hidden.device)])
+        """Logits [R, V] of some rows of `hidden` [T, D], in the dtype in which they come."""
+        if places != list(range(len(hidden))):
+            hidden = hidden[on_device(places, torch.int64, hidden.device)]
+        return self.model.head(hidden, widened=False)
 
     def remember(self, slots: list[int], tokens: Tensor) -> None:
         """`tokens` int64 [R] were drawn in these slots, all different."""

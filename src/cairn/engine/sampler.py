@@ -51,13 +51,13 @@ def begin_draw(logits: Tensor, sequences: list[Sequence]) -> Draws:
     only that one. A token that a sequence's steering forces is flagged. Log-probabilities are
     those of `logits` as they came. `definition` says the same of one row.
     """
-    own = logits.float()
+    own = logits
     logits = adjust(own, sequences)
     highest, tokens = logits.max(-1)
     warm = [row for row, sequence in enumerate(sequences) if not sequence.params.greedy]
     if warm:
         places = on_device(warm, torch.int64, logits.device)
-        tokens[places] = _draw_warm(logits[places], [sequences[row] for row in warm])
+        tokens[places] = _draw_warm(logits[places].float(), [sequences[row] for row in warm])
     finite = highest.isfinite()
     forced = [None if one.steering is None else one.steering.forced for one in sequences]
     if any(token is not None for token in forced):
@@ -67,7 +67,7 @@ def begin_draw(logits: Tensor, sequences: list[Sequence]) -> Draws:
     wanted = [sequence.params.logprobs for sequence in sequences]
     parts = [tokens, finite]
     if any(count is not None for count in wanted):
-        parts += _logprobs(own, tokens, max(count or 0 for count in wanted))
+        parts += _logprobs(own.float(), tokens, max(count or 0 for count in wanted))
     return Draws(tokens, Fetched(parts), forced, wanted)
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cairn.ops.vocabulary import Vocabulary
 
 
+ROUNDED = 32  # rows: fewer are multiplied by kernels of ours, which give fp32
 INITIALISED = (RMSNorm, LayerNorm, Mamba2, Attention, MLP)  # modules that draw their parameters
 
 
@@ -225,11 +226,18 @@ class Decoder(nn.Module):
             if isinstance(block.mixer, MLP):
                 block.mixer.compile(dynamic=False)
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] in fp32 of hidden [..., D]."""
-        if self.lm_head.plain(hidden):
+    def head(self, hidden: Tensor, widened: bool = True) -> Tensor:
+        """Logits [..., V] in fp32 of hidden [..., D].
+
+        Those of many rows that a GPU's library has rounded stay so where not `widened`: the same
+        numbers, and nothing is written twice.
+        """
+        rounded = not widened and hidden.is_cuda and hidden.numel() >= ROUNDED * hidden.shape[-1]
+        if not rounded and self.lm_head.plain(hidden):
             return linear(hidden, self.lm_head.weight, dtype=torch.float32)
         logits = self.lm_head(hidden)
+        if rounded:
+            return logits
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def paths(self, tokens: int = 64) -> list["Served"]:

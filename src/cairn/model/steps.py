@@ -75,7 +75,7 @@ class Step:
             for table in shown
         )
         ends = (positions + 1).to(torch.int32)
-        few = Tables(self._first, ends, self._tiles, self._tiles[:0], pieces)
+        few = Tables(self._first, ends, self._tiles, self._tiles[:0], pieces, alone=True)
         kinds = dict.fromkeys(config.windows)
         chunks = None
         if "M" in config.pattern:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 FEW_ROWS = 16  # rows (tokens times the heads that share keys) of a span that is split
 PIECE = 512  # keys of one piece
 LEAST_PIECE = 128  # where few sequences would leave multiprocessors idle
+FEW_TILE = {"BLOCK_N": 64, "num_warps": 4, "num_stages": 5}
+WIDE_TILE = {"BLOCK_N": 64, "num_warps": 4, "num_stages": 3}
 ENOUGH = 512  # programs: about as many as a GPU of today runs at once
 _LOG2E = 1.4426950408889634
 
@@ -46,16 +48,21 @@ class Tables:
     """int32 [n, 2]: the same of those that are not, the longest first."""
     pieces: int
     """Pieces of the keys of the longest span with few tokens."""
+    tokens: int = 1
+    """New tokens of the longest of them."""
+    alone: bool = False
+    """Whether every span has one new token: then row, span and tile have one number."""
 
     @classmethod
     def of(cls, plan: "AttentionPlan", share: int, tokens: int, device: torch.device) -> "Tables":
         """For `share` query heads a key head, and tiles of so many tokens."""
         past = plan.past or (0,) * len(plan.lengths)
-        few, many, longest = [], [], 0
+        few, many, longest, tokens_of_few = [], [], 0, 1
         for s, (new, old) in enumerate(zip(plan.lengths, past, strict=True)):
             if new * share <= FEW_ROWS:
                 few += [(s, 0)] if new else []
                 longest = max(longest, new + old if new else 0)
+                tokens_of_few = max(tokens_of_few, new)
             else:
                 many += [(old + at, s, at) for at in range(0, new, tokens)]
         many.sort(reverse=True)
@@ -68,7 +75,9 @@ class Tables:
             return on_device(rows, torch.int32, device)
 
         tiles = [(s, at) for _, s, at in many]
-        return cls(put(bounds), put(ends), put(few), put(tiles), -(-longest // PIECE))
+        alone = len(few) == len(plan.lengths) and set(plan.lengths) == {1}
+        laid = put(bounds), put(ends), put(few), put(tiles)
+        return cls(*laid, -(-longest // PIECE), tokens_of_few, alone)
 
 
 def attend(
@@ -104,7 +113,8 @@ def attend(
         grid = len(tables.many), heads // share, 1
         _attend[grid](
             q, pages.keys, pages.values, out, None, None, None, pages.table, tables.bounds,
-            tables.ends, tables.many, *fixed[0], **fixed[1], SPLIT=0, EARLY=False, **tile,
+            tables.ends, tables.many, *fixed[0], **fixed[1], SPLIT=0, JOINED=0, ALONE=False,
+            EARLY=False, **tile,
         )  # fmt: skip
     if len(tables.few):
         _few(q, pages, out, tables, fixed, heads, share)
@@ -131,10 +141,11 @@ def _few(
 ) -> None:
     T, width = len(out), out.shape[2]
     rows = max(16, triton.next_power_of_2(share))
-    tile = {"BLOCK_M": rows, "BLOCK_N": 64, "num_warps": 4}
-    programs, pieces = len(tables.few) * heads // share, tables.pieces
-    split = PIECE if order_is_fixed() else split_of(programs, pieces)
-    pieces *= PIECE // split
+    narrow = fixed[1]["BLOCK_W"] * pages.keys.itemsize <= 256  # so that two blocks fit at a time
+    tile = {"BLOCK_M": rows} | (FEW_TILE if narrow else WIDE_TILE)
+    programs = len(tables.few) * heads // share
+    split = PIECE if order_is_fixed() else split_of(programs, tables.pieces)
+    pieces = triton.cdiv(tables.pieces * PIECE, split)
     parts = sums = arrivals = None
     if pieces > 1:
         parts = torch.empty(pieces, T, heads, width, device=q.device)
@@ -143,7 +154,9 @@ def _few(
     grid = len(tables.few), heads // share, pieces
     _attend[grid](
         q, pages.keys, pages.values, out, parts, sums, arrivals, pages.table, tables.bounds,
-        tables.ends, tables.few, *fixed[0], **fixed[1], SPLIT=split, **tile, **early(q),
+        tables.ends, tables.few, *fixed[0], **fixed[1], SPLIT=split,
+        JOINED=triton.next_power_of_2(share * tables.tokens), ALONE=tables.alone, **tile,
+        **early(q),
     )  # fmt: skip
 
 
@@ -162,7 +175,7 @@ def _fixed(
     strides = (
         q.stride(0), q.stride(1),
         *pages.strides(pages.keys), *pages.strides(pages.values),
-        pages.table.stride(0), len(q) * q.shape[1],
+        *pages.table.stride()[:1], pages.table.shape[1], len(q) * q.shape[1],
     )  # fmt: skip
     sizes = {
         "HEADS": q.shape[1],
@@ -176,43 +189,83 @@ def _fixed(
     return strides, sizes
 
 
-@triton.jit(do_not_specialize=["table_row", "rows"])
+@triton.jit(do_not_specialize=["table_row", "columns", "rows"])
 def _attend(
     q, keys, values, out, parts, sums, arrivals, table, bounds, ends, tiles,
-    q_row, q_head, k_page, k_head, k_row, v_page, v_head, v_row, table_row, rows,
+    q_row, q_head, k_page, k_head, k_row, v_page, v_head, v_row, table_row, columns, rows,
     HEADS: tl.constexpr, SHARE: tl.constexpr, WIDTH: tl.constexpr, PAGE: tl.constexpr,
-    WINDOW: tl.constexpr, SCALE: tl.constexpr, SPLIT: tl.constexpr,
-    EARLY: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
+    WINDOW: tl.constexpr, SCALE: tl.constexpr, SPLIT: tl.constexpr, JOINED: tl.constexpr,
+    ALONE: tl.constexpr, EARLY: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """Queries of a tile against its span's keys, or against a piece of them where SPLIT."""
     if EARLY:
         in_turn()
     TOKENS: tl.constexpr = BLOCK_M // SHARE
-    span = tl.load(tiles + tl.program_id(0) * 2)
-    first = tl.load(tiles + tl.program_id(0) * 2 + 1)
     kv, piece = tl.program_id(1), tl.program_id(2)
-    start, stop, end = tl.load(bounds + span), tl.load(bounds + span + 1), tl.load(ends + span)
+    span, first = tl.program_id(0), 0
+    start, stop = span, span + 1
+    if not ALONE:
+        span = tl.load(tiles + tl.program_id(0) * 2)
+        first = tl.load(tiles + tl.program_id(0) * 2 + 1)
+        start, stop = tl.load(bounds + span), tl.load(bounds + span + 1)
+    end = tl.load(ends + span)
     past = end - (stop - start)
     r = tl.arange(0, BLOCK_M)
     token, head = first + r // SHARE, kv * SHARE + r % SHARE
     r_in = (r < TOKENS * SHARE) & (start + token < stop)
     position = past + token
-    w = tl.arange(0, BLOCK_W)
+    row, w = (start + token).to(tl.int64), tl.arange(0, BLOCK_W)
     w_in = w < WIDTH
-    row = (start + token).to(tl.int64)
+    within = r_in[:, None] & w_in[None, :]
     at = row[:, None] * q_row + head[:, None] * q_head + w[None, :]
-    Q = tl.load(q + at, mask=r_in[:, None] & w_in[None, :], other=0)
+    Q = tl.load(q + at, mask=within, other=0)
     low, high = _range(past + first, end, piece, TOKENS, WINDOW, SPLIT, BLOCK_N)
+    acc, top, total = _against(
+        Q, position, low, high, keys + kv * k_head, values + kv * v_head, table + span * table_row,
+        columns, w, k_page, k_row, v_page, v_row,
+        WIDTH, PAGE, WINDOW, SCALE, BLOCK_M, BLOCK_N, BLOCK_W,
+    )  # fmt: skip
+    flat = row * HEADS + head
+    at = flat[:, None] * WIDTH + w[None, :]
+    if parts is None:
+        tl.store(out + at, acc.to(out.dtype.element_ty), mask=within)
+    elif low < high:
+        earliest, last = 0, (tl.minimum(end, past + first + TOKENS) - 1) // SPLIT
+        if WINDOW:
+            earliest = tl.maximum(0, past + first - WINDOW + 1) // SPLIT
+        if last == earliest:
+            tl.store(out + at, acc.to(out.dtype.element_ty), mask=within)
+        else:
+            level = tl.where(total > 0, top + tl.log2(total), float("-inf"))
+            away = tl.program_id(2).to(tl.int64) * rows
+            tl.store(sums + flat + away, level, mask=r_in)
+            tl.store(parts + at + away * WIDTH, acc, mask=within)
+            if last_of(arrivals + tl.program_id(0) * tl.num_programs(1) + kv, last - earliest + 1):
+                _join(
+                    parts, sums, out, start + first, stop, kv, rows, earliest, last, w,
+                    HEADS, SHARE, WIDTH, TOKENS, JOINED, BLOCK_W,
+                )  # fmt: skip
+
+
+@triton.jit
+def _against(
+    Q, position, low, high, keys, values, table, columns, w, k_page, k_row, v_page, v_row,
+    WIDTH: tl.constexpr, PAGE: tl.constexpr, WINDOW: tl.constexpr, SCALE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr,
+):  # fmt: skip
+    """Queries against keys `low` to `high`: what they see, the highest score, the weights' sum."""
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_W], tl.float32)
-    table += span * table_row
-    page = tl.load(table).to(tl.int64)
+    page = 0
+    if not PAGE:
+        page = tl.load(table).to(tl.int64)
     for j in range(low, high, BLOCK_N):
         n = j + tl.arange(0, BLOCK_N)
-        n_in = (n < high)[:, None] & w_in[None, :]
-        k_at, v_at = _places(n, high, page, table, k_page, k_row, v_page, v_row, PAGE)
-        K = tl.load(keys + kv * k_head + k_at[:, None] + w[None, :], mask=n_in, other=0)
+        n_in = (n < high)[:, None] & (w < WIDTH)[None, :]
+        k_at, v_at = _places(n, columns, page, table, k_page, k_row, v_page, v_row, PAGE)
+        K = tl.load(keys + k_at[:, None] + w[None, :], mask=n_in, other=0)
         scores = tl.dot(Q, tl.trans(K.to(Q.dtype)), input_precision="ieee") * SCALE
         seen = (n[None, :] <= position[:, None]) & (n[None, :] < high)
         if WINDOW:
@@ -223,32 +276,11 @@ def _attend(
         weights = tl.exp2(scores - level[:, None])
         fade = tl.exp2(top - level)
         total = total * fade + tl.sum(weights, 1)
-        V = tl.load(values + kv * v_head + v_at[:, None] + w[None, :], mask=n_in, other=0)
+        V = tl.load(values + v_at[:, None] + w[None, :], mask=n_in, other=0)
         acc = acc * fade[:, None]
         acc = tl.dot(weights.to(Q.dtype), V.to(Q.dtype), acc, input_precision="ieee")
         top = higher
-    acc /= tl.where(total > 0, total, 1.0)[:, None]
-    within = r_in[:, None] & w_in[None, :]
-    flat = row * HEADS + head
-    at = flat[:, None] * WIDTH + w[None, :]
-    if parts is None:
-        tl.store(out + at, acc.to(out.dtype.element_ty), mask=within)
-    elif low < high:
-        level = tl.where(total > 0, top + tl.log2(tl.where(total > 0, total, 1.0)), float("-inf"))
-        earliest = 0
-        if WINDOW:
-            earliest = tl.maximum(0, past + first - WINDOW + 1) // SPLIT
-        last = (tl.minimum(end, past + first + TOKENS) - 1) // SPLIT
-        if last > earliest:
-            tl.store(sums + flat + piece.to(tl.int64) * rows, level, mask=r_in)
-            tl.store(parts + at + piece.to(tl.int64) * rows * WIDTH, acc, mask=within)
-            counter = arrivals + tl.program_id(0) * tl.num_programs(1) + kv
-            if last_of(counter, last - earliest + 1):
-                acc = _join(parts, sums, flat, at, r_in, within, rows, earliest, last, WIDTH,
-                            BLOCK_M, BLOCK_W)  # fmt: skip
-                tl.store(out + at, acc.to(out.dtype.element_ty), mask=within)
-        else:
-            tl.store(out + at, acc.to(out.dtype.element_ty), mask=within)
+    return acc / tl.where(total > 0, total, 1.0)[:, None], top, total
 
 
 @triton.jit
@@ -267,10 +299,10 @@ def _range(
 
 
 @triton.jit
-def _places(n, high, page, table, k_page, k_row, v_page, v_row, PAGE: tl.constexpr):
-    """Where keys and values n lie, but for the head."""
+def _places(n, columns, page, table, k_page, k_row, v_page, v_row, PAGE: tl.constexpr):
+    """Where keys and values n lie, but for the head; beyond the table's end, where others do."""
     if PAGE:
-        pages = tl.load(table + n // PAGE, mask=n < high, other=0).to(tl.int64)
+        pages = tl.load(table + n // PAGE, mask=n < columns * PAGE, other=0).to(tl.int64)
         k_at = pages * k_page + (n % PAGE) * k_row
         v_at = pages * v_page + (n % PAGE) * v_row
     else:
@@ -281,14 +313,20 @@ def _places(n, high, page, table, k_page, k_row, v_page, v_row, PAGE: tl.constex
 
 @triton.jit
 def _join(
-    parts, sums, flat, at, r_in, within, rows, earliest, last,
-    WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_W: tl.constexpr,
+    parts, sums, out, begins, stop, kv, rows, earliest, last, w,
+    HEADS: tl.constexpr, SHARE: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
-    """What pieces `earliest` to `last` of a tile have found, joined from the first to the last."""
-    AT_ONCE: tl.constexpr = 4  # pieces that are asked for before any is waited for
-    top = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
-    acc = tl.zeros([BLOCK_M, BLOCK_W], tl.float32)
+    """Join what pieces `earliest` to `last` of a tile have found, from the first to the last."""
+    AT_ONCE: tl.constexpr = min(16, 64 // ROWS)  # are asked for before any is waited for
+    r = tl.arange(0, ROWS)
+    token = begins + r // SHARE
+    r_in = (r < TOKENS * SHARE) & (token < stop)
+    flat = token.to(tl.int64) * HEADS + kv * SHARE + r % SHARE
+    at, within = flat[:, None] * WIDTH + w[None, :], r_in[:, None] & (w < WIDTH)[None, :]
+    top = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    acc = tl.zeros([ROWS, BLOCK_W], tl.float32)
     for begin in range(earliest, last + 1, AT_ONCE):
         for i in tl.static_range(AT_ONCE):
             r_here, here = r_in & (begin + i <= last), within & (begin + i <= last)
@@ -303,4 +341,5 @@ def _join(
             acc = acc * fade[:, None] + part * weight[:, None]
             total = total * fade + weight
             top = higher
-    return acc / tl.where(total > 0, total, 1.0)[:, None]
+    acc /= tl.where(total > 0, total, 1.0)[:, None]
+    tl.store(out + at, acc.to(out.dtype.element_ty), mask=within)
