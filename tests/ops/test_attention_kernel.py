@@ -9,7 +9,15 @@ from torch import Tensor
 from cairn.ops import paths, reference
 from cairn.ops.attention import AttentionPlan, Pages, attention
 from cairn.ops.order import fixed_order
-from cairn.ops.triton.attention import ENOUGH, LEAST_PIECE, PIECE, split_of, unfit_on_hopper
+from cairn.ops.triton import attention as kernels
+from cairn.ops.triton.attention import (
+    ENOUGH,
+    LEAST_PIECE,
+    MOST_PIECE,
+    PIECE,
+    split_of,
+    unfit_on_hopper,
+)
 
 pytestmark = pytest.mark.kernels
 
@@ -97,10 +105,30 @@ def test_pieces_of_long_keys_are_joined(triton_device, window, fixed):
     assert not fixed or torch.equal(alone, got[:1])  # whatever else is in the call
 
 
-def test_pieces_are_shorter_where_few_sequences_would_leave_a_gpu_idle():
+def test_pieces_are_shorter_for_few_sequences_and_longer_for_many():
     assert split_of(8, 4) == LEAST_PIECE
     assert split_of(ENOUGH // 4, 2) == PIECE // 2
-    assert split_of(ENOUGH, 1) == PIECE
+    assert split_of(ENOUGH, 1) == split_of(1, 2 * ENOUGH) == PIECE
+    assert split_of(ENOUGH, 8) == MOST_PIECE
+
+
+@pytest.mark.parametrize("split", [64, 256, 2048])
+@pytest.mark.parametrize("window", [None, 300])
+def test_pieces_of_any_length_are_joined_alike(triton_device, window, split, monkeypatch):
+    """Spans of one token each, as decoding has them, and one that begins."""
+    monkeypatch.setattr(kernels, "split_of", lambda programs, pieces: split)
+    past = [700, 0, 255, 1100]
+    whole = [old + 1 for old in past]
+    q, k = draw(sum(whole), 6, WIDTH) * 3, draw(sum(whole), 2, WIDTH, seed=1) * 3
+    v = draw(sum(whole), 2, WIDTH, seed=2)
+    wanted = new_rows(reference.attention(q, k, v, whole, window), past, [1] * 4)
+    plan = AttentionPlan.of([1] * 4, past, triton_device, window)
+    assert plan.tables(3, 16, triton_device).alone
+    pages = moved(paged(k, v, whole, 16, 16), triton_device)
+    new = [new_rows(x, past, [1] * 4).to(triton_device) for x in (q, k, v)]
+    with paths.only("triton"):
+        got = attention(*new, plan, pages=pages)
+    torch.testing.assert_close(got.cpu(), wanted, **NEAR)
 
 
 @pytest.mark.parametrize("lengths", [[3, 0, 50], [1, 1], [70]])

@@ -3,8 +3,9 @@
 Query heads that share keys are rows of one tile, so that keys are read once for all of them. Spans
 of few tokens are split over their keys; the last program of a tile to arrive joins the pieces.
 Pieces have a fixed length inside `order.fixed_order`, so that what a span gets does not depend on
-what else is in the call; else they are shorter where few spans would leave a GPU idle. Keys of one
-flat list are pages as well: each span's page begins at its first token.
+what else is in the call; else they are shorter where few spans would leave a GPU idle, and longer
+where there are many. Keys of one flat list are pages as well: each span's page begins at its first
+token.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportMissingImports=false, reportIndexIssue=false
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
 FEW_ROWS = 16  # rows (tokens times the heads that share keys) of a span that is split
 PIECE = 512  # keys of one piece
 LEAST_PIECE = 128  # where few sequences would leave multiprocessors idle
-FEW_TILE = {"BLOCK_N": 64, "num_warps": 4, "num_stages": 5}
-WIDE_TILE = {"BLOCK_N": 64, "num_warps": 4, "num_stages": 3}
+MOST_PIECE = 2048  # where there are many: what a piece costs beside its keys is paid less often
 ENOUGH = 512  # programs: about as many as a GPU of today runs at once
 _LOG2E = 1.4426950408889634
 
@@ -141,8 +141,7 @@ def _few(
 ) -> None:
     T, width = len(out), out.shape[2]
     rows = max(16, triton.next_power_of_2(share))
-    narrow = fixed[1]["BLOCK_W"] * pages.keys.itemsize <= 256  # so that two blocks fit at a time
-    tile = {"BLOCK_M": rows} | (FEW_TILE if narrow else WIDE_TILE)
+    tile = {"BLOCK_M": rows, "BLOCK_N": 64, "num_warps": 4}
     programs = len(tables.few) * heads // share
     split = PIECE if order_is_fixed() else split_of(programs, tables.pieces)
     pieces = triton.cdiv(tables.pieces * PIECE, split)
@@ -162,9 +161,11 @@ def _few(
 
 def split_of(programs: int, pieces: int) -> int:
     """Keys of a piece where so many programs would have `pieces` of PIECE keys each."""
-    split = PIECE
-    while split > LEAST_PIECE and programs * pieces * (PIECE // split) < ENOUGH:
+    split, keys = PIECE, programs * pieces * PIECE
+    while split > LEAST_PIECE and keys // split < ENOUGH:
         split //= 2
+    while split < MOST_PIECE and keys // split >= 4 * ENOUGH:
+        split *= 2
     return split
 
 
