@@ -12,7 +12,8 @@ from itertools import product
 from typing import Any
 
 import torch
-from kernels import FORM, inputs, library, mamba_ssm, measure_rates, mixer, stored, timed
+from kernel_timing import measure_rates, timed
+from kernels import FORM, inputs, library, mamba_ssm, mixer, stored
 
 from cairn.ops.attention import AttentionPlan, Pages, attention
 from cairn.ops.state import Ring, Rows
@@ -22,7 +23,7 @@ from cairn.ops.triton.state import update
 
 STATES = ((128, 64, 128), (128, 80, 128))  # H, P, N of 8B and 12B hybrids
 TILES = ((16, 1), (16, 2), (32, 1), (32, 2), (32, 4), (64, 2), (64, 4), (64, 8))
-HEADS, SHARED, WIDTH = 32, 8, 128
+HEADS, SHARED, WIDTH, PAGE = 32, 8, 128, 16
 
 
 def main() -> None:
@@ -78,20 +79,32 @@ def replay(rates: dict[str, Any]) -> None:
 
 
 def decode(rates: dict[str, Any]) -> None:
-    """One query a sequence, by the length of the pieces that keys are split in."""
+    """One query a sequence, keys in shuffled pages, by the length of pieces that keys are split in.
+
+    The last line of each is what is taken unless told.
+    """
+    chosen = kernels_of_attention.split_of
     for batch, past, window in (
-        (64, 4096, None), (1, 65_536, None), (1, 4096, None), (64, 16_384, 4096), (256, 2048, None),
+        (1, 2100, None), (8, 2100, None), (64, 2100, None), (256, 2100, None),
+        (1, 32_768, None), (64, 4096, None), (64, 16_384, 4096),
     ):  # fmt: skip
-        keys, values = (inputs("cuda", batch, SHARED, past + 64, WIDTH) for _ in range(2))
+        each = -(-past // PAGE)
+        keys, values = (inputs("cuda", batch * each, PAGE, SHARED, WIDTH) for _ in range(2))
+        table = torch.randperm(batch * each, device="cuda").int().view(batch, each)
+        pages = Pages(keys.transpose(1, 2), values.transpose(1, 2), table)
         q, k = inputs("cuda", batch, HEADS, WIDTH), inputs("cuda", batch, SHARED, WIDTH)
-        pages = Pages(keys, values, torch.arange(batch, device="cuda")[:, None])
-        for piece in (256, 512, 1024):
-            kernels_of_attention.PIECE = piece
-            plan = AttentionPlan.of([1] * batch, [past] * batch, "cuda", window)
+        plan = AttentionPlan.of([1] * batch, [past - 1] * batch, "cuda", window)
+        for piece in (128, 256, 512, 1024, 2048, None):
+            fixed = chosen if piece is None else partial(_always, piece)
+            kernels_of_attention.split_of = fixed
             us = timed(partial(attention, q, k, k, plan, pages=pages), "cuda", True) * 1e6
             moved = batch * min(past, window or past) * SHARED * WIDTH * 4
             share = moved / us * 1e6 / rates["copy_bytes_per_s"]
             print(f"decode {batch} x {past} window {window} pieces {piece} {us:.1f} us {share:.2f}")
+
+
+def _always(piece: int, programs: int, pieces: int) -> int:
+    return piece
 
 
 def prefill(rates: dict[str, Any]) -> None:
