@@ -1,5 +1,6 @@
 """The server's life: its port, its end, and what happens when the engine fails."""
 
+import gc
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from cairn.base import UserError
 from cairn.engine import Engine
 from cairn.model import save
 from cairn.serve import create_app, serve
+from cairn.serve.server import frozen
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,17 @@ def test_a_folder_without_a_tokenizer_is_refused(model, tmp_path):
     save(model, tmp_path)
     with pytest.raises(UserError, match="tokenizer"):
         serve(tmp_path, port=0)
+
+
+def test_what_is_loaded_is_not_searched_for_garbage_while_the_server_runs():
+    before = gc.get_freeze_count()
+    with frozen():
+        assert gc.get_freeze_count() > before + 1000
+        cycle = [object()]
+        cycle.append(cycle)
+        del cycle
+        assert gc.collect() > 0, "what is new is still sought"
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_missing_extra_names_the_line_to_type():

@@ -2,10 +2,11 @@
 
 import contextlib
 import errno
+import gc
 import os
 import socket
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -110,11 +111,23 @@ def _warm_up(engines: list[Engine]) -> None:
 def _until_ended(server: "Server", engine: Engine, ranks: int, listening: socket.socket) -> None:
     log_to()
     engine.when_lost(server.lose)
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when it has ended
-        server.run(sockets=[listening])
+    with frozen(), contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listening])  # uvicorn raises it again when it has ended
     if engine.lost is not None:
         raise UserError("ranks", ranks, engine.lost, "start the server again")
     server.refuse_failed()
+
+
+@contextlib.contextmanager
+def frozen() -> Iterator[None]:
+    """Garbage is sought in what is new alone: through all that is loaded it takes as long as
+    several steps, which no request gets meanwhile."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _refuse_early(
