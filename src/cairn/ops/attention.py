@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cairn.ops import paths
+from cairn.ops.native import prompt
 from cairn.ops.order import order_is_fixed
 from cairn.ops.ragged import Places
 
@@ -250,7 +251,10 @@ def attention(
     past too, before its own, and `read` cuts them. Returns q's shape.
     """
     library, triton = _fast_paths(q, k, v, plan, pages)
-    path = paths.choose("attention", q.device, triton=triton, library=library)
+    native = prompt.unfit_for(q, k, v, plan)
+    path = paths.choose("attention", q.device, native=native, triton=triton, library=library)
+    if path == "native":
+        return prompt.attend(q, k, v, plan, read)
     if path == "library":
         return _library(q, k, v, plan)
     if path == "triton":

@@ -27,6 +27,7 @@ enum { NONE = -1 };
 #define SQUARE 32        /* tokens and outputs of four tiles of sums */
 #define TILE 1024        /* bytes */
 #define SLAB (8 << 20)   /* bytes of the weight that are packed at a time */
+#define MOST_SQUARES 8   /* of tokens, in a task */
 #define OWN (768 << 10)  /* bytes of a task's tokens: they stay in the second-level cache */
 
 /* Outputs of a slab, a multiple of SQUARE. */
@@ -40,13 +41,13 @@ static ptrdiff_t slab_of(const Dense *d)
 static ptrdiff_t task_of(const Dense *d)
 {
     ptrdiff_t all = (d->T + SQUARE - 1) / SQUARE, some = OWN / (d->K * 2 * SQUARE);
-    return SQUARE * least(all, least(16, most(some, 2)));
+    return SQUARE * least(all, least(MOST_SQUARES, most(some, 2)));
 }
 
-/* Bytes of room: a slab, and the rows of every thread's task. */
+/* Bytes of room: a slab, and a square of tokens for every thread. */
 static size_t dense_bytes(const Dense *d)
 {
-    return (size_t)((slab_of(d) + d->threads * task_of(d)) * d->K * 2);
+    return (size_t)((slab_of(d) + d->threads * SQUARE) * d->K * 2);
 }
 
 /* Outputs `first` to `first` + SQUARE as [K / DEEP][2] tiles; those behind the last are zeros. */
@@ -66,42 +67,24 @@ static void pack_panel(const Dense *d, ptrdiff_t first, char *to)
         }
 }
 
-/* Tokens `first` to `first` + SQUARE as [K / DEEP][2] tiles; those behind the last are zeros. */
-static void pack_tokens(const Dense *d, ptrdiff_t first, char *to)
-{
-    for (ptrdiff_t i = 0; i < SQUARE; i++) {
-        char *row = to + i / 16 * TILE + i % 16 * 64;
-        const char *from = d->x + (first + i) * d->apart * 2;
-        for (ptrdiff_t k = 0; k < d->K; k += DEEP, row += 2 * TILE)
-            if (first + i < d->T) memcpy(row, from + k * 2, 64);
-            else memset(row, 0, 64);
-    }
-}
+/* SQUARE tokens, and bytes from one to the next. */
+typedef struct {
+    const char *from;
+    ptrdiff_t row;
+} Taken;
 
-/* sums [SQUARE][SQUARE] of packed tokens and a packed panel; meanwhile `wanted` bytes a step are
- * asked for from `next` on. */
-WITH_TILES INLINE void square(const char *tokens, const char *panel, ptrdiff_t steps,
-                              const char *next, ptrdiff_t wanted, float *sums)
+/* The tokens from t on where they lie: no number of theirs is read twice while it is in the
+ * first-level cache, so that packing gains nothing. Only where some are missing they are copied to
+ * `room`, behind them zeros. */
+static Taken take_tokens(const Dense *d, ptrdiff_t t, char *room)
 {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (ptrdiff_t k = 0; k < steps; k++, tokens += 2 * TILE, panel += 2 * TILE) {
-        ask(next + k * wanted, wanted);
-        _tile_loadd(4, tokens, 64);
-        _tile_loadd(6, panel, 64);
-        _tile_loadd(7, panel + TILE, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, tokens + TILE, 64);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-    }
-    _tile_stored(0, sums, SQUARE * 4);
-    _tile_stored(1, sums + 16, SQUARE * 4);
-    _tile_stored(2, sums + 16 * SQUARE, SQUARE * 4);
-    _tile_stored(3, sums + 16 * SQUARE + 16, SQUARE * 4);
+    const char *from = d->x + t * d->apart * 2;
+    ptrdiff_t row = d->K * 2, here = least(SQUARE, d->T - t);
+    if (here == SQUARE) return (Taken){from, d->apart * 2};
+    for (ptrdiff_t i = 0; i < here; i++)
+        memcpy(room + i * row, from + i * d->apart * 2, (size_t)row);
+    memset(room + here * row, 0, (size_t)((SQUARE - here) * row));
+    return (Taken){room, row};
 }
 
 /* 2^x within 2e-7 of it, for x within 126 of zero; NaN stays. */
@@ -143,56 +126,111 @@ INLINE __m512 activated(__m512 x, int64_t activation)
     return x;
 }
 
-/* Sums with bias and activation into y: of the tokens from t on, the outputs from o on. */
-WITH_TILES INLINE void finish(const Dense *d, const float *sums, ptrdiff_t t, ptrdiff_t o,
+/* Sums [SQUARE][SQUARE] of the tokens from t on, the outputs from o on, and how many of each. */
+typedef struct {
+    float sums[SQUARE * SQUARE] ALIGNED;
+    float bias[SQUARE] ALIGNED;
+    ptrdiff_t t, o, rows, outputs;
+} Square;
+
+static void begin_square(const Dense *d, ptrdiff_t t, ptrdiff_t o, Square *to)
+{
+    to->t = t, to->o = o;
+    to->rows = least(SQUARE, d->T - t), to->outputs = least(SQUARE, d->O - o);
+    memset(to->bias, 0, sizeof to->bias);
+    if (d->bias) read_row(d->bias, o, to->outputs, BFLOAT16, to->bias);
+}
+
+/* Row i of y: sums with bias and activation. */
+WITH_TILES INLINE void finish(const Dense *d, const Square *from, ptrdiff_t i,
                               const int64_t activation)
 {
-    ptrdiff_t rows = least(SQUARE, d->T - t), count = least(SQUARE, d->O - o);
-    float bias[SQUARE] = {0};
-    if (d->bias) read_row(d->bias, o, count, BFLOAT16, bias);
-    __m512 first = _mm512_loadu_ps(bias), second = _mm512_loadu_ps(bias + 16);
-    for (ptrdiff_t i = 0; i < rows; i++) {
-        __m512 a = activated(_mm512_loadu_ps(sums + i * SQUARE) + first, activation);
-        __m512 b = activated(_mm512_loadu_ps(sums + i * SQUARE + 16) + second, activation);
-        ptrdiff_t at = (t + i) * d->O + o;
-        if (d->y_kind == BFLOAT16) {
-            __m512i both = (__m512i)_mm512_cvtne2ps_pbh(b, a);
-            memcpy((uint16_t *)d->y + at, &both, (size_t)count * 2);
-        } else {
-            float row[SQUARE];
-            _mm512_storeu_ps(row, a), _mm512_storeu_ps(row + 16, b);
-            memcpy((float *)d->y + at, row, (size_t)count * 4);
-        }
+    const __mmask32 here = (__mmask32)(0xFFFFFFFFu >> (SQUARE - from->outputs));
+    const float *sums = from->sums + i * SQUARE, *bias = from->bias;
+    __m512 a = activated(_mm512_load_ps(sums) + _mm512_load_ps(bias), activation);
+    __m512 b = activated(_mm512_load_ps(sums + 16) + _mm512_load_ps(bias + 16), activation);
+    ptrdiff_t at = (from->t + i) * d->O + from->o;
+    if (d->y_kind == BFLOAT16) {
+        __m512i both = (__m512i)_mm512_cvtne2ps_pbh(b, a);
+        _mm512_mask_storeu_epi16((uint16_t *)d->y + at, here, both);
+    } else {
+        _mm512_mask_storeu_ps((float *)d->y + at, (__mmask16)here, a);
+        _mm512_mask_storeu_ps((float *)d->y + at + 16, (__mmask16)(here >> 16), b);
     }
 }
 
+/* The sums of packed tokens and a packed panel. Between the products, which leave vectors idle, the
+ * square before is finished, what this one will write is asked for, and so are `wanted` bytes a
+ * step from `next` on. */
+WITH_TILES INLINE void square(const Dense *d, Taken tokens, const char *panel,
+                              const char *next, ptrdiff_t wanted, const Square *before, Square *to,
+                              const int64_t activation)
+{
+    const ptrdiff_t steps = d->K / DEEP, row = d->O * bytes_of((int)d->y_kind);
+    const char *y = (const char *)d->y + to->t * row + to->o * bytes_of((int)d->y_kind);
+    ptrdiff_t finished = 0, asked = 0;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (ptrdiff_t k = 0; k < steps; k++, tokens.from += 64, panel += 2 * TILE) {
+        ask(next + k * wanted, wanted);
+        _tile_loadd(4, tokens.from, tokens.row);
+        _tile_loadd(6, panel, 64);
+        _tile_loadd(7, panel + TILE, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, tokens.from + 16 * tokens.row, tokens.row);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+        for (; asked < to->rows && asked * steps < (k + 1) * SQUARE; asked++)
+            __builtin_prefetch(y + asked * row, 0, 3);
+        for (; finished < before->rows && finished * steps < (k + 1) * SQUARE; finished++)
+            finish(d, before, finished, activation);
+    }
+    _tile_stored(0, to->sums, SQUARE * 4);
+    _tile_stored(1, to->sums + 16, SQUARE * 4);
+    _tile_stored(2, to->sums + 16 * SQUARE, SQUARE * 4);
+    _tile_stored(3, to->sums + 16 * SQUARE + 16, SQUARE * 4);
+}
+
 /* Tokens from t on, as many as a task has, times the panels `first` to `stop` of a slab. */
-WITH_TILES static void dense_task(const Dense *d, ptrdiff_t t, ptrdiff_t slab, ptrdiff_t first,
-                                  ptrdiff_t stop, const char *packed, char *own)
+WITH_TILES INLINE void squares_of(const Dense *d, ptrdiff_t t, ptrdiff_t slab, ptrdiff_t first,
+                            ptrdiff_t stop, const char *packed, char *own, const int64_t activation)
 {
     ptrdiff_t each = d->K * 2 * SQUARE, tokens = least(task_of(d), d->T - t);
     ptrdiff_t part = (2 * TILE / ((tokens + SQUARE - 1) / SQUARE) + 63) / 64 * 64;
-    float sums[SQUARE * SQUARE] ALIGNED;
-    for (ptrdiff_t i = 0; i < tokens; i += SQUARE) pack_tokens(d, t + i, own + i * d->K * 2);
+    Square squares[2], *now = squares, *before = squares + 1;
+    Taken taken[MOST_SQUARES];
+    before->rows = 0;
+    for (ptrdiff_t i = 0; i < tokens; i += SQUARE) taken[i / SQUARE] = take_tokens(d, t + i, own);
     for (ptrdiff_t panel = first; panel < stop; panel++)
         for (ptrdiff_t i = 0; i < tokens; i += SQUARE) {
-            ptrdiff_t o = slab + panel * SQUARE;
             const char *next = packed + (panel + 1) * each + i / SQUARE * part * d->K / DEEP;
-            square(own + i * d->K * 2, packed + panel * each, d->K / DEEP, next, part, sums);
-            switch (d->activation) {
-            case SQUARED_RELU: finish(d, sums, t + i, o, SQUARED_RELU); break;
-            case GELU_TANH: finish(d, sums, t + i, o, GELU_TANH); break;
-            case SILU: finish(d, sums, t + i, o, SILU); break;
-            default: finish(d, sums, t + i, o, NONE);
-            }
+            begin_square(d, t + i, slab + panel * SQUARE, now);
+            square(d, taken[i / SQUARE], packed + panel * each, next, part, before, now, activation);
+            Square *done = now;
+            now = before, before = done;
         }
+    for (ptrdiff_t i = 0; i < before->rows; i++) finish(d, before, i, activation);
+}
+
+WITH_TILES static void dense_task(const Dense *d, ptrdiff_t t, ptrdiff_t slab, ptrdiff_t first,
+                                  ptrdiff_t stop, const char *packed, char *own)
+{
+    switch (d->activation) {
+    case SQUARED_RELU: squares_of(d, t, slab, first, stop, packed, own, SQUARED_RELU); break;
+    case GELU_TANH: squares_of(d, t, slab, first, stop, packed, own, GELU_TANH); break;
+    case SILU: squares_of(d, t, slab, first, stop, packed, own, SILU); break;
+    default: squares_of(d, t, slab, first, stop, packed, own, NONE);
+    }
 }
 
 /* One slab after another: packed by all, then tasks as threads come for them. */
 WITH_TILES static void dense_slabs(const Dense *d, char *room, int64_t *next, const Worker *w)
 {
     ptrdiff_t each = d->K * 2 * SQUARE, wide = slab_of(d);
-    char *own = room + wide * d->K * 2 + w->part * task_of(d) * d->K * 2;
+    char *own = room + wide * d->K * 2 + w->part * SQUARE * d->K * 2;
     ptrdiff_t task = task_of(d), high = (d->T + task - 1) / task;
     open_tiles();
     for (ptrdiff_t slab = 0; slab < d->O; slab += wide) {

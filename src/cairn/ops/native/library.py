@@ -77,6 +77,16 @@ class Dense(ctypes.Structure):
     ]
 
 
+class Prompt(ctypes.Structure):
+    """`Prompt` of prompt.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("q", "k", "v", "y", "bounds", "places", "past")),
+        *((name, ctypes.c_int64) for name in ("q_apart", "k_apart", "v_apart")),
+        *((name, ctypes.c_int64) for name in ("S", "H", "KV", "P", "window", "threads")),
+    ]
+
+
 class Scan(ctypes.Structure):
     """`Scan` of scan.c."""
 
@@ -167,6 +177,7 @@ def _declare(library: ctypes.CDLL) -> None:
             ],
         ),
         ("cairn_dense", size, [ctypes.POINTER(Dense)]),
+        ("cairn_prompt", size, [ctypes.POINTER(Prompt)]),
         ("cairn_scan", size, [ctypes.POINTER(Scan), size]),
         ("cairn_add_norm", None, [ctypes.POINTER(Norms)]),
         ("cairn_rotate", None, [ctypes.POINTER(Turns)]),

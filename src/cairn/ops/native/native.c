@@ -5,6 +5,7 @@
 #include "layer.c" /* and all others */
 
 #include "dense.c" /* has its activations */
+#include "prompt.c"
 #include "rows.c"
 #include "scan.c"
 
