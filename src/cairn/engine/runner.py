@@ -171,14 +171,16 @@ class Runner:
     def _tokens(self, slices: list[Slice]) -> Tensor:
         """int64 [T] on the device: what is known here, and the rest from where it was drawn."""
         tokens: list[int] = []
-        unknown = False
+        unknown = 0
         for part in slices:
             known = part.sequence.tokens(part.start, part.stop)
             tokens += known
             if len(known) < part.stop - part.start:
                 tokens.append(-1 - part.slot)
-                unknown = True
+                unknown += 1
             tokens += part.drafts
+        if unknown == len(tokens):  # as in most steps that draw ahead
+            return self._last[on_device([-1 - t for t in tokens], torch.int64, self.model.device)]
         found = on_device(tokens, torch.int64, self.model.device)
         if not unknown:
             return found

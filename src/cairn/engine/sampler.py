@@ -20,13 +20,14 @@ class Draws:
     tokens: Tensor
     """int64 [R], on the device."""
     _fetched: Fetched
-    """Tokens, whether their rows were finite, and where any is asked for log-probabilities."""
+    """Tokens, the highest logits of their rows, and where any is asked for log-probabilities."""
     _forced: list[int | None]
     _tops: list[int | None]
 
     def read(self) -> list[TokenLogprob]:
         """What was drawn; waits until it is here."""
-        tokens, finite, *rest = self._fetched.read()
+        tokens, highest, *rest = self._fetched.read()
+        finite = highest.isfinite()
         if rest:
             found = _listed(tokens, finite, rest, [count or 0 for count in self._tops])
         else:
@@ -58,14 +59,13 @@ def begin_draw(logits: Tensor, sequences: list[Sequence]) -> Draws:
     if warm:
         places = on_device(warm, torch.int64, logits.device)
         tokens[places] = _draw_warm(logits[places].float(), [sequences[row] for row in warm])
-    finite = highest.isfinite()
     forced = [None if one.steering is None else one.steering.forced for one in sequences]
     if any(token is not None for token in forced):
         given = [-1 if token is None else token for token in forced]
         written = on_device(given, torch.int64, logits.device)
         tokens = torch.where(written >= 0, written, tokens)
     wanted = [sequence.params.logprobs for sequence in sequences]
-    parts = [tokens, finite]
+    parts = [tokens, highest]
     if any(count is not None for count in wanted):
         parts += _logprobs(own.float(), tokens, max(count or 0 for count in wanted))
     return Draws(tokens, Fetched(parts), forced, wanted)

@@ -27,7 +27,8 @@ def tables(config: ModelConfig, positions: Tensor) -> tuple[Tensor, Tensor] | No
     place = positions.device
     frequencies, scale = _there(config.rope_theta, config.head_dim, scaling, place)
     angles = positions.float().unsqueeze(1) * frequencies
-    return angles.cos() * scale, angles.sin() * scale
+    cos, sin = angles.cos(), angles.sin()
+    return (cos, sin) if scale == 1 else (cos * scale, sin * scale)
 
 
 @lru_cache(maxsize=64)

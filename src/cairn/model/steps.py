@@ -66,10 +66,11 @@ class Step:
         ours, device = slots >= 0, slots.device
         rows = slots.clamp(min=0)
         shown = tuple(table[:, : pieces * PIECE // PAGE].index_select(0, rows) for table in pages)
+        page, rest = positions // PAGE, positions % PAGE
         places = tuple(
             torch.where(
                 ours,
-                table.gather(1, (positions // PAGE)[:, None])[:, 0] * PAGE + positions % PAGE,
+                torch.add(rest, table.gather(1, page[:, None])[:, 0], alpha=PAGE),
                 -1,
             )
             for table in shown

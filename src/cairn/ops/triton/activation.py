@@ -119,7 +119,7 @@ def _activate_backward(
     tl.store(ga + t * F + i, g.to(ga.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["x_row"])
+@triton.jit
 def _rotate(
     x,
     cos,

@@ -65,7 +65,7 @@ def _softplus(x):
     return tl.where(x > 20, x, exact)
 
 
-@triton.jit(do_not_specialize=["xbc_row", "dt_row"])
+@triton.jit
 def _mix_tokens(
     xbc, dt, mixed, steps, ring, window, conv, conv_bias, dt_bias, bounds, slots, positions,
     xbc_row, dt_row, low, high,

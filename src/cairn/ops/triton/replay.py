@@ -57,7 +57,7 @@ def replay(
     return gated_rms_norm(y, z, weights.norm, form.norm_groups, form.eps)
 
 
-@triton.jit(do_not_specialize=["seed", "z_row"])
+@triton.jit(do_not_specialize=["seed"])
 def _replay(
     z, mixed, y, out, ring, steps, state, scales, A_log, D, norm,
     bounds, slots, positions, fresh, arrivals, seed, z_row, eps,

@@ -55,7 +55,7 @@ def update(
     return gated_rms_norm(y, z, weights.norm, form.norm_groups, form.eps)
 
 
-@triton.jit(do_not_specialize=["seed", "z_row"])
+@triton.jit(do_not_specialize=["seed"])
 def _update(
     z, mixed, steps, y, out, state, scales, A_log, D, norm,
     bounds, slots, positions, arrivals, seed, z_row, eps,
