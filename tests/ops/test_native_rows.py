@@ -7,7 +7,7 @@ from torch import Tensor
 from cairn.ops import paths
 from cairn.ops.activation import gelu_tanh
 from cairn.ops.layernorm import add_layer_norm, layer_norm
-from cairn.ops.linear import linear, linear_gelu_tanh, linear_squared_relu
+from cairn.ops.linear import linear, linear_gelu_tanh, linear_squared_relu, linear_swiglu
 from cairn.ops.native.library import native
 from cairn.ops.native.rows import LEAST_ROWS
 from cairn.ops.norm import add_rms_norm
@@ -103,6 +103,8 @@ def test_products_of_many_rows(rows, inner, outputs, biased, threads):
         held(linear, [x, weight, *bias])
         held(linear_gelu_tanh, [x, weight, *bias])
         held(linear_squared_relu, [x, weight])
+        up = draw(rows, outputs, seed=1).bfloat16()
+        held(lambda x, w, up, b=None: linear_swiglu(x, w, b, up), [x, weight, up, *bias])
         whole = linear(x, weight, *bias, dtype=torch.float32)
     finally:
         torch.set_num_threads(before)

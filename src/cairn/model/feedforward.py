@@ -8,11 +8,11 @@ from torch import Generator, Tensor, nn
 
 from cairn.model.config import ModelConfig
 from cairn.model.initial import fill_bias, normal, residual_std
-from cairn.model.joined import products
+from cairn.model.joined import apart, products
 from cairn.model.layout import Layout
 from cairn.model.linear import Linear, scaled_feed_forward
 from cairn.ops.activation import gelu_tanh, swiglu
-from cairn.ops.linear import linear_gelu_tanh, linear_squared_relu
+from cairn.ops.linear import linear_gelu_tanh, linear_squared_relu, linear_swiglu
 from cairn.ops.norm import squared_relu
 
 BLOCK = 2048  # tokens of a long text that a CPU takes at once: what lies between stays in caches
@@ -71,7 +71,11 @@ class MLP(nn.Module):
             if self.activation is gelu_tanh and self.up_proj.bare(x):
                 return self.down_proj(linear_gelu_tanh(x, self.up_proj.weight, self.up_proj.bias))
             return self.down_proj.after(self.activation, self.up_proj(x))
+        silu, on_cpu = self.config.activation == "silu", x.device.type == "cpu"
+        if silu and on_cpu and self.gate_proj.bare(x) and apart(self.together):
+            gate, up = self.gate_proj, self.up_proj(x)
+            return self.down_proj(linear_swiglu(x, gate.weight, gate.bias, up))
         gate, up = products(x, *self.together)
-        if self.config.activation == "silu":
+        if silu:
             return self.down_proj(swiglu(gate, up))
         return self.down_proj(self.activation(gate) * up)

@@ -14,6 +14,7 @@
 typedef struct {
     const char *x, *weight; /* bf16 [T, K], rows `apart` elements apart; [O, K] */
     const void *bias;       /* bf16 [O], or NULL */
+    const void *times;      /* bf16 [T, O] that the activation is multiplied with, or NULL */
     void *y;                /* [T, O] of y_kind */
     int64_t apart, T, O, K, y_kind;
     int64_t activation; /* of layer.c, or NONE */
@@ -141,6 +142,11 @@ static void begin_square(const Dense *d, ptrdiff_t t, ptrdiff_t o, Square *to)
     if (d->bias) read_row(d->bias, o, to->outputs, BFLOAT16, to->bias);
 }
 
+INLINE __m512 widened(__m256i halves)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
 /* Row i of y: sums with bias and activation. */
 WITH_TILES INLINE void finish(const Dense *d, const Square *from, ptrdiff_t i,
                               const int64_t activation)
@@ -150,6 +156,12 @@ WITH_TILES INLINE void finish(const Dense *d, const Square *from, ptrdiff_t i,
     __m512 a = activated(_mm512_load_ps(sums) + _mm512_load_ps(bias), activation);
     __m512 b = activated(_mm512_load_ps(sums + 16) + _mm512_load_ps(bias + 16), activation);
     ptrdiff_t at = (from->t + i) * d->O + from->o;
+    if (d->times) {
+        const uint16_t *times = (const uint16_t *)d->times + at;
+        __m512i row = _mm512_maskz_loadu_epi16(here, times);
+        a *= widened(_mm512_castsi512_si256(row));
+        b *= widened(_mm512_extracti64x4_epi64(row, 1));
+    }
     if (d->y_kind == BFLOAT16) {
         __m512i both = (__m512i)_mm512_cvtne2ps_pbh(b, a);
         _mm512_mask_storeu_epi16((uint16_t *)d->y + at, here, both);
@@ -251,7 +263,7 @@ WITH_TILES static void dense_slabs(const Dense *d, char *room, int64_t *next, co
     _tile_release();
 }
 
-/* y = activation(x weight^T + bias), K a multiple of 32. 0, or 1 where there is no memory to work
+/* y = activation(x weight^T + bias) times, K a multiple of 32. 0, or 1 where there is no memory to work
  * in, or no matrix units. */
 int64_t cairn_dense(const Dense *d)
 {

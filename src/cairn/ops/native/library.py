@@ -71,7 +71,7 @@ class Dense(ctypes.Structure):
     """`Dense` of dense.c."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "weight", "bias", "y")),
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "bias", "times", "y")),
         *((name, ctypes.c_int64) for name in ("apart", "T", "O", "K", "y_kind")),
         *((name, ctypes.c_int64) for name in ("activation", "threads")),
     ]

@@ -35,10 +35,11 @@ def dense(
     bias: Tensor | None,
     activation: str | None = None,
     dtype: torch.dtype | None = None,
+    times: Tensor | None = None,
 ) -> Tensor:
     """activation(x W^T + bias), x [..., I], weight [O, I]: [..., O], in bf16 or in `dtype`.
 
-    Rounded once, at the end.
+    Multiplied with `times` bf16 [..., O] where that is given; rounded once, at the end.
     """
     library = native().library
     assert library
@@ -49,6 +50,7 @@ def dense(
         x=rows.data_ptr(),
         weight=weight.data_ptr(),
         bias=None if bias is None else bias.data_ptr(),
+        times=None if times is None else times.data_ptr(),
         y=y.data_ptr(),
         apart=rows.stride(0),
         T=len(rows),
