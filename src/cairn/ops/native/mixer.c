@@ -32,20 +32,26 @@ INLINE float walk_row(float *S, float x, const float *B, const float *C, ptrdiff
     return total + sum(seen);
 }
 
+#define HELD (LANES / 2) /* vectors of a row of the state: 128 numbers with AVX-512 */
+
 /* LANES rows of the state, N a multiple of LANES: y = S C + D x for all of them. Meanwhile as much
  * is asked for from `next` on. */
 INLINE void walk_rows(float *S, const float *x, const float *B, const float *C, ptrdiff_t N,
                       float keep, float dt, float D, float *y, const float *next)
 {
-    Vector seen[LANES], input = load(x);
+    Vector seen[LANES], input = load(x), b[HELD], c[HELD];
+    const int held = N <= HELD * LANES; /* B and C stay in registers */
+    for (int j = 0; held && j < N / LANES; j++) b[j] = load(B + j * LANES), c[j] = load(C + j * LANES);
     for (int i = 0; i < LANES; i++) {
         float *row = S + i * N, given = dt * x[i];
         Vector total = splat(0);
+#pragma GCC unroll 8
         for (ptrdiff_t n = 0; n < N; n += LANES) {
-            Vector s = load(row + n) * splat(keep) + load(B + n) * splat(given);
+            Vector right = held ? b[n / LANES] : load(B + n);
+            Vector s = load(row + n) * splat(keep) + right * splat(given);
             __builtin_prefetch(next + i * N + n, 0, 2);
             store(row + n, s);
-            total += s * load(C + n);
+            total += s * (held ? c[n / LANES] : load(C + n));
         }
         seen[i] = total;
     }

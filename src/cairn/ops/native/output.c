@@ -32,10 +32,22 @@ INLINE void look_at(Highest *seen, Vector v, Words which)
     seen->which = (which & takes) | (seen->which & ~takes);
 }
 
+/* Whether any of `count` outputs, a multiple of LANES, may be higher than what its lane has seen. */
+static int may_exceed(const Highest *seen, const float *row, ptrdiff_t count)
+{
+    Words any = {0};
+    for (ptrdiff_t i = 0; i < count; i += LANES)
+        any |= (Words) ~(load(row + i) <= seen->value); /* NaN may */
+    uint32_t found = 0;
+    for (int i = 0; i < LANES; i++) found |= any[i];
+    return found != 0;
+}
+
 /* Outputs `first` on of one row. */
 static void look_through(Highest *seen, const float *row, ptrdiff_t count, ptrdiff_t first)
 {
     ptrdiff_t i = 0;
+    if (count % LANES == 0 && !may_exceed(seen, row, count)) return; /* most pieces */
     for (; i + LANES <= count; i += LANES)
         look_at(seen, load(row + i), lanes_from((uint32_t)(first + i)));
     if (i == count) return;
