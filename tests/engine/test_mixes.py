@@ -92,7 +92,7 @@ CAPACITY = 176
     guesses=st.sampled_from([0, 1, 4]),
     overlap=st.booleans(),
     disk=st.booleans(),
-    order=st.randoms(use_true_random=False),
+    dice=st.integers(0, 2**32 - 1),
 )
 def test_tokens_equal_plain_generation_in_every_mix(
     models,
@@ -109,8 +109,9 @@ def test_tokens_equal_plain_generation_in_every_mix(
     guesses,
     overlap,
     disk,
-    order,
+    dice,
 ):
+    order = random.Random(dice)  # Hypothesis's own would be asked more or less often by the disk
     model = models[kind]
     prompts = prompts_of(random.Random(seed))
     expected = [known(model, kind, prompt) for prompt in prompts]
