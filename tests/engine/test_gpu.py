@@ -1,12 +1,14 @@
 """The engine on a GPU, against the CPU."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from cairn.engine import Engine, Grammar, SamplingParams, Speculation, Thinking
+from cairn.engine import Caching, Engine, Grammar, SamplingParams, Speculation, Thinking
 from cairn.model import build
+from cairn.ops.order import fixed_order
 
 from ..fixtures.shapes import LIVELY, WINDOW, untrained
 
@@ -117,3 +119,40 @@ def test_graphs_follow_weights_that_change_in_place_and_that_move(model, words):
     there.backbone.norm_f.weight = torch.nn.Parameter(there.backbone.norm_f.weight.flip(0).clone())
     fresh = Engine(there, words, slots=2, graphs=False).generate(["def "], params)
     assert engine.generate(["def "], params)[0].tokens == fresh[0].tokens
+
+
+def test_two_engines_in_two_streams_at_a_time(words):
+    """Long enough for attention in pieces, whose graphs count arrivals."""
+    params = SamplingParams(max_tokens=200, temperature=0.0, ignore_eos=True)
+    shape = LIVELY | {"head_dim": 64, "hidden_size": 64, "max_positions": 4096}
+    made = [build(untrained("M*-*", words.vocab_size, **shape), seed=n).cuda() for n in (1, 2)]
+    kept = Caching(prefixes=False)
+    engines = [Engine(model, words, slots=4, capacity=3000, caching=kept) for model in made]
+    prompts = [[3 + (n * k) % 90 for n in range(1500 + k)] for k in range(1, 5)]
+    alone = [[one.tokens for one in e.generate(prompts, params)] for e in engines]
+
+    def ask(engine: Engine) -> list[list[int]]:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            return [one.tokens for one in engine.generate(prompts, params)]
+
+    torch.cuda.synchronize()
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(3):
+            assert list(pool.map(ask, engines)) == alone
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@torch.inference_mode()
+def test_logits_in_a_fixed_order_are_the_same_numbers_for_any_rows(words, dtype):
+    """Rounded or not, they are so whether there are few rows or many."""
+    model = build(untrained("*", words.vocab_size, **LIVELY), seed=1).to("cuda", dtype)
+    generator = torch.Generator("cuda").manual_seed(0)
+    hidden = torch.randn(70, 32, generator=generator, device="cuda").to(dtype)
+    with fixed_order():
+        whole = model.head(hidden, widened=False).float()
+        for rows in (1, 16, 17, 31, 32, 33, 70):
+            assert torch.equal(model.head(hidden[:rows], widened=False).float(), whole[:rows])
+            assert torch.equal(model.head(hidden[:rows]), whole[:rows])
+    plain = model.head(hidden, widened=False)
+    assert plain.dtype == dtype
+    torch.testing.assert_close(plain.float(), whole, rtol=2**-7, atol=0.05)

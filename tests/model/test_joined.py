@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cairn.engine.assembly import signature
 from cairn.engine.weights import join_weights, narrow_weights, put_weights, replace_weights
 from cairn.model import Cache, Spans, build, load, save
 from cairn.model.joined import apart, join
@@ -132,6 +133,86 @@ def test_gradients_are_those_of_single_layers(tinies, roughen):
         answers(joined, tokens(config)), answers(plain, tokens(config)), strict=True
     ):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_that_was_joined_in_inference_mode_is_trained_on(tinies, roughen):
+    """As where one model draws and learns in turn: an engine may be made where nothing is learned.
+
+    And a change of weights is noticed, by which cached prefixes go.
+    """
+    plain = drawn(tinies["qwen2"], roughen)
+    joined = copy.deepcopy(plain)
+    with torch.inference_mode():
+        assert join(joined) > 0
+    assert not any(map(apart, groups(joined)))
+    before = signature(joined)
+    learn = [torch.optim.AdamW(m.parameters(), lr=0.01, foreach=True) for m in (plain, joined)]
+    for _ in range(2):
+        for model, optimizer in zip((plain, joined), learn, strict=True):
+            optimizer.zero_grad()
+            model(tokens(model.config), Spans.of([40])).square().mean().backward()
+            optimizer.step()
+    assert signature(joined) != before
+    assert not any(map(apart, groups(joined)))
+    for one, other in zip(joined.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_parameters_in_memory_of_an_optimizer_stay_there(tinies, roughen):
+    """Which steps on the whole: ZeRO's optimizers, and FSDP of the first kind."""
+    model = drawn(tinies["llama"], roughen)
+    flat = torch.cat([p.detach().flatten() for p in model.parameters()])
+    at = 0
+    for p in model.parameters():
+        p.data = flat[at : at + p.numel()].view(p.shape)
+        at += p.numel()
+    first = model.backbone.layers[0].mixer.together
+    if apart(first):  # they may happen to follow each other
+        assert "whose owner may write there" in apart(first)
+    join(model)
+    wanted = answers(model, tokens(model.config))
+    flat.mul_(1.25)
+    assert not torch.allclose(answers(model, tokens(model.config))[0], wanted[0])
+    assert all(
+        p.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr()
+        for p in model.parameters()
+    )
+
+
+def test_what_came_apart_is_joined_again(tinies, roughen):
+    model = drawn(tinies["llama"], roughen)
+    join(model)
+    first = model.backbone.layers[0].mixer
+    first.q_proj.weight = torch.nn.Parameter(first.q_proj.weight.detach().clone())
+    assert apart(first.together) != ""
+    join(model)
+    assert apart(first.together) == ""
+
+
+@torch.no_grad()
+def test_layers_without_parameters_of_their_own_serve_one_by_one(tinies, roughen):
+    """As in copies of DataParallel, and where a weight is computed from others."""
+    model = drawn(tinies["llama"], roughen)
+    ids = tokens(model.config)
+    with fixed_order():
+        wanted = answers(model, ids)
+        for layer in model.backbone.layers[0].mixer.together:
+            weight = layer._parameters.pop("weight")
+            layer.weight = weight.detach()
+        torch.testing.assert_close(answers(model, ids), wanted)
+    assert apart(model.backbone.layers[0].mixer.together) == "one is another kind of layer"
+    join(model)
+
+
+@torch.no_grad()
+def test_who_listens_to_a_norm_of_heads_hears_it(tinies, roughen):
+    model, heard = drawn(tinies["qwen3"], roughen), []
+    wanted = answers(model, tokens(model.config))
+    norm = model.backbone.layers[0].mixer.q_norm
+    with norm.register_forward_hook(lambda _m, _x, y: heard.append(len(y))):
+        found = answers(model, tokens(model.config))
+    assert heard == [40, *[1] * 6, 34]
+    torch.testing.assert_close(found, wanted)
 
 
 @torch.no_grad()

@@ -292,3 +292,23 @@ def test_keys_of_a_past_that_lie_before_each_spans_own(window: int | None) -> No
     one, two = (torch.autograd.grad(y.float().square().sum(), (q, k, v)) for y in (fast, plain))
     for mine, theirs in zip(one, two, strict=True):
         assert torch.allclose(mine, theirs, rtol=5e-2, atol=1e-1)
+
+
+@pytest.mark.parametrize("share", [20, 72])
+def test_one_key_head_for_many_is_joined_too(triton_device, share):
+    """As steps of captured graphs lay them out, with a row that is nobody's."""
+    past = [700, 0, 300]
+    whole = [old + 1 for old in past]
+    q, k = draw(sum(whole), share, WIDTH) * 3, draw(sum(whole), 1, WIDTH, seed=1) * 3
+    v = draw(sum(whole), 1, WIDTH, seed=2)
+    wanted = new_rows(reference.attention(q, k, v, whole), past, [1] * 3)
+    first = torch.arange(4, dtype=torch.int32, device=triton_device)
+    tiles = torch.stack([first[:3], torch.zeros_like(first[:3])], 1)
+    ends = torch.tensor(whole, dtype=torch.int32, device=triton_device)
+    tables = kernels.Tables(first, ends, tiles, tiles[:0], 2, alone=True)
+    plan = AttentionPlan.of_tables(tables, 3, triton_device, None)
+    pages = moved(paged(k, v, whole, 16, 16), triton_device)
+    new = [new_rows(x, past, [1] * 3).to(triton_device) for x in (q, k, v)]
+    with paths.only("triton"):
+        got = attention(*new, plan, pages=pages)
+    torch.testing.assert_close(got.cpu(), wanted, **NEAR)

@@ -59,6 +59,18 @@ def test_tensors_together_are_apart():
     assert len({t.untyped_storage().data_ptr() for t in made if t.numel()}) == len(large)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_large_tensors_go_one_by_one():
+    shapes = [torch.Size(s) for s in ((5,), (40, 2**20), (2**20,), (40, 2**20))]
+    made = empty_together(shapes, torch.uint8)
+    assert [t.shape for t in made] == shapes
+    for i in range(len(made)):
+        made[i].fill_(1)
+    full = resident()
+    made[1] = made[3] = made[0]
+    assert resident() < full - 76 * 2**20
+
+
 def resident() -> int:
     """Bytes that this process has in memory; 0 where nobody tells."""
     if sys.platform != "linux":

@@ -133,3 +133,15 @@ def test_no_tokens_are_no_launch(triton_device):
         q, k = prelude(new, memory(1, 8, triton_device), places, (norm, norm, 1e-6))
     assert q.shape == (0, 2, 8)
     assert k.shape == (0, 1, 8)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_norms_alone_are_learned_too():
+    """Behind frozen projections: a kernel without a gradient would keep them as they are."""
+    new = mapped(lambda x: x.cuda(), projected(3, 2, 1, 8))
+    norm = torch.ones(8, device="cuda", requires_grad=True)
+    places = torch.arange(3, device="cuda")
+    q, k = prelude(new, memory(1, 8, "cuda"), places, (norm, norm, 1e-6))
+    (q.square().sum() + k.square().sum()).backward()
+    assert norm.grad is not None

@@ -150,3 +150,15 @@ def test_kernels_that_begin_early_see_what_was_written_before_them():
         changed = linear(x, weights[0])
         weights[0].neg_()
         assert torch.equal(changed, -linear(x, weights[0]))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("learned", ["input", "weight", "bias"])
+def test_a_few_rows_have_gradients(learned):
+    """Biases alone are learned, too, behind a frozen weight."""
+    given = {"input": draw(2, 64), "weight": draw(128, 64, seed=1), "bias": draw(128, seed=2)}
+    given = {name: x.bfloat16().cuda() for name, x in given.items()}
+    given[learned].requires_grad_()
+    linear(given["input"], given["weight"], given["bias"]).float().square().sum().backward()
+    assert given[learned].grad is not None

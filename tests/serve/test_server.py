@@ -10,17 +10,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal
+from types import SimpleNamespace
+from typing import IO, Any, Literal
 
 import httpx
 import pytest
+import torch
 from pydantic import BaseModel
 
 from cairn.base import UserError
 from cairn.engine import Engine
 from cairn.model import save
 from cairn.serve import create_app, serve
-from cairn.serve.server import frozen
+from cairn.serve.server import _warm_up, frozen
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,26 @@ def test_what_is_loaded_is_not_searched_for_garbage_while_the_server_runs():
         del cycle
         assert gc.collect() > 0, "what is new is still sought"
     assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        (None, r"\(CUDA out of memory\): give less --memory"),
+        ("the first rank failed: OutOfMemoryError CUDA out of memory. Tried", "give less --memory"),
+        ("rank 1 ended: SIGKILL", "ranks: rank 1 ended: SIGKILL while kernels were compiled"),
+    ],
+)
+def test_what_fails_before_there_are_requests_is_told_in_a_line(lost, message):
+    def warm_up() -> float:
+        if lost is not None:
+            raise RuntimeError(f"ranks: {lost}")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. And more.")
+
+    engine: Any = SimpleNamespace(model=SimpleNamespace(device=torch.device("cuda")), lost=lost)
+    engine.warm_up = warm_up
+    with pytest.raises(UserError, match=message):
+        _warm_up([engine])
 
 
 def test_a_missing_extra_names_the_line_to_type():

@@ -49,24 +49,25 @@ TOKEN_BUDGET = {"cpu": 512, "cuda": 4096}  # tokens a step: long prompts are cut
 class Engine:
     """Continuous batching over one model. Not thread-safe: one thread drives an engine.
 
-    `model` is a checkpoint folder or a live model (its current weights are used, not a copy;
-    it stays on its device and in its dtype). A folder is loaded on `device` (a GPU if there is
-    one) in `dtype` (None: bfloat16 on a GPU; on a CPU too where weights are stored in it and the
-    CPU has matrix units for it, else float32), with `weights` "float8" its matrices in 8 bits. At
-    most `slots` sequences run at a time, each of up to `capacity` tokens, prompt and completion
-    together; None fits them to the memory, and where memory is short sequences wait or are
-    preempted: nothing is refused.
-    One step carries at most `token_budget` tokens. Recurrent states are in `state_dtype`: float32,
-    or float16 or int8, rounded at random. `caching` says what is kept of prefixes, `speculation`
-    how tokens are guessed ahead (None: they are not); neither changes what is drawn. `memory` is
-    how many bytes keys, values and states may take (None: a share of what is free). `graphs`
-    captures decoding, and `overlap` launches a step before what the last one drew is known; both
-    are for GPUs and on there (None). `invariant` gives every request the bits that it has alone,
-    log-probabilities included, whatever the batch; it is slower and keeps no prefixes. With
-    `ranks`, so many processes share the model of a folder, one a GPU (tensor parallelism): the
-    others are started here, and end with `close`; `memory` is then that of each.
+    `model` is a checkpoint folder or a live model (its current weights are used, not a copy; it
+    stays on its device and in its dtype; on a GPU `model.joined.join` moves its matrices). A folder
+    is loaded on `device` (a GPU if there is one) in `dtype` (None: bfloat16 on a GPU; on a CPU too
+    where weights are stored in it and the CPU has matrix units for it, else float32), with
+    `weights` "float8" its matrices in 8 bits. At most `slots` sequences run at a time, each of up
+    to `capacity` tokens, prompt and completion together; None fits them to the memory, and where
+    memory is short sequences wait or are preempted: nothing is refused. One step carries at most
+    `token_budget` tokens. Recurrent states are in `state_dtype`: float32, or float16 or int8,
+    rounded at random. `caching` says what is kept of prefixes, `speculation` how tokens are guessed
+    ahead (None: they are not); neither changes what is drawn. `memory` is how many bytes keys,
+    values and states may take (None: a share of what is free). `graphs` captures decoding, and
+    `overlap` launches a step before what the last one drew is known; both are for GPUs and on there
+    (None). `invariant` gives every request the bits that it has alone, log-probabilities included,
+    whatever the batch; it is slower and keeps no prefixes. With `ranks`, so many processes share
+    the model of a folder, one a GPU (tensor parallelism): the others are started here, and end with
+    `close`; `memory` is then that of each.
     """
 
+    @torch.inference_mode(False)  # or its memory could be written in that mode alone
     def __init__(
         self,
         model: str | Path | Decoder,

@@ -7,7 +7,7 @@ write no slot and no page.
 
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from cairn.model import Decoder
 from cairn.model.layout import Layout
 from cairn.model.steps import Step
 from cairn.ops.transfer import on_device
+
+if TYPE_CHECKING:
+    from cairn.ops.triton.arrivals import Held
 
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256)  # rows
 
@@ -38,6 +41,7 @@ class Graphs:
         self._steps: dict[int, Step] = {}
         self._graphs: dict[tuple[int, int], Captured] = {}
         self._memory: Any = None
+        self._counters: Held = {}  # of no other engine's graphs: both may be replayed at a time
         self._weights = _addresses(model)
 
     def __len__(self) -> int:
@@ -87,9 +91,12 @@ class Graphs:
         return captured.hidden[:count]
 
     def _forward(self, step: Step, pieces: int) -> tuple[Tensor, Layout]:
+        from cairn.ops.triton.arrivals import counters_in
+
         cache = self._pool.cache
         layout = step.layout(self._model.config, cache, self._pool.tables, pieces)
-        return self._model.run(step.tokens, layout, cache), layout
+        with counters_in(self._counters):
+            return self._model.run(step.tokens, layout, cache), layout
 
     def _capture(self, step: Step, pieces: int) -> "Captured":
         graph = torch.cuda.CUDAGraph()

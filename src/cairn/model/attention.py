@@ -76,7 +76,10 @@ class Attention(nn.Module):
         assert where is not None
         norms = None
         if self.q_norm is not None and self.k_norm is not None:
-            norms = self.q_norm.weight, self.k_norm.weight, self.q_norm.eps
+            if self.q_norm.listened or self.k_norm.listened:  # then the calls have to be made
+                q, k = self.q_norm(q), self.k_norm(k)
+            else:
+                norms = self.q_norm.weight, self.k_norm.weight, self.q_norm.eps
         q, k = memory.enter(where, (q, k, v), norms, layout.turns)
 
         def read(spans: tuple[int, ...], start: int, stop: int) -> tuple[Tensor, Tensor]:

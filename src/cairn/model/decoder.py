@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cairn.ops.vocabulary import Vocabulary
 
 
-ROUNDED = 32  # rows: fewer are multiplied by kernels of ours, which give fp32
+ROUNDED = 32  # rows, from which on logits that a GPU's library gave stay in its dtype
 INITIALISED = (RMSNorm, LayerNorm, Mamba2, Attention, MLP)  # modules that draw their parameters
 
 
@@ -229,8 +229,10 @@ class Decoder(nn.Module):
     def head(self, hidden: Tensor, widened: bool = True) -> Tensor:
         """Logits [..., V] in fp32 of hidden [..., D].
 
-        Those of many rows that a GPU's library has rounded stay so where not `widened`: the same
-        numbers, and nothing is written twice.
+        In bf16 on a GPU they are rounded to bf16 by its library, but for the few rows that our
+        own product multiplies there (`ops.linear.FEW`) and outside of `order.fixed_order`: a
+        logit of 20 to the next multiple of 1/8. Those of many rows stay in bf16 where not
+        `widened`: the same numbers, and nothing is written twice.
         """
         rounded = not widened and hidden.is_cuda and hidden.numel() >= ROUNDED * hidden.shape[-1]
         if not rounded and self.lm_head.plain(hidden):

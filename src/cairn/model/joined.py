@@ -17,12 +17,15 @@ Group = Sequence[nn.Module]  # layers that multiply the same rows
 PLAIN = (nn.Parameter, Tensor)  # and no part of what is spread over ranks
 
 
+@torch.inference_mode(False)  # what is made inside it could not be trained afterwards
 @torch.no_grad()
 def join(model: nn.Module) -> int:
     """Lay side by side what `together` of each mixer names; how many groups lie so now.
 
     Layer by layer, so that the peak of memory is the model and the matrices of one. Groups that
-    cannot be joined stay as they are; `Decoder.paths` tells which, and why.
+    cannot be joined stay as they are; `Decoder.paths` tells which, and why. A model may be trained
+    on, whatever mode this is called in; but what knows parameters by their address (a captured
+    graph of training) is to be made after it.
     """
     count, seen = 0, set[int]()
     for module in model.modules():
@@ -30,6 +33,8 @@ def join(model: nn.Module) -> int:
         own = {id(p) for linear in linears for p in linear.parameters()}
         if linears and not unfit(linears) and not own & seen:
             if apart(linears):
+                if owned_elsewhere(linears):
+                    continue
                 _join(linears)
             seen |= own
             count += 1
@@ -37,8 +42,8 @@ def join(model: nn.Module) -> int:
 
 
 def unfit(linears: Group) -> str:
-    """Why layers cannot be joined; empty where they can."""
-    if any(type(linear) is not Linear for linear in linears):
+    """Why no product could read layers as one, wherever they lay; empty where one could."""
+    if not _plain(linears):
         return "one is another kind of layer"
     for name, tensors in _fields(linears).items():
         found = [t for t in tensors if t is not None]
@@ -53,12 +58,26 @@ def unfit(linears: Group) -> str:
     return ""
 
 
+def owned_elsewhere(linears: Group) -> str:
+    """Why layers may not be moved; empty where they may.
+
+    Some optimizers hold all parameters in one piece of memory and write there: parameters that
+    were moved out of it would never hear of a step.
+    """
+    for tensors in _fields(linears).values():
+        held = [t for t in tensors if t is not None]
+        whole = sum(t.nbytes for t in held)
+        if any(t.untyped_storage().nbytes() > whole for t in held):
+            return "they are parts of a larger piece of memory, whose owner may write there"
+    return ""
+
+
 def apart(linears: Group) -> str:
     """Why no product reads layers as one; empty where one does. Asked at every call."""
-    alike = all(type(linear) is Linear for linear in linears)
-    if alike and all(map(_beside, _fields(linears).values())):
+    if _plain(linears) and all(map(_beside, _fields(linears).values())):
         return ""
-    return unfit(linears) or "they lie apart: an engine on a GPU joins them"
+    why = unfit(linears) or owned_elsewhere(linears)
+    return why or "they lie apart: an engine on a GPU joins them"
 
 
 def products(x: Tensor, *linears: Linear) -> tuple[Tensor, ...]:
@@ -84,6 +103,14 @@ def products(x: Tensor, *linears: Linear) -> tuple[Tensor, ...]:
     assert weight is not None
     y = multiplied(x, weight, bias, inverse)
     return y.split([len(t) for t in fields["weight"] if t is not None], -1)
+
+
+def _plain(linears: Group) -> bool:
+    """Whether all are layers of ours with parameters of their own.
+
+    Copies of `nn.DataParallel`, and weights that are computed from others, have none.
+    """
+    return all(type(each) is Linear and "weight" in each._parameters for each in linears)
 
 
 def _fields(linears: Group) -> dict[str, list[Tensor | None]]:

@@ -17,6 +17,11 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(width))
         self.eps = eps
 
+    @property
+    def listened(self) -> bool:
+        """Whether somebody hears of the calls, so that they have to be made."""
+        return bool(self._forward_hooks or self._forward_pre_hooks)
+
     def initialise(self, generator: Generator) -> None:
         """All ones."""
         fill(self.weight, torch.ones(self.weight.shape))

@@ -32,7 +32,7 @@ def linear(
         return y if dtype is None else y.to(wanted)
     why = native.linear_unfit(x, weight)
     many = bool(why) and not rows.dense_unfit(x, weight, bias)
-    few = _few(x, weight)
+    few = _few(x, weight, bias)
     triton = "" if few else None  # a library is no slow path
     path = paths.choose("linear", x.device, native="" if many else why, triton=triton)
     if path == "triton" and few:
@@ -49,14 +49,15 @@ def linear(
     return y if dtype is None else y.to(torch.promote_types(y.dtype, dtype))
 
 
-def _few(x: Tensor, weight: Tensor) -> bool:
+def _few(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether our product of a few rows serves: on Hopper GPUs, where it was measured."""
     narrow = x.dtype == weight.dtype and x.dtype in (torch.bfloat16, torch.float16)
     outputs, inner = weight.shape
     most = (FEW if inner <= outputs else FEW_OF_DEEP) * inner
     if not x.is_cuda or not narrow or not 0 < x.numel() <= most or weight.stride(1) != 1:
         return False
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+    given = (x, weight) if bias is None else (x, weight, bias)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
         return False
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cuda"):
         return False

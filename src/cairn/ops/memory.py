@@ -35,6 +35,7 @@ def keep_freed_memory() -> bool:
 _HUGE_PAGE = 2 * 2**20
 _WORTH_IT = 2**18  # bytes: less is left to malloc
 _LINE = 64  # bytes: weights that begin elsewhere are read more slowly
+_ALONE = 32 * 2**20  # bytes, from which on the ends of large pages are no great part
 
 
 def fresh(size: int) -> Tensor:
@@ -55,9 +56,18 @@ def empty_together(shapes: Sequence[torch.Size], dtype: torch.dtype) -> list[Ten
 
     By itself a tensor of 4 MB is half in pages of 4 KiB, since no whole 2 MiB are left at its
     ends. Small ones lie together at the end, so that who looks at no large one takes little
-    memory. The piece goes when the last of them does.
+    memory. The piece goes when the last of them does; so those of 32 MiB and more have a piece
+    each, and a model that is narrowed or moved matrix by matrix gives memory back meanwhile.
     """
     sizes = [-(-prod(shape) * dtype.itemsize // _LINE) * _LINE for shape in shapes]
+    if len(shapes) > 1 and max(sizes) >= _ALONE:
+        alone = {i for i, size in enumerate(sizes) if size >= _ALONE}
+        few = [shape for i, shape in enumerate(shapes) if i not in alone]
+        rest = iter(empty_together(few, dtype))
+        return [
+            empty_together([shape], dtype)[0] if i in alone else next(rest)
+            for i, shape in enumerate(shapes)
+        ]
     if sum(sizes) < _WORTH_IT:
         return [torch.empty(shape, dtype=dtype, device="cpu") for shape in shapes]
     piece, at = _piece(sum(sizes))

@@ -36,7 +36,8 @@ def prelude(
     if norms is None and turns is None:
         append(pools, (k, v), places)
         return q, k
-    whole = _in_halves(q, turns) and not _trained(q, k, v)
+    trained = _trained(q, k, v, *(norms[:2] if norms is not None else ()))
+    whole = _in_halves(q, turns) and not trained
     triton = paths.for_kernel(q) if whole else None
     if paths.choose("prelude", q.device, native="in parts", triton=triton) == "triton":
         from cairn.ops.triton.prelude import prelude as kernel

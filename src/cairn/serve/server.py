@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+import torch
 import uvicorn
 from fastapi import FastAPI
 
@@ -102,8 +103,24 @@ def serve(
 
 
 def _warm_up(engines: list[Engine]) -> None:
-    """What compiles on a GPU compiles before a request waits for it."""
-    took = sum(one.warm_up() for one in engines if one.model.device.type == "cuda")
+    """What compiles on a GPU compiles before a request waits for it.
+
+    UserError where steps as large as requests may make them do not fit into the GPU's memory, and
+    where a rank is lost.
+    """
+    try:
+        took = sum(one.warm_up() for one in engines if one.model.device.type == "cuda")
+    except RuntimeError as error:
+        lost = [one.lost for one in engines if one.lost is not None]
+        if not lost and not isinstance(error, torch.OutOfMemoryError):
+            raise
+        told = (*lost, str(error))[0].partition(". ")[0]
+        if lost and "out of memory" not in told:
+            raise UserError(f"ranks: {told} while kernels were compiled") from error
+        raise UserError(
+            f"the GPU's memory does not hold a step as large as requests may make it ({told}): "
+            "give less --memory, which is for keys and states of each model, or fewer --slots"
+        ) from error
     if took:
         note(f"kernels compiled and graphs captured in {took:.1f} s")
 

@@ -319,7 +319,8 @@ def _join(
     ROWS: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """Join what pieces `earliest` to `last` of a tile have found, from the first to the last."""
-    AT_ONCE: tl.constexpr = min(16, 64 // ROWS)  # are asked for before any is waited for
+    # Pieces that are asked for before any is waited for.
+    AT_ONCE: tl.constexpr = max(1, min(16, 64 // ROWS))
     r = tl.arange(0, ROWS)
     token = begins + r // SHARE
     r_in = (r < TOKENS * SHARE) & (token < stop)
