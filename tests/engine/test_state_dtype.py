@@ -54,3 +54,20 @@ def test_narrow_states_make_room_for_more_sequences(hybrid):
 def test_another_dtype_is_refused(hybrid):
     with pytest.raises(UserError, match="state_dtype"):
         Engine(hybrid, state_dtype="bfloat16")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_a_slot_whose_state_was_no_number_serves_the_next_request(hybrid, dtype):
+    """A sequence that overflows ends by itself, and takes no other along."""
+    params = SamplingParams(max_tokens=20, temperature=0, ignore_eos=True)
+    expected = Engine(hybrid, slots=1, capacity=64, state_dtype=dtype).generate([[3, 5]], params)
+    engine = Engine(hybrid, slots=1, capacity=64, state_dtype=dtype)
+    pool = engine._runner.pool
+    parts = [x for x in pool._states() if x.is_floating_point()]
+    for part in parts:
+        part.fill_(float("nan"))
+    assert engine.generate([[3, 5]], params)[0].tokens == expected[0].tokens
+    for part in parts:
+        part.fill_(float("nan"))
+    pool.cache.reset()
+    assert not any(part.any() for part in parts)

@@ -5,6 +5,7 @@ launched at once. Rows are filled up to the next size with rows that are nobody'
 write no slot and no page.
 """
 
+import threading
 from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from cairn.ops.transfer import on_device
 if TYPE_CHECKING:
     from cairn.ops.triton.arrivals import Held
 
+_CAPTURING = threading.Lock()  # PyTorch captures in one stream, whichever thread asks
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256)  # rows
 
 
@@ -100,7 +102,8 @@ class Graphs:
 
     def _capture(self, step: Step, pieces: int) -> "Captured":
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+        how = {"pool": self._memory, "capture_error_mode": "thread_local"}
+        with _CAPTURING, torch.cuda.graph(graph, **how):
             hidden, layout = self._forward(step, pieces)
         self._memory = graph.pool()
         return Captured(graph, hidden, layout)

@@ -123,8 +123,8 @@ class Pool:
 
     def clear(self, slot: int) -> None:
         """The slot begins a new sequence."""
-        self.cache.window[:, slot] = 0
-        self.cache.state[:, slot] = 0
+        for part in self._states():  # scales too: one that is no number makes none of zeros
+            part[:, slot] = 0
 
     def save(self, slot: int) -> tuple[Tensor, ...]:
         """A copy of the slot's recurrent state, in the host's memory."""

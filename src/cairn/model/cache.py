@@ -178,6 +178,8 @@ class Cache:
         where = rows if isinstance(rows, slice) else rows.to(self.device)
         self.window[:, where] = 0
         self.state[:, where] = 0
+        if self.scales is not None:
+            self.scales[:, where] = 0  # one that is no number makes none of a state of zeros
 
     def fits(self, config: ModelConfig) -> None:
         """ValueError where a model of `config` remembers in other shapes than these.
