@@ -140,3 +140,14 @@ def test_what_stays_with_torch():
     with fixed_order(), paths.recorded() as taken:
         attention(q, k, v, plan)
     assert [choice.path for choice in taken] == ["torch"]
+
+
+@pytest.mark.parametrize("spread", [1e4, 1e6])
+def test_huge_scores_leave_what_the_highest_says(spread):
+    q, k, v = drawn(97, 4, 2, 64)
+    plan = AttentionPlan.of([97], None, "cpu", None)
+    got = attention(q * spread, k * spread, v, plan)
+    with paths.only("torch"):
+        plain = attention(q * spread, k * spread, v, plan)
+    assert got.isfinite().all()
+    assert (got - plain).abs().max() < 0.05

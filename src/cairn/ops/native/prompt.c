@@ -199,7 +199,8 @@ static void rescale(Columns *c, ptrdiff_t column, __m512 kept)
 }
 
 /* Scores of `count` keys from `key` on, of the 16 columns from `column` on, as probabilities but for
- * the sum so far; `scale` turns them into exponents of 2. */
+ * the sum so far; `scale` turns differences to the highest into exponents of 2: the highest itself is
+ * not scaled, or its rounding would be more than 1 where scores are huge. */
 WITH_TILES INLINE void soften(Columns *c, ptrdiff_t column, ptrdiff_t key, ptrdiff_t count,
                               __m512 scale, const int masked)
 {
@@ -218,14 +219,15 @@ WITH_TILES INLINE void soften(Columns *c, ptrdiff_t column, ptrdiff_t key, ptrdi
         most = _mm512_mask_max_ps(most, sees(masked, position, before, key + i), a, most);
         other = _mm512_mask_max_ps(other, sees(masked, position, before, key + i + 1), b, other);
     }
-    most = _mm512_max_ps(_mm512_max_ps(most, other) * scale, old);
-    __m512 kept = power_of_two(_mm512_max_ps(_mm512_set1_ps(-126), old - most)), total = kept;
+    most = _mm512_max_ps(_mm512_max_ps(most, other), old);
+    __m512 kept = power_of_two(_mm512_max_ps(_mm512_set1_ps(-126), (old - most) * scale));
+    __m512 total = kept;
     total = total * _mm512_load_ps(c->total + column);
     if (_mm512_cmp_ps_mask(old, most, _CMP_NEQ_UQ)) rescale(c, column, kept);
     char *to = c->seen + column / 16 * TILE;
     for (ptrdiff_t i = 0; i < count; i += 2) {
-        __m512 a = _mm512_fmsub_ps(_mm512_load_ps(scores + i * ACROSS), scale, most);
-        __m512 b = _mm512_fmsub_ps(_mm512_load_ps(scores + (i + 1) * ACROSS), scale, most);
+        __m512 a = (_mm512_load_ps(scores + i * ACROSS) - most) * scale;
+        __m512 b = (_mm512_load_ps(scores + (i + 1) * ACROSS) - most) * scale;
         a = _mm512_maskz_mov_ps(sees(masked, position, before, key + i), power_in_bf16(a));
         b = _mm512_maskz_mov_ps(sees(masked, position, before, key + i + 1), power_in_bf16(b));
         total += a + b;
