@@ -7,14 +7,16 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import uvicorn
 from fastapi import FastAPI
 
@@ -23,6 +25,7 @@ from cairn.base.make import make
 from cairn.engine import Engine
 from cairn.model import Decoder, build
 from cairn.serve import Limits, create_app
+from cairn.serve import server as serving
 from cairn.serve.server import listen
 from cairn.tokens import IndexAttribution, LearnTokenizer, Tokenize
 from cairn.tokens.learning import learn
@@ -133,6 +136,35 @@ class OneFile(Recipe):
         (work.out / "files").mkdir()
         pq.write_table(pa.Table.from_pylist([row]), work.out / "files" / "part-00000.parquet")
         return {}
+
+
+@dataclass
+class Made:
+    """What `serve` made: keywords of each engine, and of the application."""
+
+    engines: list[dict[str, Any]] = field(default_factory=list)
+    app: dict[str, Any] = field(default_factory=dict)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Made:
+    """`serve` comes as far as to engines and application, of which none is real, and ends."""
+    found = Made()
+
+    def engine(_: object, **given: object) -> SimpleNamespace:
+        found.engines.append(given)
+        device = SimpleNamespace(device=torch.device("cpu"))
+        return SimpleNamespace(
+            model=device, slots=1, capacity=1, lost=None, when_lost=lambda hears: None,
+            close=lambda: None,
+        )  # fmt: skip
+
+    monkeypatch.setattr(serving, "Engine", engine)
+    monkeypatch.setattr(serving, "create_app", lambda *_, **more: found.app.update(more))
+    monkeypatch.setattr(serving, "log_to", lambda: None)
+    quiet = SimpleNamespace(run=lambda sockets: None, lose=None, refuse_failed=lambda: None)
+    monkeypatch.setattr(serving, "Server", lambda *_: quiet)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Web pages do not reach a server without keys by another name, and metrics stay few."""
 
 import socket
-from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -81,19 +80,11 @@ def test_other_pages_may_not_ask(guarded, origin, status):
     ],
 )
 def test_a_server_on_loopback_without_keys_checks_names(
-    monkeypatch, tmp_path, where, keys, names, expected
+    made, tmp_path, where, keys, names, expected
 ):
-    found = {}
-    engine = SimpleNamespace(close=lambda: None, slots=1, capacity=1, lost=None)
-    engine.when_lost = lambda hears: None
-    monkeypatch.setattr(serving, "Engine", lambda *given, **more: engine)
-    monkeypatch.setattr(serving, "create_app", lambda *given, **more: found.update(more))
-    monkeypatch.setattr(serving, "log_to", lambda: None)
-    quiet = SimpleNamespace(run=lambda sockets: None, lose=None, refuse_failed=lambda: None)
-    monkeypatch.setattr(serving, "Server", lambda *given: quiet)
     (tmp_path / "tokenizer.json").write_text("{}")
     serving.serve(tmp_path, where, 0, keys=keys, allow_hosts=names)
-    assert found["hosts"] == expected
+    assert made.app["hosts"] == expected
 
 
 def test_made_up_methods_and_paths_make_no_series(guarded):
