@@ -5,9 +5,10 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from cairn.base import UserError
-from cairn.model import Cache, ModelConfig, Spans, build, load, save
+from cairn.model import Cache, ModelConfig, Spans, build, checkpoint, load, save
 
 transformers = pytest.importorskip("transformers")
 
@@ -87,6 +88,29 @@ def test_our_checkpoint_gives_our_logits_there(each_tiny, roughen, ids, tmp_path
     tokens, _ = greedy(ours, ids, NEW)
     assert torch.equal(tokens, their_greedy(theirs, ids, NEW))
     assert theirs.generation_config.eos_token_id == [2, 7]
+
+
+@torch.no_grad()
+def test_an_output_matrix_of_its_own_is_read_though_they_should_be_tied(
+    theirs, ids, tmp_path, monkeypatch
+):
+    theirs.save_pretrained(tmp_path)
+    at = tmp_path / "config.json"
+    at.write_text(json.dumps(json.loads(at.read_text()) | {"tie_word_embeddings": True}))
+    weights = load_file(tmp_path / checkpoint.WEIGHTS)
+    first = next(t for name, t in weights.items() if "embed" in name)
+    head = first.clone()
+    head[-1, -1] += 1
+    save_file(weights | {"lm_head.weight": head}, tmp_path / checkpoint.WEIGHTS, {"format": "pt"})
+    monkeypatch.setattr(checkpoint, "COMPARED", 100)
+    ours = load(tmp_path)
+    assert not ours.config.tie_embeddings
+    assert checkpoint.stored_config(tmp_path) == ours.config
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(ours.logits(ids), again(ids).logits, **NEAR)
+    save(ours, tmp_path / "again")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    torch.testing.assert_close(ours.logits(ids), again(ids).logits, **NEAR)
 
 
 @torch.no_grad()

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from cairn.base import UserError
-from cairn.model import Decoder, ModelConfig, load
+from cairn.model import Decoder, load
+from cairn.model.checkpoint import stored_config
 from cairn.model.joined import join
 from cairn.model.linear import Linear
 from cairn.model.sharding import share_of
@@ -30,7 +31,7 @@ def replace_weights(model: Decoder, folder: Path) -> int:
 def read_weights(model: Decoder, folder: Path, share: "Share | None" = None) -> dict[str, Tensor]:
     """The weights of a checkpoint, or a rank's share of them, on the CPU; see `replace_weights`."""
     ranks = 1 if share is None else share.ranks
-    if share_of(ModelConfig.from_folder(folder), ranks) != model.config:
+    if share_of(stored_config(folder), ranks) != model.config:
         raise UserError("folder", str(folder), "holds a model of another configuration")
     if share is None:
         read = load(folder, "cpu", model.dtype)

@@ -8,6 +8,8 @@ import json
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import torch
@@ -26,6 +28,8 @@ INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
 READERS = 4  # tensors read at a time: one waits for the disk while another fills memory
 EMBEDDING = "backbone.embeddings.weight"  # its dtype is the model's
+HEAD = "lm_head.weight"
+COMPARED = 2**22  # numbers at a time
 _RECOMPUTED = (".rotary_emb.inv_freq",)  # buffers that old checkpoints of transformers hold
 
 
@@ -45,15 +49,12 @@ def load(
     replaced or removed, but must not be overwritten in place. Others are read piece by piece to
     where they belong. Either way peak memory is the model. With `ranks`, the share of one rank of
     a tensor-parallel group (`model.sharding`): its mixers' outputs are summands of the whole's.
+    An output matrix that differs from the embedding is read, whatever the configuration says.
     Raises UserError for a family that is not supported, for weights that are absent, pickled,
     truncated, missing, left over or of another shape: all of them named in one line.
     """
-    folder = Path(folder)
-    config = ModelConfig.from_folder(folder)
-    family = family_of(config.family)
+    config, where = _stored(Path(folder))
     table = cuts(config, rank, ranks) if ranks > 1 else None
-    found = _locate(folder)
-    where = _matched(folder, config, family, found)
     model = empty(share_of(config, ranks), device, dtype or DTYPES[where[EMBEDDING].dtype])
     left = list(model.named_parameters())
     if mapped and ranks == 1 and torch.device(device).type == "cpu":
@@ -74,10 +75,41 @@ def load(
 
 def stored_dtype(folder: str | Path) -> torch.dtype:
     """What `load` gives a model where no dtype is asked for; UserError as there."""
-    folder = Path(folder)
+    return DTYPES[_stored(Path(folder))[1][EMBEDDING].dtype]
+
+
+def stored_config(folder: str | Path) -> ModelConfig:
+    """The configuration of what `load` gives; UserError as there."""
+    return _stored(Path(folder))[0]
+
+
+def _stored(folder: Path) -> tuple[ModelConfig, dict[str, Stored]]:
+    """The configuration that fits a folder's weights, and where each parameter is."""
     config = ModelConfig.from_folder(folder)
     family = family_of(config.family)
-    return DTYPES[_matched(folder, config, family, _locate(folder))[EMBEDDING].dtype]
+    found = _locate(folder)
+    ends = {name: one for one in found if (name := our_name(family, one.name)) in (EMBEDDING, HEAD)}
+    if config.tie_embeddings and len(ends) == 2 and not _same(ends[EMBEDDING], ends[HEAD]):
+        config = replace(config, tie_embeddings=False)  # as transformers has it
+    return config, _matched(folder, config, family, found)
+
+
+def _same(one: Stored, other: Stored) -> bool:
+    """Whether tensors hold the same numbers; so they do where `_matched` tells of their damage."""
+    if one.shape != other.shape:
+        return False
+    if not {one.dtype, other.dtype} <= DTYPES.keys() or one.truncated or other.truncated:
+        return True
+    wide = torch.promote_types(DTYPES[one.dtype], DTYPES[other.dtype])
+    rows, step = one.shape[0], max(1, COMPARED // max(1, prod(one.shape[1:])))
+    for first in range(0, rows, step):
+        part = first, min(rows, first + step)
+        pieces = [torch.empty((part[1] - first, *one.shape[1:]), dtype=wide) for _ in range(2)]
+        for piece, stored in zip(pieces, (one, other), strict=True):
+            read_into(stored, piece, [part])
+        if not torch.allclose(*pieces, rtol=0, atol=0, equal_nan=True):
+            return False
+    return True
 
 
 def _map(parameter: Tensor, one: Stored, maps: Maps) -> bool:
@@ -174,7 +206,7 @@ def _matched(
         name = our_name(family, one.name)
         if one.name.endswith(_RECOMPUTED):
             continue
-        if name == "lm_head.weight" and config.tie_embeddings:
+        if name == HEAD and config.tie_embeddings:
             continue  # a copy, for readers that do not tie
         if name is None or name not in shapes:
             wrong.setdefault("not in the model", []).append(one.name)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from cairn.base import UserError, Work
 from cairn.model import ModelConfig
+from cairn.model.checkpoint import stored_config
 from cairn.tokens.tokenizer import Tokenizer
 from cairn.train.checkpoint import write_checkpoint
 from cairn.train.data import blend_of, folders_of, open_blend, told
@@ -25,7 +26,7 @@ def extend(recipe: "Extend", work: Work) -> dict[str, Any]:
     tokenizer = Tokenizer.load(start)
     settings = recipe.settings
     stream = open_blend(blend, folders, tokenizer, settings)
-    config = extended(ModelConfig.from_folder(start), recipe.served, recipe.rope_theta)
+    config = extended(stored_config(start), recipe.served, recipe.rope_theta)
     ranks = join(settings.parallel, settings.device)
     model = loaded(start, ranks, config)
     evaluate = evaluator(folders, recipe.heldout_files)
