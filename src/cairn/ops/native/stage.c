@@ -131,14 +131,15 @@ static Rows inner_rows(const Stage *s)
 }
 
 /* Columns `from` on of what the last matrix reads: x [T, count]. Where they are packed, both are
- * multiples of DEEP. */
+ * multiples of DEEP. Tiles take 16 outputs at a time; vectors, which do the rest, read what is not
+ * packed. */
 static void hand_over(const Stage *s, const float *x, ptrdiff_t apart, ptrdiff_t from,
                       ptrdiff_t count)
 {
     Rows rows = inner_rows(s);
     if (rows.packed) {
         pack_columns(&rows, x, apart, from, count, s->packed_inner);
-        return;
+        if (s->call->D % 16 == 0) return;
     }
     for (ptrdiff_t t = 0; t < rows.tokens; t++)
         memcpy(s->inner + t * rows.inner + from, x + t * apart, (size_t)count * sizeof *x);
