@@ -107,6 +107,18 @@ def test_a_mixer_without_memory_or_bias_and_with_other_windows(taps):
     near(mamba_inner(*parts, weights._replace(conv_bias=None), form, chunks), expected)
 
 
+def test_neighbours_late_in_a_chunk_are_as_exact_as_its_first():
+    """Of large sums of time steps a pair of tokens has a small difference."""
+    sizes = (4, 16, 2, 16)
+    parts, form = inputs(256, *sizes), MixerForm(2, 1, 1e-5)
+    weights = mixer(*sizes)._replace(A_log=torch.full((4,), 2.0), dt_bias=torch.full((4,), 1.0))
+    chunks = Chunks.of([256], 128, 3, "cpu")
+    got = mamba_inner(*parts, weights, form, chunks).double()
+    with paths.only("torch"):
+        truth = mamba_inner(*(t.double() for t in parts), weights, form, chunks)
+    assert (got - truth).norm() < 3e-7 * truth.norm()
+
+
 @pytest.mark.parametrize("scale", [50.0, 1e4])
 def test_large_decays_stay_finite(scale):
     sizes = (4, 64, 2, 128)

@@ -106,6 +106,18 @@ static void mix_chunk(const Mixer *m, Room *r, ptrdiff_t Q)
     multiply(Q, padded(Q), N, r->C, r->Np, r->B, CHUNK, r->scores, CHUNK, 0, 0);
 }
 
+/* Sums of dt A over a chunk, of which a pair of tokens has a difference: neighbours late in a chunk
+ * would have few digits of it in fp32 alone. Returns the whole sum. */
+static double sum_steps(const float *dt, float rate, ptrdiff_t Q, float *decay, float *rest)
+{
+    double total = 0;
+    for (ptrdiff_t q = 0; q < Q; q++) {
+        total += (double)dt[q] * rate;
+        decay[q] = (float)total, rest[q] = (float)(total - decay[q]);
+    }
+    return total;
+}
+
 /* One head over a chunk: y from what the chunk's tokens give each other and from the state, then
  * the state at the chunk's end; state [Np, Pp], transposed. */
 static void head_chunk(const Mixer *m, Room *r, ptrdiff_t h, ptrdiff_t head, ptrdiff_t Q,
@@ -113,31 +125,33 @@ static void head_chunk(const Mixer *m, Room *r, ptrdiff_t h, ptrdiff_t head, ptr
 {
     ptrdiff_t Pp = r->Pp;
     const float *dt = r->dt + h * CHUNK, *x = r->x + h * Pp;
-    float *decay = r->decay + h * CHUNK, rate = -expf(m->A_log[head]), D = m->D[head], total = 0;
-    for (ptrdiff_t q = 0; q < Q; q++) decay[q] = total += dt[q] * rate;
+    float *decay = r->decay + h * CHUNK, *rest = r->rest, D = m->D[head];
+    double total = sum_steps(dt, -expf(m->A_log[head]), Q, decay, rest);
     multiply(Q, Pp, m->N, r->C, r->Np, state, Pp, r->y, Pp, 0, 0);
     for (ptrdiff_t q = 0; q < Q; q++) {
         const float *row = x + q * r->Hb * Pp;
         float from_start = exponential(decay[q]);
-        float to_end = exponential(total - decay[q] < 0 ? total - decay[q] : 0) * dt[q];
+        float left = (float)(total - decay[q] - rest[q]);
+        float to_end = exponential(left < 0 ? left : 0) * dt[q];
         float *scaled = r->scaled + q * Pp, *ended = r->ended + q * Pp, *y = r->y + q * Pp;
         for (ptrdiff_t p = 0; p < Pp; p++) {
             scaled[p] = dt[q] * row[p];
             ended[p] = to_end * row[p];
             y[p] = from_start * y[p] + D * row[p];
         }
-        float *within = r->within + q * CHUNK, here = decay[q];
+        float *within = r->within + q * CHUNK, here = decay[q], over = rest[q];
         const float *scores = r->scores + q * CHUNK;
         ptrdiff_t stop = least(padded(q + 1), CHUNK);
 #pragma omp simd
         for (ptrdiff_t j = 0; j < stop; j++) { /* clamped: rounding can make it positive */
-            float distance = here - decay[j] < 0 ? here - decay[j] : 0;
+            float distance = here - decay[j] + (over - rest[j]);
+            distance = distance < 0 ? distance : 0;
             within[j] = j <= q ? scores[j] * exponential(distance) : 0;
         }
         for (ptrdiff_t j = stop; j < least(stop + ROWS, CHUNK); j++) within[j] = 0;
     }
     multiply(Q, Pp, Q, r->within, CHUNK, r->scaled, Pp, r->y, Pp, 1, 1);
-    float kept = exponential(total);
+    float kept = exponential((float)total);
     for (ptrdiff_t i = 0; i < m->N * Pp; i++) state[i] *= kept;
     multiply(m->N, Pp, Q, r->B, CHUNK, r->ended, Pp, state, Pp, 1, 0);
 }

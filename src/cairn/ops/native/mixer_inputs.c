@@ -52,6 +52,7 @@ typedef struct {
     float *scaled, *ended, *y;         /* [CHUNK, Pp] each */
     float *state;                      /* [Hb, Np, Pp] */
     float *dt, *decay;                 /* [Hb, CHUNK] each */
+    float *rest;                       /* [CHUNK]: what a head's decays lost by rounding */
     ptrdiff_t mine, Hb, Pp, Np;
 } Room;
 
@@ -60,7 +61,7 @@ static size_t room_floats(const Mixer *m)
     ptrdiff_t Hb = m->H / m->G / m->blocks, Pp = padded(m->P), Np = padded(m->N);
     ptrdiff_t mine = padded(Hb * m->P + 2 * m->N);
     ptrdiff_t total = mine * (m->W + 2) + mine * (m->W + CHUNK) + CHUNK * Hb * Pp + 2 * CHUNK * Np
-                    + 2 * CHUNK * CHUNK + 3 * CHUNK * Pp + Hb * Np * Pp + 2 * Hb * CHUNK;
+                    + 2 * CHUNK * CHUNK + 3 * CHUNK * Pp + Hb * Np * Pp + (2 * Hb + 1) * CHUNK;
     return (size_t)total + 32 * 16;
 }
 
@@ -85,6 +86,7 @@ static Room make_room(const Mixer *m, float *memory)
     r.y = take(&memory, CHUNK * r.Pp);
     r.state = take(&memory, r.Hb * r.Np * r.Pp);
     r.dt = take(&memory, r.Hb * CHUNK), r.decay = take(&memory, r.Hb * CHUNK);
+    r.rest = take(&memory, CHUNK);
     return r;
 }
 
