@@ -269,11 +269,37 @@ def test_guesses_change_nothing_of_what_is_held(model, words):
         Grammar("lark", "start: nothing"),
         Grammar("json_schema", '{"type": "objec"}'),
         Grammar("json_schema", "{"),
+        Grammar("json_schema", '{"$ref": "#"}'),  # nothing that is written ends
     ],
 )
 def test_what_is_no_grammar_is_refused_before_it_runs(engine, grammar):
     with pytest.raises(UserError, match="grammar"):
         engine.generate(["x"], SamplingParams(grammar=grammar))
+    assert not engine.busy
+
+
+def test_a_refused_grammar_says_what_is_wrong_with_it(engine):
+    for grammar, problem in (
+        (Grammar("regex", "(ab"), "unclosed group"),
+        (Grammar("json_schema", '{"type": "string", "pattern": "a(?=b)"}'), "look-ahead"),
+        (Grammar("json_schema", '{"$ref": "#"}'), "no text fits it"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            engine.generate(["x"], SamplingParams(grammar=grammar))
+
+
+@pytest.mark.parametrize("guesses", [0, 3])
+def test_a_grammar_that_breaks_half_way_ends_nobody_else(model, words, guesses):
+    speculation = Speculation(most=guesses) if guesses else None
+    engine = Engine(model, words, slots=8, capacity=256, speculation=speculation)
+    free = SamplingParams(seed=4, max_tokens=30, ignore_eos=True)
+    (expected,) = engine.generate(["ab ab ab ab"], free)
+    breaks = Grammar("regex", "(a{1000}){1000}{1000}")  # its states are too many to be made
+    held = SamplingParams(seed=3, max_tokens=30, grammar=breaks)
+    broken, other = engine.generate(["ab ab ab ab"] * 2, [held, free])
+    assert broken.finish_reason == "error"
+    assert "too many" in broken.problem
+    assert (other.tokens, other.problem) == (expected.tokens, "")
     assert not engine.busy
 
 

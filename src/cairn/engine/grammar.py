@@ -101,16 +101,20 @@ class Compiler:
     def matcher(self, grammar: Grammar, *, thinking: bool, stops: frozenset[int]) -> "Matcher":
         """A matcher at the beginning of a completion, which has reasoning first if `thinking`.
 
-        UserError for a grammar that is none, without a tokenizer and without llguidance.
+        UserError for a grammar that is none or that no text fits, without a tokenizer and without
+        llguidance. The first mask, which may take a second, is computed here: in the caller's
+        thread, and not in the step of everybody.
         """
         library = _llguidance()
         tokenizer = self._ready(library)
         source = self._source(grammar, thinking)
         problem = library.LLMatcher.validate_grammar(source, tokenizer)
         if problem and not problem.startswith("WARNING"):
-            line = " ".join(problem.split("\n")[0].split())
-            raise UserError("grammar", _shown(grammar.text), f"cannot be followed: {line}")
-        return Matcher(library.LLMatcher(tokenizer, source, log_level=0), self._ends | stops)
+            raise _refusal(grammar, _told(problem))
+        matcher = Matcher(library.LLMatcher(tokenizer, source, log_level=0), self._ends | stops)
+        if matcher.mask() is None:
+            raise _refusal(grammar, matcher.problem)
+        return matcher
 
     def _ready(self, library: Any) -> Any:
         if self._tokenizer is None:
@@ -159,12 +163,11 @@ class Matcher:
     def __init__(self, state: Any, ends: frozenset[int]) -> None:
         self._state, self._ends = state, ends
 
-    def mask(self) -> bytes:
-        """A bit for each token id that may come next, lowest first, in whole 32-bit words."""
+    def mask(self) -> bytes | None:
+        """A bit for each token id that may come next, lowest first, in whole 32-bit words; None
+        where it broke, which is no matter of the others in the batch and so raises nothing."""
         found = self._state.compute_bitmask()
-        if self._state.is_error():
-            raise UserError("grammar", "at this place", self._state.get_error().split("\n")[0])
-        return found
+        return None if self.broken else found
 
     def consume(self, token: int) -> None:
         """The completion's next token; what ends a completion ends the grammar too."""
@@ -175,6 +178,11 @@ class Matcher:
     def broken(self) -> bool:
         """Whether a token came that the grammar does not have, or a limit of it was passed."""
         return self._state.is_error()
+
+    @property
+    def problem(self) -> str:
+        """What it broke at, in a line; empty while it holds."""
+        return _told(self._state.get_error()) if self.broken else ""
 
     @property
     def finished(self) -> bool:
@@ -214,6 +222,21 @@ def _slashed(pattern: str) -> str:
     """A regular expression between slashes: those inside are escaped, lines too."""
     pattern = re.sub(r"(\\.)|/", lambda found: found[1] or "\\/", pattern, flags=re.DOTALL)
     return pattern.replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _refusal(grammar: Grammar, problem: str) -> UserError:
+    return UserError("grammar", _shown(grammar.text), f"cannot be followed: {problem}")
+
+
+def _told(problem: str) -> str:
+    """What the library says, without the picture of its state; of a regular expression's error
+    what is wrong stands on a line of its own."""
+    said = problem.partition("<state>")[0]
+    if said.startswith("NoExtensionBias"):
+        return "no text fits it"
+    first, _, rest = said.partition("\n")
+    reasons = [line for line in rest.split("\n") if line.startswith("error: ")]
+    return " ".join(" ".join([first, *reasons[:1]]).split())
 
 
 def _shown(text: str) -> str:

@@ -32,7 +32,7 @@ class Completion:
 
     `finish_reason`: "stop" (an end token, a stop string, the end of the grammar), "length"
     (max_tokens, or the slot is full), "budget" (truncated reasoning), "abort" (taken back),
-    "error" (the model's logits were not numbers, or the grammar grew too complex).
+    "error" (the model's logits were not numbers, or the grammar broke: `problem` says at what).
     """
 
     text: str
@@ -48,6 +48,8 @@ class Completion:
     """How many of `tokens` are reasoning, its closing tag included; 0 without `thinking`."""
     cached_tokens: int = field(default=0, compare=False)
     """How many of the prompt's tokens were not computed: an earlier request had been."""
+    problem: str = ""
+    """What its grammar broke at, where that ended it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +153,11 @@ class Sequence:
         return self.steering is not None or self.params.penalised
 
     @property
+    def problem(self) -> str:
+        """What its grammar broke at; empty while it holds."""
+        return "" if self.steering is None else self.steering.problem
+
+    @property
     def pending(self) -> int:
         """Tokens that the slot does not remember yet."""
         return self.length - self.computed
@@ -205,4 +212,5 @@ class Sequence:
             forced=list(self.forced),
             cached_tokens=self.matched[1],
             reasoning_tokens=0 if self.steering is None else self.steering.reasoning_tokens,
+            problem=self.problem if self.finish_reason == "error" else "",
         )

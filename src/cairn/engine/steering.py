@@ -27,6 +27,11 @@ class Steering:
         """Tokens that were reasoning so far."""
         return 0 if self.thinking is None else self.thinking.count
 
+    @property
+    def problem(self) -> str:
+        """What the grammar broke at; empty while it holds."""
+        return "" if self.matcher is None else self.matcher.problem
+
     def mask(self) -> bytes | None:
         """A bit for each token id that may come next, in 32-bit words; None allows all."""
         return None if self.matcher is None else self.matcher.mask()

@@ -54,7 +54,7 @@ class Drawing:
         sequence = self.part.sequence
         if sequence.limit == 0:
             sequence.finish_reason = "length"
-        elif math.isnan(drawn.logprob):
+        elif math.isnan(drawn.logprob) or sequence.problem:  # it was drawn without the grammar
             self.text += sequence.detokenizer.finish()
             sequence.finish_reason = "error"
         else:
