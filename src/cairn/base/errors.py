@@ -5,9 +5,11 @@ class UserError(ValueError):
     """A mistake in what the user gave: the command line prints it as one line and exits with 2.
 
     Either one finished line, or four parts: the field, its value, the problem and the mend.
+    `name` is the field, empty for a line.
     """
 
     def __init__(self, field: str, value: object = None, problem: str = "", mend: str = "") -> None:
+        self.name = field if problem else ""
         if not problem:
             super().__init__(" ".join(field.split()))
             return

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from cairn.engine.prompts import Prompts
 
 
+class TooLongError(UserError):
+    """A prompt that leaves no room for a completion."""
+
+
 def sequence_of(
     prompts: "Prompts",
     capacity: int,
@@ -29,7 +33,7 @@ def sequence_of(
     room = capacity - len(ids)
     limit = room if params.max_tokens is None else min(params.max_tokens, room)
     if room < (0 if params.max_tokens == 0 else 1):
-        raise UserError(
+        raise TooLongError(
             f"the prompt has {len(ids)} tokens and a sequence of this engine at most "
             f"{capacity}, completion included: shorten it, or make the engine with "
             "more capacity"

@@ -98,6 +98,7 @@ def _service(name: str, engine: Engine, limits: Limits, metrics: Metrics) -> Ser
 def _add_state_routes(app: FastAPI, models: Models, metrics: Metrics) -> None:
     created = int(time.time())
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> JSONResponse:
         """Whether requests are taken; numbers are those of the first model."""
@@ -119,7 +120,7 @@ def _add_state_routes(app: FastAPI, models: Models, metrics: Metrics) -> None:
     async def cards() -> dict[str, Any]:
         return {"object": "list", "data": [card(service) for service in models]}
 
-    @app.get("/v1/models/{name}")
+    @app.get("/v1/models/{name:path}")
     async def one(name: str) -> dict[str, Any]:
         return card(models.named(name))
 

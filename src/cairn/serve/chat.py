@@ -99,7 +99,7 @@ class _Answer:
                 logprobs = None
             if done is not None:
                 yield self._chunk(index, {}, None, reason_of(done, turns[index].called))
-        if self._body.stream_options is not None and self._body.stream_options.include_usage:
+        if self._body.tells_usage:
             ordered = [completions[index] for index in range(ticket.count)]
             last = {"choices": [], "usage": usage_of(ordered, ticket.count)}
             yield {**self._frame, "object": "chat.completion.chunk", **last}
@@ -123,7 +123,8 @@ class _Answer:
         self, index: int, delta: dict[str, Any], logprobs: Any = None, reason: str | None = None
     ) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        return {**self._frame, "object": "chat.completion.chunk", "choices": [choice]}
+        frame = {**self._frame, "object": "chat.completion.chunk", "choices": [choice]}
+        return {**frame, "usage": None} if self._body.tells_usage else frame
 
 
 class _Turn:

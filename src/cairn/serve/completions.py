@@ -40,6 +40,7 @@ class _Answer:
     def __init__(self, service: Service, body: CompletionRequest) -> None:
         self._tokenizer, self._body = service.tokenizer, body
         self._n = body.n or 1
+        self._unused = {"usage": None} if body.tells_usage else {}
         self._frame = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
@@ -96,8 +97,9 @@ class _Answer:
             written = self._written(writers[index], delta, prompt)
             if text or written or delta.completion:
                 reason = reason_of(delta.completion) if delta.completion else None
-                yield {**self._frame, "choices": [_choice(index, text, written, reason)]}
-        if self._body.stream_options is not None and self._body.stream_options.include_usage:
+                choices = [_choice(index, text, written, reason)]
+                yield {**self._frame, "choices": choices, **self._unused}
+        if self._body.tells_usage:
             ordered = [completions[index] for index in range(ticket.count)]
             yield {**self._frame, "choices": [], "usage": usage_of(ordered, self._n)}
 

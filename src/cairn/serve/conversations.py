@@ -16,11 +16,21 @@ from cairn.serve.worker import Job
 NAME = r"^[a-zA-Z0-9_.-]{1,64}$"
 
 
-class TextPart(Strict):
+class ContentPart(Strict):
     """A piece of a message's content; other kinds of content are not text."""
 
-    type: Literal["text"]
-    text: str
+    type: Literal["text", "refusal"]
+    text: str | None = None
+    refusal: str | None = None
+
+    def plain(self, field: str) -> str:
+        """Its text; ApiError 400 where what its type names is missing, or another is there."""
+        said, other = self.text, self.refusal
+        if self.type == "refusal":
+            said, other = other, said
+        if said is None or other is not None:
+            raise ApiError(400, f"{field}: gives {self.type!r} and no other text", field)
+        return said
 
 
 class CalledFunction(Strict):
@@ -34,32 +44,35 @@ class ToolCall(Strict):
     """A call that an assistant made."""
 
     id: str | None = None
+    index: int | None = None
     type: Literal["function"] = "function"
     function: CalledFunction
 
     def plain(self) -> dict[str, Any]:
-        """As the chat template takes it."""
+        """As the chat template takes it; nothing at all is a call without arguments."""
         field = "messages.tool_calls.function.arguments"
+        given = self.function.arguments.strip() or "{}"
         try:
-            found = json.loads(self.function.arguments)
+            found = json.loads(given)
         except ValueError:
             raise ApiError(400, f"{field}: is no JSON", field) from None
         except RecursionError:
             found = None
-        if (found is None and self.function.arguments.strip() != "null") or too_deep(found):
+        if (found is None and given != "null") or too_deep(found):
             problem = f"is nested deeper than {DEEPEST} levels"
             raise ApiError(400, f"{field}: {problem}", field) from None
-        return {"name": self.function.name, "arguments": self.function.arguments}
+        return {"name": self.function.name, "arguments": given}
 
 
 class Message(Strict):
     """One message of a conversation. `developer` is another name of system."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | list[ContentPart] | None = None
     name: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
+    annotations: list[Any] | None = None
     tool_calls: list[ToolCall] | None = Field(None, max_length=128)
     tool_call_id: str | None = None
 
@@ -73,14 +86,16 @@ class Message(Strict):
         if self.content and self.refusal:
             field = f"messages[{place}].refusal"
             raise ApiError(400, f"{field}: stands beside content; give one", field)
-        if content is None and not self.tool_calls:
+        if content is None and self.content is None and not self.tool_calls:
             field = f"messages[{place}].content"
             raise ApiError(400, f"{field}: is missing", field)
         if self.tool_calls and self.role != "assistant":
             field = f"messages[{place}].tool_calls"
             raise ApiError(400, f"{field}: belongs to an assistant", field)
         if isinstance(content, list):
-            content = "".join(part.text for part in content)
+            field = f"messages[{place}].content"
+            parts = [part.plain(f"{field}[{n}]") for n, part in enumerate(content)]
+            content = "".join(parts)
         role = "system" if self.role == "developer" else self.role
         calls = [call.plain() for call in self.tool_calls or ()]
         return {"role": role, "content": content or ""} | ({"tool_calls": calls} if calls else {})
@@ -171,6 +186,13 @@ class ChatRequest(GenerationRequest):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: TemplateOptions | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    modalities: list[Literal["text"]] | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
 
     @property
     def enable_thinking(self) -> bool | None:
@@ -178,6 +200,8 @@ class ChatRequest(GenerationRequest):
         options = self.chat_template_kwargs
         if options is not None and options.enable_thinking is not None:
             return options.enable_thinking
+        if self.reasoning_effort is not None:
+            return self.reasoning_effort != "none"
         return True if self.thinking_token_budget is not None else None
 
     def offered(self) -> list[dict[str, Any]]:
@@ -196,6 +220,12 @@ class ChatRequest(GenerationRequest):
     def check(self) -> None:
         """See `GenerationRequest.check`."""
         super().check()
+        if self.store:
+            raise ApiError(400, "store: nothing is stored here; leave it out", "store")
+        effort = self.reasoning_effort
+        if effort is not None and self.enable_thinking != (effort != "none"):
+            problem = "goes against chat_template_kwargs.enable_thinking; give one of them"
+            raise ApiError(400, f"reasoning_effort: {problem}", "reasoning_effort")
         both = self.max_tokens, self.max_completion_tokens
         if None not in both and both[0] != both[1]:
             field = "max_tokens"
@@ -227,7 +257,11 @@ class ChatRequest(GenerationRequest):
             thinking=thinking,
             grammar=self._grammar(),
         )
-        return [Job(prompt, replace(params, seed=self.seed_of(choice))) for choice in range(n)]
+        # A grammar that cannot be followed is mostly that of a function, where there are any.
+        held = "tools" if self.offered() else "response_format"
+        named = {"prompt": "messages", "grammar": held}
+        every = [replace(params, seed=self.seed_of(choice)) for choice in range(n)]
+        return [Job(prompt, own, named=named) for own in every]
 
     def _grammar(self) -> Grammar | None:
         """Of the response format, of the call that is asked for, or of either."""

@@ -36,5 +36,5 @@ def prompt_of(
     if thinking is not None and not template.switches:
         field = "chat_template_kwargs.enable_thinking"
         problem = "the chat template of this model has no such switch"
-        raise ApiError(400, f"{field}: {problem} (nor a thinking_token_budget)", field)
+        raise ApiError(400, f"{field}: {problem} (nor a budget or reasoning_effort)", field)
     return template.prompt(messages, thinking)

@@ -1,5 +1,7 @@
 """Errors in the shape that OpenAI clients read."""
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -8,6 +10,25 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from cairn.base import UserError
+from cairn.engine.request import TooLongError
+
+FIELDS = {"grammar": "response_format", "stop_tokens": "stop_token_ids"}
+"""Names of a request's fields, by the engine's where they differ."""
+KINDS = {
+    "bool_type": "should be true or false",
+    "dict_type": "should be an object",
+    "float_type": "should be a number",
+    "int_type": "should be an integer",
+    "list_type": "should be an array",
+    "model_attributes_type": "should be an object",
+    "model_type": "should be an object",
+    "string_type": "should be a string",
+    "string_unicode": "is no Unicode text",
+    "extra_forbidden": "is not a field of this request",
+    "missing": "is missing",
+}
+"""What is said of a value of another type, by pydantic's name of the error: in JSON's words."""
+NO_JSON = "the body is not JSON (in UTF-8, at most a thousand levels deep, numbers of usual size)"
 
 
 class ApiError(Exception):
@@ -50,8 +71,22 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, UserError):
-        return ApiError(400, str(error))
+        return refusal(error)
     return ApiError(500, "the engine failed at this request; the server's log says why")
+
+
+def refusal(error: UserError, named: Mapping[str, str] | None = None) -> ApiError:
+    """What the engine refuses, by the names that the request has for the engine's fields.
+
+    A prompt that is too long has the code by which clients of the OpenAI API know that.
+    """
+    names = FIELDS | dict(named or {})
+    if isinstance(error, TooLongError):
+        return ApiError(400, str(error), names.get("prompt", "prompt"), "context_length_exceeded")
+    if not error.name:
+        return ApiError(400, str(error))
+    field = names.get(error.name, error.name)
+    return ApiError(400, field + str(error).removeprefix(error.name), field)
 
 
 def _from_validation(error: RequestValidationError) -> ApiError:
@@ -59,7 +94,10 @@ def _from_validation(error: RequestValidationError) -> ApiError:
     that fail early say less than the one that the client meant."""
     errors = error.errors()
     if errors[0]["type"] == "json_invalid":
-        return ApiError(400, "the body is not JSON")
+        return ApiError(400, NO_JSON)
+    if isinstance(error.body, bytes):
+        message = "content-type: a body is read where this says application/json"
+        return ApiError(415, message, "content-type")
     places = [_place(found, error.body) for found in errors]
     deepest = max(places, key=len)  # the first of those
     said = [_said(found) for found, place in zip(errors, places, strict=True) if place == deepest]
@@ -85,25 +123,32 @@ def _place(found: dict[str, Any], body: Any) -> tuple[str | int, ...]:
 
 
 def _said(found: dict[str, Any]) -> str:
-    if found["type"] == "extra_forbidden":
-        return "is not a field of this request"
-    if found["type"] == "missing":
-        return "is missing"
-    return found["msg"].replace("Input should", "should")
+    if found["type"] in KINDS:
+        return KINDS[found["type"]]
+    said = re.sub(r"^(Input|String|List|Dictionary) should", "should", found["msg"])
+    return re.sub(r" after validation, not \d+$", "", said)
+
+
+def _from_http(request: Request, error: HTTPException) -> ApiError:
+    if error.status_code == 400:  # FastAPI's for a body that raised while it was parsed
+        return ApiError(400, NO_JSON)
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    allowed = (error.headers or {}).get("Allow")
+    return ApiError(error.status_code, message + (f"; {allowed} is not" if allowed else ""))
 
 
 def answer_errors(app: FastAPI) -> None:
     """Have the app give every error in the one shape."""
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
+        headers: Mapping[str, str] = {}
         if isinstance(error, RequestValidationError):
             found = _from_validation(error)
         elif isinstance(error, HTTPException):
-            message = f"{request.method} {request.url.path}: {error.detail}"
-            found = ApiError(error.status_code, message)
+            found, headers = _from_http(request, error), error.headers or {}
         else:
             found = as_api_error(error)
-        return JSONResponse(found.body(), found.status, found.headers)
+        return JSONResponse(found.body(), found.status, {**headers, **found.headers})
 
     for kind in (RequestValidationError, HTTPException, ApiError, UserError, Exception):
         app.add_exception_handler(kind, answer)

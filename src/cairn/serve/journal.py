@@ -55,6 +55,7 @@ class Journal:
     ) -> None:
         route = scope.get("route")
         path = getattr(route, "path", None) or "other"  # no label for each path that is guessed
+        path = path.replace(":path}", "}")
         method = scope["method"] if scope["method"] in METHODS else "other"  # nor for each method
         self._metrics.request(method, path, status, seconds)
         if path in ("/health", "/metrics") and status == 200:

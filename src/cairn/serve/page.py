@@ -22,6 +22,7 @@ def page_routes(*, traces: bool, locked: bool) -> APIRouter:
     }
     router = APIRouter()
 
+    @router.head("/", include_in_schema=False)
     @router.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> HTMLResponse:
         return HTMLResponse(html, headers=headers)

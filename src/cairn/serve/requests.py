@@ -4,12 +4,12 @@ import json
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from cairn.base import UserError
 from cairn.engine import CodePrompt, Grammar, SamplingParams, SourceText, Thinking
-from cairn.serve.errors import ApiError
+from cairn.serve.errors import ApiError, refusal
 from cairn.serve.limits import Limits
 from cairn.serve.worker import Job
 
@@ -41,9 +41,18 @@ Schema = Annotated[dict[str, Any], AfterValidator(_shallow)]
 
 
 class Strict(BaseModel):
-    """Types are not converted, and unknown fields refused."""
+    """Types are not converted, and unknown fields refused unless they are null."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        """Clients send null for all that they know and leave unset: it asks for nothing."""
+        if not isinstance(given, dict):
+            return given
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        return {name: value for name, value in given.items() if value is not None or name in known}
 
 
 class StreamOptions(Strict):
@@ -95,8 +104,8 @@ class GenerationRequest(Strict):
 
     model: str | None = None
     temperature: float | None = Field(None, ge=0, le=100)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=0, lt=2**31)
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = Field(None, ge=-1, lt=2**31)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     presence_penalty: float | None = Field(None, ge=-100, le=100)
@@ -148,8 +157,8 @@ class GenerationRequest(Strict):
                 more["grammar"] = self.response_format.grammar()
             return SamplingParams(
                 temperature=1.0 if self.temperature is None else self.temperature,
-                top_p=1.0 if self.top_p is None else self.top_p,
-                top_k=self.top_k or 0,
+                top_p=self.top_p or 1.0,
+                top_k=1 if self.top_p == 0 else max(self.top_k or 0, 0),
                 min_p=self.min_p or 0.0,
                 repetition_penalty=self.repetition_penalty or 1.0,
                 presence_penalty=self.presence_penalty or 0.0,
@@ -162,7 +171,12 @@ class GenerationRequest(Strict):
                 **more,
             )
         except UserError as error:
-            raise ApiError(400, str(error)) from None
+            raise refusal(error) from None
+
+    @property
+    def tells_usage(self) -> bool:
+        """Whether a stream ends with what it used (and says null of it before)."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def _biases(self) -> tuple[tuple[int, float], ...]:
         found = []
@@ -229,8 +243,9 @@ class CompletionRequest(GenerationRequest):
         if not prompts:
             raise ApiError(400, "prompt: the list is empty", "prompt")
         if len(prompts) * n > limits.completions:
-            message = f"prompt: {len(prompts)} prompts times n={n} is over {limits.completions}"
-            raise ApiError(400, message, "prompt")
+            field = "n" if len(prompts) == 1 else "prompt"
+            message = f"{field}: {len(prompts)} prompts times n={n} is over {limits.completions}"
+            raise ApiError(400, message, field)
         if self.best_of not in (None, n):
             raise ApiError(400, "best_of: is only supported equal to n", "best_of")
         if self.echo and (self.suffix is not None or self.repository is not None):

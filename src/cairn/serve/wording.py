@@ -34,7 +34,10 @@ class LogprobWriter:
         logprobs: Sequence[float | None],
         tops: Sequence[dict[int, float] | None],
     ) -> dict[str, Any]:
-        """The object for the next tokens; `text_offset` counts characters from the beginning."""
+        """The object for the next tokens; `text_offset` counts characters from the beginning.
+
+        As in the OpenAI API `top_logprobs` has the token itself too, where it is not among them.
+        """
         offsets = []
         for token in tokens:
             offsets.append(self._offset)
@@ -45,7 +48,10 @@ class LogprobWriter:
         return {
             "tokens": names,
             "token_logprobs": list(logprobs),
-            "top_logprobs": [top if top is None else self._named(top) for top in tops],
+            "top_logprobs": [
+                top if top is None or own is None else self._named({**top, token: own})
+                for token, own, top in zip(tokens, logprobs, tops, strict=True)
+            ],
             "text_offset": offsets,
         }
 
@@ -112,7 +118,11 @@ def reason_of(completion: Completion, called: bool = False) -> str:
 
 
 def refuse_failed(completion: Completion) -> None:
-    """ApiError 500 for a completion that the model could not go on with."""
-    if completion.finish_reason == "error":
-        message = "the model's logits are not numbers here, or the grammar grew too complex"
-        raise ApiError(500, message)
+    """ApiError for a completion that could not be gone on with: 400 where its grammar broke, 500
+    where the model did."""
+    if completion.finish_reason != "error":
+        return
+    if completion.problem:
+        said = "the grammar of this request cannot be followed to its end"
+        raise ApiError(400, f"{said}: {completion.problem}")
+    raise ApiError(500, "the model's logits are not numbers here")

@@ -5,15 +5,16 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from cairn.base import UserError
 from cairn.engine import CodePrompt, Completion, Delta, SamplingParams, Sequence
 from cairn.engine.engine import Engine
-from cairn.serve.errors import ApiError, as_api_error
+from cairn.serve.errors import ApiError, as_api_error, refusal
 from cairn.serve.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ class Job:
     suffix: str | None = None
     bare: bool = False
     """Whether a text is taken without what the tokenizer puts around prompts."""
+    named: Mapping[str, str] = field(default_factory=dict)
+    """Fields of the request by the engine's names of them, where they differ."""
 
 
 @dataclass(eq=False)
@@ -188,7 +191,7 @@ class Worker:
         await asyncio.to_thread(self._thread.join)
 
     async def open(self, jobs: list[Job]) -> Ticket:
-        """Queue the jobs; UserError if one cannot run, ApiError 429 if too many are open."""
+        """Queue the jobs; ApiError 400 if one cannot run, 429 if too many are open."""
         if self._ending:
             raise _ending()
         if self._open + len(jobs) > self._most_open:
@@ -219,7 +222,10 @@ class Worker:
         prompt, tokenizer = job.prompt, self.engine.tokenizer
         if job.bare and job.suffix is None and isinstance(prompt, str) and tokenizer is not None:
             prompt = tokenizer.encode(prompt)
-        return self.engine.prepare(prompt, job.params, suffix=job.suffix)
+        try:
+            return self.engine.prepare(prompt, job.params, suffix=job.suffix)
+        except UserError as error:
+            raise refusal(error, job.named) from None
 
     def _release(self, ticket: Ticket) -> None:
         self._open -= ticket.count
