@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cairn.model import Cache, ModelConfig, Spans, build
+from cairn.model import Cache, ModelConfig, Spans, build, fused
 from cairn.ops import paths
 from cairn.ops.native.library import native
 
@@ -255,3 +255,68 @@ def test_caches_go_when_nobody_holds_them(tiny):
     del cache
     gc.collect()
     assert gone() is None
+
+
+def other_memory(model, _) -> None:
+    model.backbone.layers[0].norm.weight.data = model.backbone.layers[0].norm.weight * 2
+
+
+def other_parameter(model, _) -> None:
+    norm = model.backbone.layers[1].norm
+    norm.weight = torch.nn.Parameter(norm.weight * 0.5)
+
+
+def other_head(model, _) -> None:
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * -1)
+
+
+def other_threads(*_) -> None:
+    torch.set_num_threads(THREADS % 2 + 1)
+
+
+def another_table(_, cache) -> None:
+    cache.tables[0] = cache.tables[0][::-1].copy()  # pages of others: what is there is nothing
+
+
+def other_pools(_, cache) -> None:
+    old = cache.layers[0]
+    cache.layers[0] = type(old)(old.window * 2, old.state * 2)
+
+
+THREADS = torch.get_num_threads()
+CHANGES = [other_memory, other_parameter, other_head, other_threads, another_table, other_pools]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_call_that_is_kept_is_the_one_that_would_be_made(tiny, roughen, change):
+    """Token by token over the same spans, with something changed on the way, bit by bit."""
+    sides = [(roughen(build(tiny, seed=1)).eval(), Cache(tiny, 3, 64)) for _ in range(3)]
+    found: list[list[torch.Tensor]] = [[], [], []]
+    try:
+        with torch.no_grad():
+            for number in range(9):
+                for side, (model, cache) in enumerate(sides):
+                    if number == 5 and side < 2:
+                        change(model, cache)
+                    if side:
+                        fused._kept.pop(model.backbone, None)
+                    tokens, spans = torch.tensor([number, number + 1]), Spans.of([1, 1], [2, 0])
+                    given = (model.hidden, model, model.likeliest)[number % 3](tokens, spans, cache)
+                    found[side] += given if isinstance(given, tuple) else [given]
+    finally:
+        torch.set_num_threads(THREADS)
+    kept, anew, unchanged = found
+    assert all(map(torch.equal, kept, anew))
+    assert change is other_threads or not all(map(torch.equal, kept, unchanged))
+
+
+def test_a_call_is_made_once_for_the_same_spans(tiny, monkeypatch):
+    model, cache, made, real = build(tiny, seed=1).eval(), Cache(tiny, 3, 64), [], fused.Prepared
+    monkeypatch.setattr(fused, "Prepared", lambda *given: made.append(1) or real(*given))
+    with torch.no_grad():
+        for slots, count in (([2, 0], 1), ([2, 0], 1), ([0, 2], 2), ([0, 2], 2)):
+            model(torch.tensor([3, 4]), Spans.of([1, 1], slots), cache)
+            assert len(made) == count
+        model(torch.tensor([3, 4]), Spans.of([1, 1], [0, 2]), Cache(tiny, 3, 64))
+        model(torch.tensor([3, 4]), Spans.of([1, 1], [0, 2]), cache)
+    assert len(made) == 3

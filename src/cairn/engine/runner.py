@@ -165,7 +165,7 @@ class Runner:
     ) -> Tensor:
         if self.graphs is not None and all(size == 1 for size in sizes):
             return self.graphs.run(tokens, slots, past)
-        self.pool.cache.lengths[slots] = torch.tensor(past)
+        self.pool.cache.hold(slots, past)
         return self.model.hidden(tokens, Spans.of(sizes, slots), self.pool.cache, asked)
 
     def _tokens(self, slices: list[Slice]) -> Tensor:

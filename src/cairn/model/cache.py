@@ -7,6 +7,7 @@ the tokens of every slot, and one recurrent state a slot. Nothing is padded to t
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
+from operator import add
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -110,6 +111,8 @@ class Cache:
         self._config = config
         self.lengths = torch.zeros(slots, dtype=torch.int64)
         """int64 [slots], on the host: tokens that each slot holds."""
+        self._counts = self.lengths.numpy().data  # the same, far sooner read than by torch
+        self._known: Sequence[int] = ()  # slots that were found to be slots
         windows = config.windows
         self.windows = tuple(dict.fromkeys(windows))
         """How far the attention layers of each group look back; None is to the beginning."""
@@ -191,18 +194,32 @@ class Cache:
 
     def begin(self, slots: Sequence[int], lengths: Sequence[int]) -> list[int]:
         """Tokens that each slot holds; ValueError where a slot repeats or would overflow."""
+        if slots != self._known:
+            self._check(slots)
+            self._known = tuple(slots)
+        past = [self._counts[slot] for slot in slots]
+        if max(map(add, past, lengths), default=0) > self.capacity:
+            slot, old, new = next(
+                one
+                for one in zip(slots, past, lengths, strict=True)
+                if sum(one[1:]) > self.capacity
+            )
+            raise ValueError(
+                f"slot {slot} holds {old} tokens and {new} more come: "
+                f"over its capacity of {self.capacity}"
+            )
+        return past
+
+    def _check(self, slots: Sequence[int]) -> None:
         if len(set(slots)) != len(slots):
             raise ValueError(f"slots={list(slots)}: a slot is used twice in one call")
         if min(slots, default=0) < 0 or max(slots, default=0) >= self.slots:
             raise ValueError(f"slots={list(slots)}: the cache has {self.slots}")
-        past = self.lengths.numpy()[list(slots)].tolist()  # torch's indexing takes far longer
-        for slot, old, new in zip(slots, past, lengths, strict=True):
-            if old + new > self.capacity:
-                raise ValueError(
-                    f"slot {slot} holds {old} tokens and {new} more come: "
-                    f"over its capacity of {self.capacity}"
-                )
-        return past
+
+    def hold(self, slots: Sequence[int], lengths: Sequence[int]) -> None:
+        """Say how many tokens slots hold, where whoever fills them knows."""
+        for slot, length in zip(slots, lengths, strict=True):
+            self._counts[slot] = length
 
     def plan(self, slots: Sequence[int], past: Sequence[int], lengths: Sequence[int]) -> PagePlan:
         """Where a forward over these spans finds and leaves keys and values."""
@@ -210,7 +227,8 @@ class Cache:
 
     def end(self, slots: Sequence[int], lengths: Sequence[int]) -> None:
         """Count the tokens that a forward added."""
-        self.lengths.numpy()[list(slots)] += lengths
+        for slot, new in zip(slots, lengths, strict=True):
+            self._counts[slot] += new
 
 
 def _form(config: ModelConfig) -> tuple[object, ...]:

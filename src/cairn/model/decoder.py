@@ -169,13 +169,14 @@ class Decoder(nn.Module):
         if tokens.ndim != 1 or len(tokens) != spans.tokens:
             shape = list(tokens.shape)
             raise ValueError(f"tokens {shape} for spans over {spans.tokens}: give a flat list")
-        tokens, done = sent(tokens, self.device), None
+        device = self.device
+        tokens, done = sent(tokens, device), None
         if cache:
             cache.fits(self.config)
         if cache and spans.context is None:
             done = fused_model(self, tokens, spans.lengths, spans.slot_numbers, cache, want)
         if done is None:
-            layout = Layout.of(self.config, spans, cache, self.device)
+            layout = Layout.of(self.config, spans, cache, device)
             done = Fused("hidden", self.run(tokens, layout, cache, asked))
         if cache:
             cache.end(spans.slot_numbers, spans.lengths)

@@ -32,6 +32,7 @@ from cairn.ops.native.layer import (
     Memories,
     Memory,
     MixerLayer,
+    Prepared,
     Where,
     Whole,
     free,
@@ -47,6 +48,7 @@ class _Kept:
         whole = [_layer(block) for block in blocks]
         found = [one for one in whole if one is not None]
         self.layers = Layers(found, ends) if len(found) == len(whole) else None
+        self.ready: WeakKeyDictionary[Cache, _Ready] = WeakKeyDictionary()
         modules = [m for m in owner.modules() if m is not owner]  # or it would never go
         self._owned = [m._parameters for m in modules if m._parameters]
         self._parameters = [p for d in self._owned for p in d.values()]
@@ -69,17 +71,16 @@ class _Kept:
 
 _NOWHERE = Where(np.zeros(1, np.int64), np.zeros(0, np.int64))  # for layers that do not ask
 _kept: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
-_pools: WeakKeyDictionary[Cache, tuple[tuple[Any, ...], Memories | None]] = WeakKeyDictionary()
 
 
-def _found(owner: nn.Module, make: Callable[[], _Kept]) -> Layers | None:
-    """What is compiled for an owner now; None where there is nothing."""
+def _found(owner: nn.Module, make: Callable[[], _Kept]) -> _Kept | None:
+    """What is compiled for an owner now; None where somebody listens to its parts."""
     kept = _kept.get(owner)
     if kept is None or not kept.valid:
         _kept[owner] = kept = make()
-        if not kept.valid:  # somebody listens to the parts
+        if not kept.valid:
             return None
-    return kept.layers
+    return kept
 
 
 def fused_block(
@@ -88,7 +89,8 @@ def fused_block(
     """x + mixer(norm(x)) [T, D] of a `Block`, x = x + added; None where it is done in parts."""
     if not free(x.device) or x.dtype not in KINDS or order_is_fixed():
         return None
-    layers = _found(block, lambda: _Kept(block, (block,)))
+    kept = _found(block, lambda: _Kept(block, (block,)))
+    layers = None if kept is None else kept.layers
     if layers is None or len(x) > layers.most_tokens:
         return None
     memories = _memories([memory])
@@ -123,36 +125,80 @@ def fused_model(
     No layout: with as few tokens as here, laying them out takes as long as some of the layers.
     What the output matrix gives is left out where it cannot go with the layers.
     """
-    if not free(model.device) or order_is_fixed() or tokens.dtype != torch.int64:
+    device = tokens.device
+    if not free(device) or order_is_fixed() or tokens.dtype != torch.int64:
         return None
     config, backbone = model.config, model.backbone
-    layers = _found(backbone, lambda: _whole(backbone))
-    if layers is None or len(tokens) > layers.most_tokens:
+    kept = _found(backbone, lambda: _whole(backbone))
+    layers = None if kept is None else kept.layers
+    if kept is None or layers is None or len(tokens) > layers.most_tokens:
         return None
     head = None if want == "hidden" else _head(model.lm_head, layers, want)
-    ops = layers.ops if head is None else layers.ops | {"linear"}
-    memories = _remembered(cache)
-    if memories is None or not _chosen(ops, model.device):
+    if not _chosen(layers.ops if head is None else layers.ops | {"linear"}, device):
         return None
-    past = np.asarray(cache.begin(slots, lengths), np.int64)
-    bounds = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=bounds[1:])
-    turns = None
+    ready = kept.ready.get(cache)
+    if ready is None or not ready.serves(cache, slots, lengths):
+        memories = _memories(cache.layers)
+        if memories is None:
+            return None
+        cache.begin(slots, lengths)  # or nothing is made of slots that are none
+        ready = kept.ready[cache] = _Ready(layers, tokens, memories, cache, slots, lengths)
+    past, turns = cache.begin(slots, lengths), None
+    ready.tell(past)
     if config.turned:
+        bounds = ready.where.bounds
         places = np.arange(len(tokens)) + np.repeat(past - bounds[:-1], lengths)
         turns = tables(config, torch.from_numpy(places))
-    where = Where(bounds, np.asarray(slots, np.int64), past, cache.tables, turns)
-    found = layers(tokens.contiguous(), memories, where, head)
+    found = ready.prepared(tokens.contiguous(), turns, head)
     return Fused("hidden" if head is None else want, found)
+
+
+class _Ready:
+    """The call over some spans of a cache: only tokens, positions and what comes out change."""
+
+    def __init__(
+        self,
+        layers: Layers,
+        tokens: Tensor,
+        memories: Memories,
+        cache: Cache,
+        slots: Sequence[int],
+        lengths: Sequence[int],
+    ) -> None:
+        self._slots, self._lengths = tuple(slots), tuple(lengths)
+        self._pools, self._tables = [*cache.layers], [*cache.tables]
+        bounds = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths, out=bounds[1:])
+        past = np.zeros(len(slots), np.int64)
+        self._past = past.data
+        self.where = Where(bounds, np.asarray(slots, np.int64), past, self._tables)
+        self.prepared = Prepared(layers, tokens, memories, self.where)
+
+    def serves(self, cache: Cache, slots: Sequence[int], lengths: Sequence[int]) -> bool:
+        """Whether the call is still over these spans and pools, by as many threads."""
+        same = slots == self._slots and lengths == self._lengths
+        same = same and self.prepared.threads == torch.get_num_threads()
+        return same and _alike(cache.layers, self._pools) and _alike(cache.tables, self._tables)
+
+    def tell(self, past: Sequence[int]) -> None:
+        """How many tokens the spans' slots hold."""
+        for span, held in enumerate(past):
+            self._past[span] = held
+
+
+def _alike(now: Sequence[Any], then: Sequence[Any]) -> bool:
+    return len(now) == len(then) and all(map(is_, now, then))
 
 
 def _head(linear: Any, layers: Layers, want: Want) -> Head | None:
     """The output matrix, where that is all there is to it."""
-    if type(linear) is not Linear or linear.bias is not None or linear.inverse is not None:
+    if type(linear) is not Linear or linear.listened:
         return None
-    if linear.listened or not layers.takes(linear.weight):
+    weight = linear._parameters["weight"]  # what nn.Module does to find it takes far longer
+    plain = linear._parameters["bias"] is None and linear._buffers["inverse"] is None
+    if not plain or weight is None or not layers.takes(weight):
         return None
-    return Head(linear.weight, want == "likeliest")
+    return Head(weight, want == "likeliest")
 
 
 def _whole(backbone: Any) -> _Kept:
@@ -166,16 +212,9 @@ def _whole(backbone: Any) -> _Kept:
 
 
 def _chosen(ops: Collection[str], device: torch.device) -> bool:
+    if paths.undisturbed() and device.type == "cpu":
+        return True
     return all(paths.choose(op, device, native="") == "native" for op in sorted(ops))
-
-
-def _remembered(cache: Cache) -> Memories | None:
-    """What all layers remember, as long as a cache has the same pools."""
-    held, memories = _pools.get(cache, ((), None))
-    if len(held) != len(cache.layers) or not all(map(is_, cache.layers, held)):
-        memories = _memories(cache.layers)
-        _pools[cache] = tuple(cache.layers), memories
-    return memories
 
 
 def _memories(memories: Sequence[Any]) -> Memories | None:

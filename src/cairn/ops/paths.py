@@ -76,6 +76,12 @@ def choose(
     return path
 
 
+def undisturbed() -> bool:
+    """Whether `choose` would take what can serve and tell nobody, so that it need not be asked."""
+    quiet = _forced.get() is None and _taken.get() is None
+    return quiet and not torch.compiler.is_compiling()
+
+
 def for_kernel(x: torch.Tensor, problem: str = "") -> str | None:
     """What `choose` takes as `triton` for an operation on x: there are no kernels in float64."""
     return None if x.dtype == torch.float64 else problem

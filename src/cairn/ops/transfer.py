@@ -19,6 +19,8 @@ def sent(x: Tensor, device: torch.device) -> Tensor:
 
     A copy from memory that is not pinned would wait for all that was queued on the GPU before.
     """
+    if x.device == device:
+        return x
     if device.type != "cuda" or x.device.type != "cpu":
         return x.to(device)
     return x.pin_memory().to(device, non_blocking=True) if x.numel() else x.to(device)

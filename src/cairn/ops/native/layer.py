@@ -242,8 +242,9 @@ class Layers:
     def __init__(self, layers: Sequence[Whole], ends: Ends | None = None) -> None:
         """With `ends`, tokens go in, and what comes out has been normed."""
         self._held = layers  # their structures hold what the array below points to
-        self._array = (Layer * len(layers))(*[one.layer for one in layers])
+        self.array = (Layer * len(layers))(*[one.layer for one in layers])
         self._ends = ends
+        self.takes_tokens = ends is not None
         self.ops = {one.op for one in layers}
         self.most_tokens = min(few_rows(one.dtype) for one in layers)
         """T at most."""
@@ -270,66 +271,95 @@ class Layers:
         Updates the memories in place; attention needs its own. IndexError for a token that the
         embedding does not have.
         """
+        return Prepared(self, x, memories, where)(x, where.turns, head)
+
+    def begun(self, x: Tensor) -> tuple[Call, torch.dtype]:
+        """A call that tells what goes in first and what comes last, and the dtype of that."""
+        call = Call(T=len(x), threads=torch.get_num_threads())
+        if self._ends is None:
+            call.x_kind, call.D, dtype = KINDS[x.dtype], x.shape[1], x.dtype
+        else:
+            table, norm, eps = self._ends
+            call.x, call.x_kind, dtype = table.data_ptr(), KINDS[table.dtype], table.dtype
+            call.V, call.D = table.shape
+            call.norm, call.norm_bias = norm.weight.data_ptr(), _address(norm.bias)
+            call.norm_kind, call.eps = KINDS[norm.weight.dtype], eps
+        call.out_kind = call.x_kind
+        return call, dtype
+
+
+class Prepared:
+    """Calls over so many tokens of the same spans: what they are told is written down once.
+
+    A call drives what Python knows out of the caches, and every object that is looked at for the
+    next one is fetched from memory again.
+    """
+
+    def __init__(self, layers: Layers, x: Tensor, memories: Memories, where: Where) -> None:
+        """For inputs like x. What stands in the arrays of `where` may change, they may not."""
         library = native().library
         assert library
-        call, out, kind = self._begun(x, head)
-        count = len(self._array)
+        self._run, self._array = library.cairn_layers, layers.array
+        self._held = layers, memories, where  # what the call has addresses of
+        self._takes_tokens = layers.takes_tokens
+        call, self._dtype = layers.begun(x)
+        self._call, self._address = call, ctypes.addressof(call)
+        self.tokens, self.threads = call.T, call.threads
         call.bounds, call.slots, call.S = *map(_start, where[:2]), len(where.slots)
         call.memory = memories.address
-        call.memory_kind = kind if memories.kind is None else memories.kind
+        call.memory_kind = call.x_kind if memories.kind is None else memories.kind
         if where.past is not None and where.tables:
             call.past, call.pages = _start(where.past), where.tables[0].shape[1]
-            tables = (ctypes.c_void_p * len(where.tables))(*map(_start, where.tables))
-            call.tables = ctypes.addressof(tables)
-        if where.turns is not None:
-            cos, sin = where.turns[0].contiguous(), where.turns[1].contiguous()
-            call.cos, call.sin, call.R = cos.data_ptr(), sin.data_ptr(), cos.shape[1]
-        room = _room(library.cairn_layers_room(ctypes.byref(call), self._array, count))
-        call.room = room.data_ptr()
-        if library.cairn_layers(ctypes.byref(call), self._array, count):
+            self._tables = (ctypes.c_void_p * len(where.tables))(*map(_start, where.tables))
+            call.tables = ctypes.addressof(self._tables)
+        self._room = library.cairn_layers_room(self._address, self._array, len(self._array))
+
+    def __call__(
+        self, x: Tensor, turns: tuple[Tensor, Tensor] | None = None, head: Head | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """See `Layers`; `turns` as in `Where`."""
+        call = self._call
+        if self._takes_tokens:
+            call.tokens = x.data_ptr()
+        else:
+            call.x = x.data_ptr()
+        if turns is not None:
+            turns = turns[0].contiguous(), turns[1].contiguous()
+            call.cos, call.sin, call.R = *map(Tensor.data_ptr, turns), turns[0].shape[1]
+        out = self._told(head)
+        call.room = _room(self._room)
+        if self._run(self._address, self._array, len(self._array)):
             raise IndexError(f"a token that is none of the vocabulary's {call.V}")
         return out
 
-    def _begun(
-        self, x: Tensor, head: Head | None
-    ) -> tuple[Call, Tensor | tuple[Tensor, Tensor], int]:
-        """A call with what goes in and where it comes out, and the kind of that."""
-        T = len(x)
-        call = Call(T=T, threads=torch.get_num_threads())
-        if self._ends is None:
-            call.x, call.x_kind, call.D = x.data_ptr(), KINDS[x.dtype], x.shape[1]
-            out, kind = torch.empty_like(x), call.x_kind
-        else:
-            table, norm, eps = self._ends
-            call.tokens, call.x, call.x_kind = x.data_ptr(), table.data_ptr(), KINDS[table.dtype]
-            call.V, call.D = table.shape
-            call.norm, call.norm_bias = norm.weight.data_ptr(), _address(norm.bias)
-            call.norm_kind, call.eps, kind = KINDS[norm.weight.dtype], eps, call.x_kind
-            out = None if head else torch.empty(T, call.D, dtype=table.dtype)
-        call.out_kind = kind
-        if out is not None:
-            call.out = out.data_ptr()
-            return call, out, kind
-        assert head is not None
-        call.head, call.O = head.weight.data_ptr(), len(head.weight)
+    def _told(self, head: Head | None) -> Tensor | tuple[Tensor, Tensor]:
+        """What comes out, whose places the call is told."""
+        call = self._call
+        if head is None:
+            out = torch.empty(self.tokens, call.D, dtype=self._dtype)
+            call.out, call.head, call.logits, call.highest = out.data_ptr(), None, None, None
+            return out
+        call.head, call.O, call.out = head.weight.data_ptr(), len(head.weight), None
         if head.highest:
-            highest, likeliest = torch.empty(T), torch.empty(T, dtype=torch.int64)
+            highest = torch.empty(self.tokens, dtype=torch.float32)
+            likeliest = torch.empty(self.tokens, dtype=torch.int64)
             call.highest, call.likeliest = highest.data_ptr(), likeliest.data_ptr()
-            return call, (highest, likeliest), kind
-        logits = torch.empty(T, call.O)
-        call.logits = logits.data_ptr()
-        return call, logits, kind
+            call.logits = None
+            return highest, likeliest
+        logits = torch.empty(self.tokens, call.O, dtype=torch.float32)
+        call.logits, call.highest = logits.data_ptr(), None
+        return logits
 
 
 _kept = threading.local()
 
 
-def _room(size: int) -> Tensor:
-    """Bytes to work in, the calling thread's own: new memory would be cleared for every call."""
-    room = getattr(_kept, "room", None)
-    if room is None or len(room) < size:
-        room = _kept.room = fresh(size)  # at a multiple of 64
-    return room
+def _room(size: int) -> int:
+    """Where a calling thread has bytes to work in: new ones would be cleared for every call."""
+    if getattr(_kept, "size", -1) < size:
+        _kept.room, _kept.size = fresh(size), size  # at a multiple of 64
+        _kept.address = _kept.room.data_ptr()
+    return _kept.address
 
 
 def _start(array: np.ndarray) -> int:

@@ -183,8 +183,8 @@ def _declare(library: ctypes.CDLL) -> None:
         ("cairn_rotate", None, [ctypes.POINTER(Turns)]),
         ("cairn_activate", None, [pointer, pointer, size, size, size, size]),
         ("cairn_mixer", size, [ctypes.POINTER(Mixer)]),
-        ("cairn_layers", size, [ctypes.POINTER(Call), pointer, size]),
-        ("cairn_layers_room", size, [ctypes.POINTER(Call), pointer, size]),
+        ("cairn_layers", size, [pointer, pointer, size]),
+        ("cairn_layers_room", size, [pointer, pointer, size]),
     ):
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, result
