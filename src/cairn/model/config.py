@@ -8,6 +8,7 @@ from cairn.base.config import LATER
 from cairn.base.errors import UserError
 from cairn.model import counts
 from cairn.model.families import check, family_of
+from cairn.model.kinds import check_kind
 from cairn.model.rope import RopeScaling
 
 MIXERS = {"M": "Mamba-2", "*": "attention", "-": "feed-forward"}
@@ -108,16 +109,19 @@ class ModelConfig:
     """What people call it; no part of the model."""
 
     def __post_init__(self) -> None:
+        for one in fields(self):
+            check_kind(one.name, getattr(self, one.name), one.type)
+        for end in self.eos_token_ids:
+            check_kind("eos_token_ids", end, int)
         self._check_pattern()
         needed = [key for letter in _NEEDED if letter in self.pattern for key in _NEEDED[letter]]
         for key in (*_POSITIVE, *needed):
             value = getattr(self, key)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if value < 1:
                 raise UserError(key, value, "is not a positive whole number", "give 1 or more")
-        if not isinstance(self.vocab_size, int) or self.vocab_size < 0:
-            raise UserError(
-                "vocab_size", self.vocab_size, "is no number of tokens", "give 1 or more"
-            )
+        if self.vocab_size < 0:
+            value = self.vocab_size
+            raise UserError("vocab_size", value, "is no number of tokens", "give 1 or more")
         if "*" in self.pattern:
             self._check_multiple("attention_heads", "key_value_heads")
         if "M" in self.pattern:
@@ -158,7 +162,7 @@ class ModelConfig:
             if self.head_dim % 2:
                 raise UserError("head_dim", self.head_dim, "is odd", "positions turn pairs")
         window = self.sliding_window
-        if window is not None and (isinstance(window, bool) or window < 1):
+        if window is not None and window < 1:
             raise UserError("sliding_window", window, "sees nothing", "give 1 or more, or None")
         beyond = [n for n in self.full_attention if not 0 <= n < self.count("*")]
         if beyond:

@@ -7,6 +7,8 @@ read.
 """
 
 import json
+from collections.abc import Collection
+from dataclasses import fields
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 from cairn.base.errors import UserError
 from cairn.model.config import ModelConfig
 from cairn.model.families import Family, family_of
+from cairn.model.kinds import check_kind
 from cairn.model.rope import read_rope, write_rope
 
 _LAYER_TYPES = {
@@ -24,6 +27,7 @@ _LAYER_TYPES = {
     "attention": "*",
     "mlp": "-",
 }
+_KINDS = {one.name: one.type for one in fields(ModelConfig)}
 _ATTENTION_TYPES = ("full_attention", "sliding_attention")
 MOST_LAYERS = 10_000  # of a config.json; more is damage
 FILE_SEP = "<file_sep>"  # begins the next file: a base model of code would run on into it
@@ -46,7 +50,7 @@ def read_config(folder: Path) -> ModelConfig:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): write it anew") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no JSON object: write it anew")
@@ -89,31 +93,44 @@ def from_released(released: dict[str, Any]) -> ModelConfig:
         raise UserError("quantization_config", how, "is not read", mend)
     found: dict[str, Any] = {"family": family.name, **family.fixed}
     found["pattern"] = _pattern(family, released)
-    silent = dict(family.silent)
-    if "attention_heads" in family.fields and family.layer:  # what transformers takes for granted
-        heads = _first(released, ("num_attention_heads",))
-        silent["key_value_heads"] = heads
-        if heads and "head_dim" not in silent:
-            silent["head_dim"] = (_first(released, ("hidden_size",)) or 0) // heads
+    silent = _silent(family, released)
     for ours, names in family.fields.items():
         value = _first(released, names)
         if value is None and ours not in silent:
             raise UserError(names[0], None, "is missing from the configuration", "add it")
+        if value is not None:
+            check_kind(_said(released, names), value, _KINDS[ours])
         found[ours] = silent[ours] if value is None else value
     if family.rope:
         found["rope_theta"], found["rope_scaling"] = read_rope(released, found["max_positions"])
     found |= _windows(family, released)
-    found["time_step_limit"] = _time_step_limit(family, released.get("time_step_limit"))
+    limit = _first(released, ("time_step_limit", "mamba_dt_limit"))
+    found["time_step_limit"] = _time_step_limit(family, limit)
     for key in (
         "bos_token_id",
         "pad_token_id",
     ):  # transformers' default may be another vocabulary's
+        check_kind(key, found[key], int | None)
         inside = isinstance(found[key], int) and 0 <= found[key] < found["vocab_size"]
         found[key] = found[key] if inside else None
     eos = released.get("eos_token_id")
     if eos is not None:
+        for one in _ids(eos):
+            check_kind("eos_token_id", one, int)
         found["eos_token_ids"] = tuple(_ids(eos))
     return ModelConfig(**found)
+
+
+def _silent(family: Family, released: dict[str, Any]) -> dict[str, Any]:
+    """What holds where the file says nothing, as transformers takes it for granted."""
+    silent = dict(family.silent)
+    if "attention_heads" in family.fields and family.layer:
+        heads = released.get("num_attention_heads")
+        silent["key_value_heads"] = heads
+        width = released.get("hidden_size")
+        if "head_dim" not in silent and isinstance(heads, int) and isinstance(width, int):
+            silent["head_dim"] = width // heads if heads else 0
+    return silent
 
 
 def to_released(config: ModelConfig) -> dict[str, Any]:
@@ -158,15 +175,30 @@ def to_released(config: ModelConfig) -> dict[str, Any]:
     return plain
 
 
+def _said(released: dict[str, Any], names: tuple[str, ...]) -> str:
+    """The spelling that is in the file."""
+    return next((name for name in names if released.get(name) is not None), names[0])
+
+
 def _first(released: dict[str, Any], names: tuple[str, ...]) -> Any:
-    return next((released[name] for name in names if released.get(name) is not None), None)
+    return released.get(_said(released, names))
+
+
+def _types(name: str, types: Any, known: Collection[str]) -> list[str]:
+    """A list of layer types; UserError for anything else."""
+    if not isinstance(types, list) or not types:
+        raise UserError(name, types, "is no list of layers", f"known: {', '.join(known)}")
+    unknown = sorted({str(one) for one in types} - set(known))
+    if unknown:
+        raise UserError(name, unknown, "has unknown layers", f"known: {', '.join(known)}")
+    return types
 
 
 def _pattern(family: Family, released: dict[str, Any]) -> str:
     """The string of mixers, from a number of layers, a list of their types, or the string."""
     if family.layer:
         layers = released.get("num_hidden_layers")
-        if not isinstance(layers, int) or not 0 < layers <= MOST_LAYERS:
+        if not isinstance(layers, int) or layers is True or not 0 < layers <= MOST_LAYERS:
             problem = "is missing" if layers is None else "is no number of layers"
             raise UserError("num_hidden_layers", layers, problem, "add it")
         return family.layer * layers
@@ -177,32 +209,31 @@ def _pattern(family: Family, released: dict[str, Any]) -> str:
             problem = "is missing, and no layers_block_type either"
             raise UserError("hybrid_override_pattern", pattern, problem, "add it")
         return pattern
-    unknown = sorted({str(name) for name in types} - set(_LAYER_TYPES))
-    if unknown:
-        known = ", ".join(_LAYER_TYPES)
-        raise UserError("layers_block_type", unknown, "has unknown layers", f"known: {known}")
-    return "".join(_LAYER_TYPES[name] for name in types)
+    name = _said(released, ("layers_block_type", "layer_types"))
+    return "".join(_LAYER_TYPES[one] for one in _types(name, types, _LAYER_TYPES))
 
 
 def _windows(family: Family, released: dict[str, Any]) -> dict[str, Any]:
     """`sliding_window` and `full_attention`, from a window and the layers that have it."""
     window = released.get("sliding_window")
+    if family.windows:
+        check_kind("sliding_window", window, int | None)
     if family.windows == "all":
         return {"sliding_window": window}
     if family.windows != "some":
         return {}
-    if not released.get("use_sliding_window"):
+    used = released.get("use_sliding_window")
+    check_kind("use_sliding_window", used, bool | None)
+    if not used:
         window = None
     layers = released["num_hidden_layers"]
     types = released.get("layer_types")
     if types is None:
         first = released.get("max_window_layers", 28)  # the layers before it see everything
+        check_kind("max_window_layers", first, int)
         types = [_ATTENTION_TYPES[window is not None and i >= first] for i in range(layers)]
-    unknown = sorted({str(name) for name in types} - set(_ATTENTION_TYPES))
-    if unknown or len(types) != layers:
-        problem = f"has unknown layers {unknown}" if unknown else f"is not of {layers} layers"
-        known = ", ".join(_ATTENTION_TYPES)
-        raise UserError("layer_types", types, problem, f"known: {known}")
+    if len(_types("layer_types", types, _ATTENTION_TYPES)) != layers:
+        raise UserError("layer_types", types, f"is not of {layers} layers", "give one for each")
     full = tuple(i for i, name in enumerate(types) if name == "full_attention")
     if window is None and len(full) < layers:
         mend = "set use_sliding_window and sliding_window"
@@ -219,8 +250,11 @@ def _time_step_limit(family: Family, limit: Any) -> tuple[float, float] | None:
     """
     if limit is None:
         return None
-    # transformers spells what JSON cannot as {"__float__": "Infinity"}
-    low, high = (float(x["__float__"]) if isinstance(x, dict) else float(x) for x in limit)
+    try:  # transformers spells what JSON cannot as {"__float__": "Infinity"}
+        low, high = (float(x["__float__"]) if isinstance(x, dict) else float(x) for x in limit)
+    except (TypeError, ValueError, KeyError):
+        problem, mend = "is no pair of bounds", "give a low and a higher one"
+        raise UserError("time_step_limit", limit, problem, mend) from None
     if (low, high) == (0, float("inf")):
         return None
     if not family.clamps:

@@ -1,9 +1,10 @@
 """Rotary positions as a configuration says them: base, and how it is stretched. No torch."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal, cast
 
 from cairn.base.errors import UserError
+from cairn.model.kinds import check_kind
 
 Kind = Literal["linear", "dynamic", "yarn", "llama3"]
 DEFAULT_THETA = 10_000.0  # where a config.json of a family with rotary positions says nothing
@@ -59,16 +60,25 @@ class RopeScaling:
     def __post_init__(self) -> None:
         if self.kind not in _USED:
             raise _unknown(self.kind)
+        for one in fields(self):
+            check_kind(f"rope_scaling.{one.name}", getattr(self, one.name), one.type)
         if not self.factor >= 1:
             raise UserError("rope_scaling.factor", self.factor, "shortens", "give 1 or more")
-        if "original_positions" in _USED[self.kind] and not self.original_positions:
+        if "original_positions" in _USED[self.kind] and (self.original_positions or 0) < 1:
             mend = "give the context length before stretching"
             field = "rope_scaling.original_positions"
             raise UserError(field, self.original_positions, "is needed", mend)
+        for name in ("low_frequency_factor", "beta_fast", "beta_slow"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise UserError(f"rope_scaling.{name}", value, "is not positive", "1.0 is usual")
         if not self.high_frequency_factor > self.low_frequency_factor:
             mend = f"give more than low_frequency_factor={self.low_frequency_factor}"
             value = self.high_frequency_factor
             raise UserError("rope_scaling.high_frequency_factor", value, "is too low", mend)
+
+
+_KINDS = {one.name: one.type for one in fields(RopeScaling)}
 
 
 def read_rope(released: dict[str, Any], positions: int) -> tuple[float, RopeScaling | None]:
@@ -76,30 +86,44 @@ def read_rope(released: dict[str, Any], positions: int) -> tuple[float, RopeScal
 
     UserError for a kind that is not known, or that turns a part of each head only.
     """
-    said = released.get("rope_scaling") or released.get("rope_parameters") or {}
-    if not isinstance(said, dict):
-        raise UserError("rope_scaling", said, "is no group of values", "write it as an object")
-    theta = said.get("rope_theta") or released.get("rope_theta") or DEFAULT_THETA
+    name = "rope_scaling" if released.get("rope_scaling") else "rope_parameters"
+    said = released.get(name) or {}
+    if not isinstance(said, dict) or any(isinstance(value, dict) for value in said.values()):
+        problem = "has positions for each kind of layer" if isinstance(said, dict) else "is a value"
+        raise UserError(name, said, problem, "give one group of values for all layers")
+    thetas = said.get("rope_theta"), released.get("rope_theta"), DEFAULT_THETA
+    theta = next(one for one in thetas if one is not None)
+    check_kind("rope_theta", theta, float)
     part = said.get("partial_rotary_factor", released.get("partial_rotary_factor"))
     if part not in (None, 1, 1.0):
         mend = "only models that turn whole heads are supported"
         raise UserError("partial_rotary_factor", part, "turns a part of each head", mend)
-    kind = said.get("rope_type") or said.get("type") or "default"
-    if kind == "default":
+    kind = said.get("rope_type", said.get("type"))
+    if kind is None and said.get("factor") is not None:
+        mend = f"known: default, {', '.join(_USED)}"
+        raise UserError(f"{name}.rope_type", None, "is missing beside a factor", mend)
+    if kind in (None, "default"):
         return float(theta), None
-    if kind not in _USED:
+    if not isinstance(kind, str) or kind not in _USED:
         raise _unknown(kind)
     found = {
         ours: said[_SPELLED.get(ours, ours)]
         for ours in _USED[kind]
         if said.get(_SPELLED.get(ours, ours)) is not None
     }
-    if "original_positions" in _USED[kind]:
-        found.setdefault("original_positions", positions)
     factor = said.get("factor")
+    if "original_positions" in _USED[kind]:  # outside of the group it goes before, and unsaid
+        found.setdefault("original_positions", positions)
+        outside = released.get("original_max_position_embeddings")
+        found["original_positions"] = outside or found["original_positions"]
+    for ours, value in found.items():
+        check_kind(f"{name}.{_SPELLED.get(ours, ours)}", value, _KINDS[ours])
+    if factor is None and kind == "yarn" and found["original_positions"]:
+        factor = positions / found["original_positions"]
     if factor is None:
-        raise UserError("rope_scaling.factor", None, "is missing", "add it")
-    return float(theta), RopeScaling(kind=kind, factor=float(factor), **found)
+        raise UserError(f"{name}.factor", None, "is missing", "add it")
+    check_kind(f"{name}.factor", factor, float)
+    return float(theta), RopeScaling(kind=cast(Kind, kind), factor=float(factor), **found)
 
 
 def write_rope(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:
