@@ -105,6 +105,26 @@ def test_pieces_of_long_keys_are_joined(triton_device, window, fixed):
     assert not fixed or torch.equal(alone, got[:1])  # whatever else is in the call
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_wide_heads_in_the_tiles_of_a_gpu_with_little_shared_memory(
+    triton_device, dtype, monkeypatch
+):
+    monkeypatch.setattr(kernels, "_small", lambda device: True)
+    past, lengths, wide = [40, 0, 150], [60, 90, 1], 256
+    whole = [a + b for a, b in zip(past, lengths, strict=True)]
+    q, k, v = (draw(sum(whole), heads, wide, seed=heads) for heads in (4, 2, 1))
+    k, v = k[:, :1].to(dtype), v.to(dtype)
+    q = q.to(dtype)
+    exact = reference.attention(q.float(), k.float(), v.float(), whole, None)
+    plan = AttentionPlan.of(lengths, past, triton_device, None)
+    pages = moved(paged(k, v, whole, 16, 16), triton_device)
+    new = [new_rows(x, past, lengths).to(triton_device) for x in (q, k, v)]
+    with paths.only("triton"):
+        got = attention(*new, plan, pages=pages)
+    near = NEAR if dtype == torch.float32 else {"atol": 5e-3, "rtol": 5e-3}
+    torch.testing.assert_close(got.cpu().float(), new_rows(exact, past, lengths), **near)
+
+
 def test_pieces_are_shorter_for_few_sequences_and_longer_for_many():
     assert split_of(8, 4) == LEAST_PIECE
     assert split_of(ENOUGH // 4, 2) == PIECE // 2

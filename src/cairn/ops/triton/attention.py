@@ -11,6 +11,7 @@ token.
 # pyright: reportAttributeAccessIssue=false, reportMissingImports=false, reportIndexIssue=false
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -90,12 +91,7 @@ def attend(
     T, heads, width = q.shape
     share = heads // pages.keys.shape[1]
     block_w = max(16, triton.next_power_of_2(width))
-    tile = {"BLOCK_M": 128, "BLOCK_N": 128, "num_warps": 8, "num_stages": 3}
-    if block_w > 128:
-        tile |= {"BLOCK_N": 64, "num_stages": 2}
-    tile |= launch or {}
-    if q.dtype == torch.float32:
-        tile |= {"BLOCK_M": 32, "BLOCK_N": 32}
+    tile = _tile_of_many(block_w, q.dtype, _small(q.device)) | (launch or {})
     tile["BLOCK_M"] = max(tile["BLOCK_M"], triton.next_power_of_2(share))
     tables = plan.tables(share, tile["BLOCK_M"] // share, q.device)
     out = torch.empty(T, heads, width, dtype=q.dtype, device=q.device)
@@ -121,6 +117,28 @@ def attend(
     return out
 
 
+def _tile_of_many(block_w: int, dtype: torch.dtype, small: bool) -> dict[str, int]:
+    """Of spans that are not split, by the heads' width; on a GPU with `small` shared memory."""
+    tile = {"BLOCK_M": 128, "BLOCK_N": 128, "num_warps": 8, "num_stages": 3}
+    if block_w > 128:
+        tile |= {"BLOCK_N": 64, "num_stages": 2}
+    if block_w > 128 and small:
+        tile |= {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 4}
+    if dtype == torch.float32:
+        tile |= {"BLOCK_M": 32, "BLOCK_N": 32}
+        if block_w > 128 and small:
+            tile |= {"num_warps": 8, "num_stages": 1}
+    return tile
+
+
+@cache
+def _small(device: torch.device) -> bool:
+    """Whether a program has less than 128 KiB: 99 on GPUs for graphics, 163 and more on others."""
+    if device.type != "cuda":
+        return False
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin < 128 * 1024
+
+
 def unfit_on_hopper(q: Tensor, keys: Tensor, values: Tensor, size: int | None) -> str:
     """Why `cairn.ops.triton.hopper` cannot serve tiles of many rows; empty where it can."""
     if q.device.type != "cuda" or torch.cuda.get_device_capability(q.device)[0] != 9:
@@ -142,6 +160,8 @@ def _few(
     T, width = len(out), out.shape[2]
     rows = max(16, triton.next_power_of_2(share))
     tile = {"BLOCK_M": rows, "BLOCK_N": 64, "num_warps": 4}
+    if q.dtype == torch.float32 and width > 128 and _small(q.device):
+        tile |= {"num_stages": 1}
     programs = len(tables.few) * heads // share
     split = PIECE if order_is_fixed() else split_of(programs, tables.pieces)
     pieces = triton.cdiv(tables.pieces * PIECE, split)
