@@ -73,11 +73,11 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(app: FastAPI, engine: Engine) -> Iterator[Running]:
-    """Serve the app in a thread on a free port."""
+def running(app: FastAPI, engine: Engine, **more: Any) -> Iterator[Running]:
+    """Serve the app in a thread on a free port; `more` are uvicorn's options."""
     with listen("127.0.0.1", 0) as listening:
         config = uvicorn.Config(
-            app, log_level="critical", lifespan="on", timeout_graceful_shutdown=2
+            app, log_level="critical", lifespan="on", timeout_graceful_shutdown=2, **more
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -67,7 +67,7 @@ def create_app(
         title="cairn", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.state.models = models
-    app.add_middleware(BodyLimit, most=limits.body_bytes)
+    app.add_middleware(BodyLimit, most=limits.body_bytes, seconds=limits.body_seconds)
     app.add_middleware(Gate, keys=keys, admin=admin_keys)
     if hosts is not None:
         app.add_middleware(Hosts, names=hosts)

@@ -1,5 +1,6 @@
-"""What one client may ask of the server, and the middleware that bounds a body's size."""
+"""What one client may ask of the server, and the middleware that bounds a body."""
 
+import asyncio
 from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
@@ -15,6 +16,8 @@ class Limits:
 
     body_bytes: int = 4 * 2**20
     """Bytes of a request's body (413)."""
+    body_seconds: float = 120
+    """Until all of it has come (408)."""
     completions: int = 128
     """Completions of one request: prompts times n (400)."""
     stops: int = 16
@@ -28,10 +31,11 @@ class Limits:
 
 
 class BodyLimit:
-    """Refuses a body that is longer than it may be, before more of it is read."""
+    """Refuses a body that is longer than it may be, before more of it is read, and one that does
+    not come to its end."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self.app, self.most = app, most
+    def __init__(self, app: ASGIApp, most: int, seconds: float) -> None:
+        self.app, self.most, self.seconds = app, most, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -42,12 +46,19 @@ class BodyLimit:
             error = self._error()
             await JSONResponse(error.body(), error.status)(scope, receive, send)
             return
-        read = 0
+        read, going = 0, True
+        end = asyncio.get_running_loop().time() + self.seconds
 
         async def counted() -> Message:
-            nonlocal read
-            message = await receive()
+            nonlocal read, going
+            try:
+                async with asyncio.timeout_at(end if going else None):
+                    message = await receive()
+            except TimeoutError:
+                said = f"the body did not come to its end in {self.seconds:g} seconds"
+                raise HTTPException(408, said, {"connection": "close"}) from None
             read += len(message.get("body", b""))
+            going = message.get("more_body", False)  # after it, what comes is that the client left
             if read > self.most:  # chunked bodies declare no length
                 # The one kind of exception that FastAPI lets through from reading a body.
                 raise HTTPException(413, self._error().message)

@@ -23,6 +23,7 @@ from cairn.serve.hosts import loopback
 from cairn.serve.journal import log_to
 from cairn.serve.keys import Keys
 from cairn.serve.limits import Limits
+from cairn.serve.patience import Patience
 from cairn.serve.worker import Worker
 from cairn.tokens.attribution import Attribution
 from cairn.tokens.tokenizer import VOCABULARY
@@ -189,6 +190,7 @@ class Server(uvicorn.Server):
                 app,
                 log_config=None,
                 access_log=False,
+                http=Patience,
                 lifespan="on",
                 timeout_graceful_shutdown=max(1, round(grace)),
             )
