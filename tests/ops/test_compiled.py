@@ -14,7 +14,12 @@ SHARED = {86: 101_376, 120: 101_376, 90: 232_448}  # bytes of a program at most
 
 
 def compiled(folder: Path, capability: int, *cases: str, **environment: str) -> list[dict]:
-    program = [sys.executable, str(Path(__file__).parent / "compiled.py"), str(capability), *cases]
+    program = [
+        sys.executable,
+        str(Path(__file__).parent / "fixtures" / "compiled.py"),
+        str(capability),
+        *cases,
+    ]
     own = os.environ | {"TRITON_CACHE_DIR": str(folder), "TRITON_INTERPRET": "0"} | environment
     done = subprocess.run(program, env=own, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
