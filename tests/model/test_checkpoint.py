@@ -262,3 +262,83 @@ def test_other_types_and_damaged_headers(model, tmp_path):
     (tmp_path / checkpoint.WEIGHTS).write_bytes((10**12).to_bytes(8, "little") + bytes(64))
     with pytest.raises(UserError, match="its header is cut short"):
         load(tmp_path)
+
+
+def _rewritten(path: Path, change) -> None:
+    """A file of safetensors whose header, as JSON text, `change` has seen."""
+    whole = path.read_bytes()
+    size = int.from_bytes(whole[:8], "little")
+    header = change(json.loads(whole[8 : 8 + size]), whole[8 : 8 + size].decode().rstrip())
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + whole[8 + size :])
+
+
+LAST = "backbone.norm_f.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h, _: json.dumps(h | {LAST: h[LAST] | {"data_offsets": [-96, 0]}}), "whole number"),
+        (lambda h, _: json.dumps(h | {LAST: h[LAST] | {"data_offsets": [0, 96]}}), "not begin"),
+        (lambda h, _: json.dumps(h | {LAST: h[LAST] | {"data_offsets": [0.0, 96.0]}}), "whole"),
+        (lambda h, _: json.dumps(h | {LAST: h[LAST] | {"shape": [24.5]}}), "whole numbers"),
+        (lambda h, _: json.dumps(h | {LAST: h[LAST] | {"shape": ["24"]}}), "whole numbers"),
+        (lambda h, text: f"{text[:-1]}, {json.dumps({LAST: h[LAST]})[1:]}", "is there twice"),
+        (lambda h, _: "{}", "are no tensor's"),
+        (lambda h, _: "[" * 100_000, "recursion"),
+    ],
+)
+def test_headers_that_contradict_themselves_or_their_file(model, tmp_path, change, message):
+    save(model, tmp_path)
+    _rewritten(tmp_path / checkpoint.WEIGHTS, change)
+    with pytest.raises(UserError, match=rf"model\.safetensors is truncated or damaged.*{message}"):
+        load(tmp_path)
+
+
+def test_bytes_behind_the_last_tensor_are_told(model, tmp_path):
+    save(model, tmp_path)
+    with (tmp_path / checkpoint.WEIGHTS).open("ab") as file:
+        file.write(b"12345")
+    with pytest.raises(UserError, match="5 bytes are no tensor's"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "index",
+    ["[]", '{"weight_map": {"a": ["x"]}}', '{"weight_map": {"a": 1, "b": "c"}}', "[" * 99_999],
+)
+def test_an_index_that_is_none_is_told(model, tmp_path, index):
+    save(model, tmp_path)
+    (tmp_path / checkpoint.INDEX).write_text(index)
+    with pytest.raises(UserError, match=r"index\.json.*fetch it anew"):
+        load(tmp_path)
+
+
+@torch.no_grad()
+def test_a_whole_file_is_read_before_an_index_that_lies_beside_it(model, ids, tmp_path, roughen):
+    """As transformers does: what is left of an older save in shards is not mixed in."""
+    transformers = pytest.importorskip("transformers")
+    save(roughen(build(model.config, seed=5)), tmp_path, max_shard_size=20_000)
+    save(model, tmp_path / "other")
+    (tmp_path / "other" / checkpoint.WEIGHTS).rename(tmp_path / checkpoint.WEIGHTS)
+    theirs = transformers.NemotronHForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(load(tmp_path).logits(ids), model.logits(ids), rtol=0, atol=0)
+    torch.testing.assert_close(theirs(ids).logits, model.logits(ids), **NEAR)
+
+
+@torch.no_grad()
+def test_the_one_of_tied_matrices_that_is_stored_serves_for_both(tinies, ids, tmp_path, roughen):
+    transformers = pytest.importorskip("transformers")
+    tied = roughen(build(dataclasses.replace(tinies["qwen3"], tie_embeddings=True)))
+    save(tied, tmp_path)
+    stored = load_file(tmp_path / checkpoint.WEIGHTS)
+    stored["lm_head.weight"] = stored.pop("model.embed_tokens.weight")
+    save_file(stored, tmp_path / checkpoint.WEIGHTS, metadata={"format": "pt"})
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(load(tmp_path).logits(ids), tied.logits(ids), rtol=0, atol=0)
+    torch.testing.assert_close(theirs(ids).logits, tied.logits(ids), **NEAR)
+    for scalar in ({"lm_head.weight"}, {"lm_head.weight", "model.embed_tokens.weight"}):
+        save_file(stored | {name: torch.tensor(1.0) for name in scalar}, tmp_path / "scalar")
+        (tmp_path / "scalar").replace(tmp_path / checkpoint.WEIGHTS)
+        with pytest.raises(UserError, match=r"of another shape: .* \[\] instead of \[61, 24\]"):
+            load(tmp_path)

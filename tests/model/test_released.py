@@ -1,5 +1,7 @@
 """What config.json may say, in whose spelling, and what is refused with its name."""
 
+import json
+
 import pytest
 import torch
 
@@ -62,3 +64,14 @@ def test_lengths_before_stretching_are_read_where_transformers_reads_them(tinies
     for name, parameter in ours.named_parameters():
         parameter.copy_(names[their_name(FAMILIES["llama"], name)])
     torch.testing.assert_close(ours.logits(ids), theirs(ids).logits, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", [{"eos_token_id": "x"}, {"vocab_size": "x"}])
+def test_a_folder_of_starcoder2_is_refused_as_others_are(tinies, tmp_path, change):
+    released = tinies["starcoder2"].to_json() | change
+    (tmp_path / "config.json").write_text(json.dumps(released))
+    (tmp_path / "tokenizer.json").write_text('{"added_tokens": ["x", {"content": "<file_sep>"}]}')
+    with pytest.raises(UserError, match="'x': is not a whole number"):
+        ModelConfig.from_folder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(tinies["starcoder2"].to_json()))
+    assert ModelConfig.from_folder(tmp_path).eos_token_ids == (2,)

@@ -91,6 +91,9 @@ def _stored(folder: Path) -> tuple[ModelConfig, dict[str, Stored]]:
     ends = {name: one for one in found if (name := our_name(family, one.name)) in (EMBEDDING, HEAD)}
     if config.tie_embeddings and len(ends) == 2 and not _same(ends[EMBEDDING], ends[HEAD]):
         config = replace(config, tie_embeddings=False)  # as transformers has it
+    if config.tie_embeddings and set(ends) == {HEAD}:  # the one that is there serves for both
+        found.remove(ends[HEAD])
+        found.append(replace(ends[HEAD], name=their_name(family, EMBEDDING)))
     return config, _matched(folder, config, family, found)
 
 
@@ -98,7 +101,8 @@ def _same(one: Stored, other: Stored) -> bool:
     """Whether tensors hold the same numbers; so they do where `_matched` tells of their damage."""
     if one.shape != other.shape:
         return False
-    if not {one.dtype, other.dtype} <= DTYPES.keys() or one.truncated or other.truncated:
+    known = one.shape and {one.dtype, other.dtype} <= DTYPES.keys()
+    if not known or one.truncated or other.truncated:
         return True
     wide = torch.promote_types(DTYPES[one.dtype], DTYPES[other.dtype])
     rows, step = one.shape[0], max(1, COMPARED // max(1, prod(one.shape[1:])))
@@ -169,30 +173,35 @@ def save(
 
 def _locate(folder: Path) -> list[Stored]:
     """Every tensor in the folder's files."""
-    index = folder / INDEX
-    if index.is_file():
-        try:
-            files = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    index, files = folder / INDEX, [WEIGHTS]
+    if index.is_file():  # beside a whole file it is not looked at, but where it names that
+        named = _shards(index)
+        files = named if WEIGHTS in named or not (folder / WEIGHTS).is_file() else files
+    elif not (folder / WEIGHTS).is_file():
+        if list(folder.glob("pytorch_model*.bin*")):
+            raise UserError(
+                f"{folder} holds pickled weights (pytorch_model.bin): unpickling can run any code, "
+                "so they are not opened; convert them to safetensors where you trust them"
             )
-        except (ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"{index} is no index of shards ({error!r}): fetch it anew") from None
-    elif (folder / WEIGHTS).is_file():
-        files = [WEIGHTS]
-    elif list(folder.glob("pytorch_model*.bin*")):
-        raise UserError(
-            f"{folder} holds pickled weights (pytorch_model.bin): unpickling can run any code, so "
-            "they are not opened; convert them to safetensors where you trust them"
-        )
-    else:
         raise UserError("checkpoint", str(folder), f"has no {WEIGHTS}", "give a model's folder")
-    outside = [name for name in files if Path(str(name)).name != name]
-    if outside:
-        raise UserError(f"{index} names {outside[0]!r}: shards lie beside their index, fetch anew")
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{index} names {', '.join(missing)}, not in the folder: fetch them")
     return [one for name in files for one in stored_in(folder / name)]
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index names; UserError where it is none, or they are not beside it."""
+    try:
+        named = list(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{index} is no index of shards ({error!r}): fetch it anew") from None
+    for name in named:
+        if isinstance(name, str) and Path(name).name != name:
+            raise UserError(f"{index} names {name!r}: shards lie beside their index, fetch anew")
+        if not isinstance(name, str) or not name.endswith(".safetensors"):
+            raise UserError(f"{index} names {name!r}, no file of safetensors: fetch it anew")
+    return sorted(set(named))
 
 
 def _matched(

@@ -66,12 +66,15 @@ def _ends(folder: Path, released: dict[str, Any]) -> dict[str, Any]:
     """
     if released.get("model_type") != "starcoder2":
         return {}
-    inside = [i for i in _ids(released.get("eos_token_id")) if i < released.get("vocab_size", 0)]
-    ends = inside or [0]
+    said, vocabulary = _ids(released.get("eos_token_id")), released.get("vocab_size")
+    if not isinstance(vocabulary, int) or not all(isinstance(one, int) for one in said):
+        return {}  # refused with all that is of another kind
+    ends = [one for one in said if one < vocabulary] or [0]
     path = folder / "tokenizer.json"
     if path.is_file():
         added = _read_json(path).get("added_tokens") or []
-        ends += [t["id"] for t in added if t.get("content") == FILE_SEP and t["id"] not in ends]
+        marks = [one for one in added if isinstance(one, dict) and one.get("content") == FILE_SEP]
+        ends += [one["id"] for one in marks if one.get("id") not in (None, *ends)]
     return {"eos_token_id": ends}
 
 

@@ -13,7 +13,9 @@ import os
 import sys
 import threading
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,31 +62,53 @@ def stored_in(path: Path) -> list[Stored]:
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            if not 2 <= size <= min(HEADER_BYTES, path.stat().st_size - 8):
+            held = path.stat().st_size - 8
+            if not 2 <= size <= min(HEADER_BYTES, held):
                 raise ValueError("its header is cut short")
-            header = json.loads(file.read(size))
-        found = []
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            begin, end = entry["data_offsets"]
-            shape = tuple(int(n) for n in entry["shape"])
-            one = Stored(path, name, entry["dtype"], shape, 8 + size + begin, 8 + size + end)
-            _check_size(one)
-            found.append(one)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            header = json.loads(file.read(size), object_pairs_hook=_once_each)
+        found = [
+            _entry(path, name, entry, 8 + size)
+            for name, entry in header.items()
+            if name != "__metadata__"
+        ]
+        found.sort(key=lambda one: (one.start, one.stop))
+        _check_order(found, 8 + size, 8 + held)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise UserError(f"{path} is truncated or damaged ({error}): fetch it anew") from None
-    return sorted(found, key=lambda one: one.start)
+    return found
 
 
-def _check_size(one: Stored) -> None:
-    if one.dtype not in DTYPES:
-        return  # named later, with all that does not fit
-    size = DTYPES[one.dtype].itemsize
-    for n in one.shape:
-        size *= n
-    if min((*one.shape, one.start)) < 0 or one.stop - one.start != size:
-        raise ValueError(f"{one.name} has other bytes than its shape")
+def _once_each(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice} is there twice")
+    return found
+
+
+def _entry(path: Path, name: str, entry: dict[str, Any], start: int) -> Stored:
+    """A tensor of a header, whose data begin at `start`."""
+    begin, end = entry["data_offsets"]
+    shape = tuple(entry["shape"])
+    if not all(type(n) is int and n >= 0 for n in (begin, end, *shape)):
+        raise ValueError(f"{name} has no whole numbers for its place")
+    one = Stored(path, name, entry["dtype"], shape, start + begin, start + end)
+    known = DTYPES.get(one.dtype)  # others are named later, with all that does not fit
+    if known and end - begin != known.itemsize * prod(shape):
+        raise ValueError(f"{name} has other bytes than its shape")
+    return one
+
+
+def _check_order(found: list[Stored], start: int, stop: int) -> None:
+    """Tensors follow each other to the end of the file, or beyond where that was cut short."""
+    at = start
+    for one in found:
+        if one.start != at:
+            raise ValueError(f"{one.name} does not begin where the tensor before it ends")
+        at = one.stop
+    if at < stop:
+        raise ValueError(f"{stop - at} bytes are no tensor's")
 
 
 class Maps:
