@@ -1,12 +1,13 @@
 """The engine and vLLM on one GPU: one shape, prompts, memory and budget; a JSON line a measure.
 
     python bench/serving_vllm.py PRESET cairn|vllm [--batch 1,8,64,256] [--prompts 8192,32768]
+    python bench/serving_vllm.py PRESET cairn --state float16    a line that says so: not its states
     python bench/serving_vllm.py PRESET table FILE...     ratios of the lines that were kept
 
 Each engine has its own process (vLLM wants its own packages: `PYTHONPATH=... PRESET vllm`). Both
-draw bf16 weights on the GPU as a fresh model has them, keep recurrent states in fp32 and no
-prefixes, capture decoding as graphs, and answer greedily whatever ends a text; vLLM compiles as it
-does by default. Prompts are the same random tokens.
+draw bf16 weights on the GPU as a fresh model has them, keep recurrent states in fp32 (but with
+`--state`) and no prefixes, capture decoding as graphs, and answer greedily whatever ends a text;
+vLLM compiles as it does by default. Prompts are the same random tokens.
 
 - `requests`: --batch prompts of --context tokens that come at once and draw --drawn tokens each.
   `seconds` until the last is answered; `milliseconds` of a step while all of them draw, from the
@@ -69,6 +70,7 @@ class Cairn:
             capacity=told.capacity,
             token_budget=told.budget,
             memory=int(memory - torch.cuda.memory_allocated() - RESERVED),
+            state_dtype=told.state,
             caching=Caching(prefixes=False),
         )
         self._warmed = round(self._engine.warm_up(), 1)
@@ -199,7 +201,8 @@ def warm(peer: Peer, vocab_size: int, told: argparse.Namespace) -> None:
 def measure(peer: Peer, told: argparse.Namespace) -> None:
     """Print the lines."""
     vocab_size = preset(told.preset).vocab_size
-    same = {"bench": "serving_vllm", "shape": told.preset, "peer": told.peer}
+    peer_name = told.peer if told.state is None else f"{told.peer}, states in {told.state}"
+    same = {"bench": "serving_vllm", "shape": told.preset, "peer": peer_name}
     began = time.perf_counter()
     warm(peer, vocab_size, told)
     facts = {"warm": round(time.perf_counter() - began, 1), "started": told.started}
@@ -231,12 +234,12 @@ def table(told: argparse.Namespace) -> None:
                 case = (line["what"], line.get("batch", 1), line.get("length", line.get("context")))
                 kept.setdefault(case, {})[line["peer"]] = line
     for case, peers in kept.items():
-        if len(peers) == 2:
-            ours, theirs = peers["cairn"], peers["vllm"]
+        theirs = peers.pop("vllm", {})
+        for name, ours in peers.items():
             for unit in ("milliseconds", "seconds"):
                 if unit in ours and unit in theirs:
                     ratio = round(theirs[unit] / ours[unit], 3)
-                    print(*case, unit, round(ours[unit], 4), round(theirs[unit], 4), ratio)
+                    print(name, *case, unit, round(ours[unit], 4), round(theirs[unit], 4), ratio)
 
 
 def main() -> None:
@@ -251,8 +254,11 @@ def main() -> None:
     parser.add_argument("--drawn", type=int, default=256)
     parser.add_argument("--budget", type=int, default=8192, help="tokens of a step")
     parser.add_argument("--share", type=float, default=0.9, help="of the GPU's memory")
+    parser.add_argument("--state", choices=("float16", "int8"), help="cairn: states in fewer bits")
     parser.add_argument("--options", default="{}", help="vllm: more arguments of LLM, as JSON")
     told = parser.parse_args()
+    if told.state and told.peer != "cairn":
+        parser.error("--state is for cairn")
     if told.peer == "table":
         table(told)
         return

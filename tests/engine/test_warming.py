@@ -5,6 +5,7 @@ import torch
 
 from cairn.base import UserError
 from cairn.engine import Caching, Engine, SamplingParams
+from cairn.engine.graphs import SIZES, rows_for
 from cairn.engine.runner import Runner
 from cairn.model import build
 
@@ -56,6 +57,12 @@ def test_within_slots_capacity_and_budget(model, words, slots, capacity, budget,
         assert len(set(batch.slots)) == len(batch.slots) <= slots
         assert sum(batch.sizes) <= max(budget, slots)
         assert all(a + b <= capacity for a, b in zip(batch.past, batch.sizes, strict=True))
+
+
+def test_graphs_have_few_sizes():
+    assert [rows_for(count) for count in (1, 3, 17, 256)] == [1, 4, 24, 256]
+    assert [rows_for(count) for count in (257, 320, 321, 512)] == [320, 320, 384, 512]
+    assert len({rows_for(count) for count in range(1, 1025)}) == len(SIZES) + 12
 
 
 @pytest.mark.gpu

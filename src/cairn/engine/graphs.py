@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _CAPTURING = threading.Lock()  # PyTorch captures in one stream, whichever thread asks
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256)  # rows
+MORE = 64  # beyond those: multiples of it
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Graphs:
         They stay as they are until the next call.
         """
         count = len(slots)
-        rows = SIZES[bisect_left(SIZES, count)] if count <= SIZES[-1] else count
+        rows = rows_for(count)
         pieces = _pieces(max(past) + 1)
         step = self._steps.get(rows)
         if step is None:
@@ -107,6 +108,11 @@ class Graphs:
             hidden, layout = self._forward(step, pieces)
         self._memory = graph.pool()
         return Captured(graph, hidden, layout)
+
+
+def rows_for(count: int) -> int:
+    """Rows of the graph that runs so many."""
+    return SIZES[bisect_left(SIZES, count)] if count <= SIZES[-1] else -(-count // MORE) * MORE
 
 
 def _addresses(model: Decoder) -> int:

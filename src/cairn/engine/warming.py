@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 
 from cairn.base import UserError
-from cairn.engine.graphs import SIZES
+from cairn.engine.graphs import rows_for
 from cairn.engine.pages import NULL
 from cairn.engine.runner import FEW, MANY, Batch, Rows, Runner
 from cairn.ops.order import fixed_order
@@ -82,13 +82,11 @@ def _decoding(runner: Runner) -> Iterator[Batch]:
         return
     from cairn.ops.triton.attention import PIECE
 
-    for rows in SIZES:
+    for rows in sorted({rows_for(count) for count in range(1, slots + 1)}):
         past = 0
         while past == 0 or (rows in KINDS and past < capacity):
             yield Batch([1] * rows, [-1] * rows, [past] * rows, 0)
             past = 2 * past or PIECE
-        if rows >= slots:
-            return
 
 
 def _spans(sizes: list[int], past: list[int]) -> Batch:
