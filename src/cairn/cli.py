@@ -25,10 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `cairn ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (UserError, OSError, Stopped) as error:
+    except (UserError, OSError, MemoryError, Stopped) as error:
         from cairn.base.log import harmless
 
-        print(f"cairn: {harmless(' '.join(str(error).split()))}", file=sys.stderr)
+        told = str(error) or "no memory left"  # of which Python's own says nothing
+        print(f"cairn: {harmless(' '.join(told.split()))}", file=sys.stderr)
         return 143 if isinstance(error, Stopped) else 2  # as a process that SIGTERM ends
     except KeyboardInterrupt:
         print("cairn: interrupted; the same command continues", file=sys.stderr)

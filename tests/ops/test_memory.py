@@ -44,6 +44,22 @@ def test_fresh_memory_is_zeros_and_taken_when_it_is_written(size):
     assert not fresh(size).any()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_small_memory_takes_no_large_pages():
+    made, before = [fresh(size) for size in (300_000, 2**21 + 5000) for _ in range(20)], resident()
+    for tensor in made:
+        tensor.fill_(1)
+    assert resident() - before < 50 * 2**20  # of which it fills 46; in whole large pages it was 117
+
+
+def test_memory_that_the_system_refuses():
+    for ask in (lambda: fresh(2**60), lambda: empty_together([torch.Size([2**60])], torch.uint8)):
+        with pytest.raises(
+            MemoryError, match="no memory: the system refuses 1,099,511,627,776 MiB"
+        ):
+            ask()
+
+
 def test_tensors_together_are_apart():
     shapes = [torch.Size(s) for s in ((700, 512), (3,), (0, 4), (), (600, 500), (1, 7))]
     made = empty_together(shapes, torch.bfloat16)

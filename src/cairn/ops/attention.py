@@ -96,6 +96,7 @@ class AttentionPlan:
     laid: "Tables | None" = None
     """What kernels read, where it is on the device alone; `lengths` and `past` then only count."""
     _tables: dict[tuple[int, int], "Tables"] = field(default_factory=dict, repr=False)
+    _few: dict[int, "tuple[AttentionPlan | None, Tensor]"] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -119,6 +120,21 @@ class AttentionPlan:
     ) -> "AttentionPlan":
         """For one new token in each of so many spans, all with a past, as `tables` say."""
         return cls((1,) * spans, (1,) * spans, window, device, laid=tables)
+
+    def few(self, least: int) -> "tuple[AttentionPlan | None, Tensor]":
+        """Spans of fewer than `least` queries after a past, one by one, and their tokens.
+
+        A plan in which the others are empty, or None where there are no such spans; int64 [T].
+        """
+        if least not in self._few:
+            past = self.past or (0,) * len(self.lengths)
+            pairs = zip(self.lengths, past, strict=True)
+            lengths = tuple(new if old and new < least else 0 for new, old in pairs)
+            here = np.repeat(np.asarray(lengths, bool), self.lengths)
+            plan = type(self).of(lengths, past, self.device, self.window, _each)
+            found = plan if here.any() else None
+            self._few[least] = found, torch.from_numpy(here.nonzero()[0])
+        return self._few[least]
 
     @property
     def batches(self) -> tuple[Attends, ...]:
@@ -254,7 +270,7 @@ def attention(
     native = prompt.unfit_for(q, k, v, plan)
     path = paths.choose("attention", q.device, native=native, triton=triton, library=library)
     if path == "native":
-        return prompt.attend(q, k, v, plan, read)
+        return prompt.attend(q, k, v, plan, read, _padded)
     if path == "library":
         return _library(q, k, v, plan)
     if path == "triton":

@@ -41,9 +41,10 @@ _ALONE = 32 * 2**20  # bytes, from which on the ends of large pages are no great
 def fresh(size: int) -> Tensor:
     """Zeros uint8 [size] on the CPU at a multiple of 64, taken when they are first written.
 
-    Linux is asked for pages of 2 MiB. What is streamed through once a token is in no cache of
-    addresses, and with pages of 4 KiB a core waits for these as much as for the bytes: 99 million
-    parameters and 16 sequences are decoded a fifth faster.
+    Linux is asked for pages of 2 MiB, as many as it fills. What is streamed through once a token is
+    in no cache of addresses, and with pages of 4 KiB a core waits for these as much as for the
+    bytes: 99 million parameters and 16 sequences are decoded a fifth faster. MemoryError where the
+    system refuses it.
     """
     if size < _WORTH_IT:
         return torch.zeros(size, dtype=torch.uint8, device="cpu")
@@ -83,9 +84,19 @@ def empty_together(shapes: Sequence[torch.Size], dtype: torch.dtype) -> list[Ten
 
 
 def _piece(size: int) -> tuple[mmap.mmap, int]:
-    """Memory of which `size` bytes are free from an offset on that is a multiple of 2 MiB."""
-    piece = mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux, which may have been built without
+    """Memory of which `size` bytes are free from an offset on, at a multiple of 2 MiB.
+
+    MemoryError where the system refuses it.
+    """
+    try:
+        piece = mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        needed = f"{size / 2**20:,.0f} MiB for weights or for what sequences remember"
+        mend = "a smaller model, capacity or number of slots needs less"
+        raise MemoryError(f"no memory: the system refuses {needed}; {mend}") from error
+    at = -torch.frombuffer(piece, dtype=torch.uint8, count=1).data_ptr() % _HUGE_PAGE
+    whole = size // _HUGE_PAGE * _HUGE_PAGE  # a page beyond would be taken for a few bytes of it
+    if whole and hasattr(mmap, "MADV_HUGEPAGE"):  # Linux, which may have been built without
         with contextlib.suppress(OSError):
-            piece.madvise(mmap.MADV_HUGEPAGE)
-    return piece, -torch.frombuffer(piece, dtype=torch.uint8, count=1).data_ptr() % _HUGE_PAGE
+            piece.madvise(mmap.MADV_HUGEPAGE, at, whole)
+    return piece, at

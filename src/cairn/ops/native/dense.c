@@ -263,12 +263,13 @@ WITH_TILES static void dense_slabs(const Dense *d, char *room, int64_t *next, co
     _tile_release();
 }
 
-/* y = activation(x weight^T + bias) times, K a multiple of 32. 0, or 1 where there is no memory to work
- * in, or no matrix units. */
+/* y = activation(x weight^T + bias) times, K a multiple of 32. 0, NO_MEMORY (to work in)
+ * or NO_TILES. */
 int64_t cairn_dense(const Dense *d)
 {
     char *room = NULL;
-    if (!tiles_serve() || posix_memalign((void **)&room, 64, dense_bytes(d))) return 1;
+    if (!tiles_serve()) return NO_TILES;
+    if (posix_memalign((void **)&room, 64, dense_bytes(d))) return NO_MEMORY;
     Team team = {0};
     int64_t next = 0;
 #pragma omp parallel num_threads(d->threads)
@@ -285,7 +286,7 @@ int64_t cairn_dense(const Dense *d)
 int64_t cairn_dense(const Dense *d)
 {
     (void)d;
-    return 1;
+    return NO_TILES;
 }
 
 #endif

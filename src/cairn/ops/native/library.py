@@ -12,6 +12,7 @@ from torch import Tensor
 
 HERE = Path(__file__).parent
 KINDS = {torch.float32: 0, torch.bfloat16: 1}  # vector.h has the same numbers
+_NO_MEMORY = 1  # what functions give: tiles.c
 
 
 class Mixer(ctypes.Structure):
@@ -81,7 +82,7 @@ class Prompt(ctypes.Structure):
     """`Prompt` of prompt.c."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("q", "k", "v", "y", "bounds", "places", "past")),
+        *((name, ctypes.c_void_p) for name in ("q", "k", "v", "y", "spans")),
         *((name, ctypes.c_int64) for name in ("q_apart", "k_apart", "v_apart")),
         *((name, ctypes.c_int64) for name in ("S", "H", "KV", "P", "window", "threads")),
     ]
@@ -221,6 +222,17 @@ def _bring_openmp() -> str:
     except OSError as error:
         return f"torch's OpenMP does not load: {error}"
     return "" if hasattr(openmp, "GOMP_parallel") else f"{found[0]} is no OpenMP of GCC's kind"
+
+
+def hold(result: int, task: str) -> None:
+    """Raise what a function on matrix units says of a task that it did not do.
+
+    MemoryError where there was no room to work in, RuntimeError where no matrix unit serves.
+    """
+    if result == _NO_MEMORY:
+        raise MemoryError(f"no memory for {task}'s working space")
+    if result:
+        raise RuntimeError(f"no matrix units for {task}: who calls has to ask whether they serve")
 
 
 def unfit(*tensors: Tensor | None, autocast: bool = False) -> str:

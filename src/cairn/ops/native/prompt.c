@@ -4,47 +4,33 @@
  * A column is one query head of one token. The heads that share a key head are columns side by
  * side, so that its keys and values are read once for all of them. Scores are made with keys down
  * and columns across: maxima and sums of the softmax are then of whole vectors, and probabilities
- * lie as the product with the values takes them. Blocks of keys begin at multiples of AT_ONCE and
- * what is masked adds zeros: a query's result does not depend on its company.
+ * lie as the product with the values takes them.
+ *
+ * Blocks of keys begin at multiples of AT_ONCE from where the span's past begins, what a query does
+ * not see adds zeros, and keys that no query of the span sees are not read: the bits of a query's
+ * result depend on it and on what it sees, not on its company, the threads, or how much of the span
+ * is past. But 0 times what is no number is none: a value that is not finite spoils queries that are
+ * computed beside one that sees it, too. A key whose score is minus infinity is as one not seen, a
+ * query that sees no other gets zeros; a score of infinity gives NaN.
  * Legend: T tokens, S spans, H query heads, KV key heads, P head width, a multiple of 32.
  */
 
 #ifndef CAIRN_PROMPT_C
 #define CAIRN_PROMPT_C
 
-
-typedef struct {
-    const char *q, *k, *v; /* bf16 [T, H, P] and [places, KV, P] */
-    char *y;               /* bf16 [T, H, P] */
-    const int64_t *bounds; /* [S + 1] tokens of the spans */
-    const int64_t *places; /* [S] of their first keys */
-    const int64_t *past;   /* [S] keys before their first queries */
-    int64_t q_apart, k_apart, v_apart; /* elements from token to token */
-    int64_t S, H, KV, P;
-    int64_t window;        /* keys that a query sees, its own included; 0: all */
-    int64_t threads;
-} Prompt;
+#include "prompt_keys.c"
 
 #ifdef HAVE_TILES
 
-#define AT_ONCE 96        /* keys whose scores are made at once */
-#define GROUP 32          /* keys that a product with values takes */
-#define ACROSS 32         /* columns of a task: two tiles */
-#define ROOM (16 << 20)   /* bytes of packed keys and values, where one head of a span needs no more */
-#define UNSEEN (-1e38f)   /* the maximum of no scores */
-
-/* Keys of one span and key head, packed, and the queries that look at them. */
-typedef struct {
-    ptrdiff_t span, head;
-    ptrdiff_t low, stop; /* keys that are packed, `low` a multiple of AT_ONCE */
-    ptrdiff_t columns;
-    char *keys, *values;
-} Pair;
+#define AT_ONCE 96 /* keys whose scores are made at once */
+#define ACROSS 32  /* columns of a task: two tiles */
+#define UNSEEN (-3.40282347e38f) /* the maximum of no scores: no finite one is less */
 
 /* A task: up to ACROSS columns of a pair. */
 typedef struct {
     const Prompt *prompt;
     const Pair *pair;
+    ptrdiff_t before;                         /* tasks of the pairs ahead of this one */
     ptrdiff_t first, count;                   /* columns */
     int32_t position[ACROSS] ALIGNED;         /* of a column's token */
     char queries[ACROSS * 256 * 2] ALIGNED;   /* [P / DEEP][2] tiles */
@@ -53,69 +39,6 @@ typedef struct {
     float out[ACROSS * 256] ALIGNED;          /* [2][P][16] */
     float most[ACROSS] ALIGNED, total[ACROSS] ALIGNED;
 } Columns;
-
-static ptrdiff_t up_to(ptrdiff_t n, ptrdiff_t step) { return (n + step - 1) / step * step; }
-
-static Pair pair_of(const Prompt *d, ptrdiff_t i)
-{
-    ptrdiff_t span = i / d->KV, past = d->past[span], first = d->bounds[span];
-    ptrdiff_t tokens = d->bounds[span + 1] - first, begin = past - d->window + 1;
-    return (Pair){
-        .span = span, .head = i % d->KV,
-        .low = d->window && begin > 0 ? begin / AT_ONCE * AT_ONCE : 0,
-        .stop = past + tokens, .columns = tokens * (d->H / d->KV),
-    };
-}
-
-/* Bytes of its keys, and of its values. */
-static ptrdiff_t pair_bytes(const Prompt *d, const Pair *p)
-{
-    return up_to(p->stop - p->low, GROUP) * d->P * 2;
-}
-
-/* The pair behind the last that go together from `first` on: those that fit into ROOM, or one. */
-static ptrdiff_t together(const Prompt *d, ptrdiff_t first, size_t *bytes)
-{
-    ptrdiff_t i = first, all = d->S * d->KV;
-    *bytes = 0;
-    for (; i < all; i++) {
-        Pair p = pair_of(d, i);
-        size_t more = (size_t)(2 * pair_bytes(d, &p));
-        if (i > first && *bytes + more > ROOM) break;
-        *bytes += more;
-    }
-    return i;
-}
-
-/* GROUP keys from `at` on as [P / DEEP][2] tiles, and their values turned as [P / 16] tiles, those
- * of two keys side by side; what is behind the last key is zeros. */
-WITH_TILES static void pack_group(const Prompt *d, const Pair *p, ptrdiff_t at)
-{
-    const __m512i low = _mm512_set_epi16(
-        47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4,
-        35, 3, 34, 2, 33, 1, 32, 0);
-    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16)), none = {0};
-    char *keys = p->keys + (at - p->low) * d->P * 2, *values = p->values + (at - p->low) * d->P * 2;
-    ptrdiff_t place = d->places[p->span] + at, here = least(GROUP, p->stop - at);
-    const char *k = d->k + (place * d->k_apart + p->head * d->P) * 2;
-    const char *v = d->v + (place * d->v_apart + p->head * d->P) * 2;
-    for (ptrdiff_t c = 0; c < d->P; c += DEEP, keys += 2 * TILE, values += 2 * TILE) {
-        Words first[16], second[16];
-        for (ptrdiff_t i = 0; i < GROUP; i++) {
-            __m512i row = i < here ? _mm512_loadu_si512(k + (i * d->k_apart + c) * 2) : none;
-            memcpy(keys + i * 64, &row, 64);
-        }
-        for (ptrdiff_t i = 0; i < GROUP; i += 2) {
-            const char *row = v + (i * d->v_apart + c) * 2;
-            __m512i a = i < here ? _mm512_loadu_si512(row) : none;
-            __m512i b = i + 1 < here ? _mm512_loadu_si512(row + d->v_apart * 2) : none;
-            first[i / 2] = (Words)_mm512_permutex2var_epi16(a, low, b);
-            second[i / 2] = (Words)_mm512_permutex2var_epi16(a, high, b);
-        }
-        transpose(first), transpose(second);
-        memcpy(values, first, TILE), memcpy(values + TILE, second, TILE);
-    }
-}
 
 /* The columns of a task; those behind the last are zeros at the last one's position. */
 static void take_columns(Columns *c)
@@ -129,7 +52,7 @@ static void take_columns(Columns *c)
             memset(rows, 0, sizeof rows);
             for (ptrdiff_t i = from; i < least(from + 16, c->count); i++) {
                 ptrdiff_t t = (c->first + i) / each, head = p->head * each + (c->first + i) % each;
-                t += d->bounds[p->span];
+                t += p->span->first;
                 memcpy(rows + i - from, d->q + (t * d->q_apart + head * d->P + k) * 2, 64);
             }
             transpose(rows);
@@ -137,7 +60,7 @@ static void take_columns(Columns *c)
         }
     for (ptrdiff_t i = 0; i < ACROSS; i++) {
         ptrdiff_t column = c->first + least(i, c->count - 1);
-        c->position[i] = (int32_t)(d->past[p->span] + column / each);
+        c->position[i] = (int32_t)(p->span->past + column / each);
         c->most[i] = UNSEEN, c->total[i] = 0;
     }
     memset(c->out, 0, (size_t)(ACROSS * d->P) * sizeof *c->out);
@@ -267,13 +190,16 @@ WITH_TILES static void add_seen(Columns *c, ptrdiff_t from, ptrdiff_t stop)
     }
 }
 
-/* Sums over totals, in bf16 where the columns' heads are. */
+/* Sums over totals, in bf16 where the columns' heads are; zeros where every score was minus
+ * infinity. */
 WITH_TILES static void give_columns(const Columns *c)
 {
     const Prompt *d = c->prompt;
     ptrdiff_t each = d->H / d->KV;
     for (ptrdiff_t from = 0; from < c->count; from += 16) {
-        __m512 whole = 1.0f / _mm512_load_ps(c->total + from);
+        __m512 total = _mm512_load_ps(c->total + from), one = _mm512_set1_ps(1);
+        __mmask16 seen = _mm512_cmp_ps_mask(total, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+        __m512 whole = _mm512_maskz_div_ps(seen, one, total);
         for (ptrdiff_t p = 0; p < d->P; p += 16) {
             Words rows[16];
             for (ptrdiff_t i = 0; i < 16; i++) {
@@ -282,7 +208,7 @@ WITH_TILES static void give_columns(const Columns *c)
             }
             transpose(rows);
             for (ptrdiff_t i = from; i < least(from + 16, c->count); i++) {
-                ptrdiff_t t = d->bounds[c->pair->span] + (c->first + i) / each;
+                ptrdiff_t t = c->pair->span->first + (c->first + i) / each;
                 ptrdiff_t head = c->pair->head * each + (c->first + i) % each;
                 __m256i row = (__m256i)_mm512_cvtneps_pbh((__m512)rows[i - from]);
                 memcpy(d->y + ((t * d->H + head) * d->P + p) * 2, &row, sizeof row);
@@ -311,18 +237,18 @@ WITH_TILES static void attend_columns(Columns *c)
     give_columns(c);
 }
 
-/* Task i of some pairs, the longest of a pair first; 0 behind the last. */
-static int find_columns(const Pair *pairs, ptrdiff_t count, ptrdiff_t i, Columns *c)
+/* Task i of the pairs before `stop`, the longest of a pair first; 0 behind the last. A thread's
+ * tasks rise: it looks on from the pair of its last one. */
+static int find_columns(Columns *c, const Pair *stop, ptrdiff_t i)
 {
-    for (const Pair *p = pairs; p < pairs + count; p++) {
-        ptrdiff_t tasks = (p->columns + ACROSS - 1) / ACROSS;
-        if (i < tasks) {
-            c->pair = p;
-            c->first = (tasks - 1 - i) * ACROSS;
-            c->count = least(ACROSS, p->columns - c->first);
+    for (; c->pair < stop; c->pair++) {
+        ptrdiff_t tasks = (c->pair->columns + ACROSS - 1) / ACROSS, own = i - c->before;
+        if (own < tasks) {
+            c->first = (tasks - 1 - own) * ACROSS;
+            c->count = least(ACROSS, c->pair->columns - c->first);
             return 1;
         }
-        i -= tasks;
+        c->before += tasks;
     }
     return 0;
 }
@@ -341,15 +267,18 @@ WITH_TILES static void attend_prompt(const Prompt *d, Pair *pairs, char *room, i
             Pair p = pair_of(d, i);
             p.keys = to, p.values = to + pair_bytes(d, &p);
             to = p.values + pair_bytes(d, &p);
-            for (ptrdiff_t at = p.low + w->part * GROUP; at < p.stop; at += w->parts * GROUP)
+            /* Short pairs have one group: who begins goes round. */
+            ptrdiff_t mine = p.low + (w->part + i) % w->parts * GROUP;
+            for (ptrdiff_t at = mine; at < p.stop; at += w->parts * GROUP)
                 pack_group(d, &p, at);
             if (!w->part) pairs[i - first] = p;
         }
         if (!w->part) __atomic_store_n(next, 0, __ATOMIC_RELAXED);
         meet(w);
+        c.pair = pairs, c.before = 0;
         for (;;) {
             ptrdiff_t i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
-            if (!find_columns(pairs, stop - first, i, &c)) break;
+            if (!find_columns(&c, pairs + (stop - first), i)) break;
             attend_columns(&c);
         }
         meet(w);
@@ -357,17 +286,18 @@ WITH_TILES static void attend_prompt(const Prompt *d, Pair *pairs, char *room, i
     _tile_release();
 }
 
-/* y = softmax(q k^T / sqrt(P)) v. 0, or 1 where there is no memory to work in, or no matrix units. */
+/* y = softmax(q k^T / sqrt(P)) v. 0, NO_MEMORY (to work in) or NO_TILES. */
 int64_t cairn_prompt(const Prompt *d)
 {
+    if (!tiles_serve()) return NO_TILES;
     size_t room_bytes = 0, bytes;
     for (ptrdiff_t i = 0; i < d->S * d->KV; room_bytes = bytes > room_bytes ? bytes : room_bytes)
         i = together(d, i, &bytes);
     char *room = NULL;
     Pair *pairs = malloc((size_t)(d->S * d->KV) * sizeof *pairs);
-    if (!pairs || !tiles_serve() || posix_memalign((void **)&room, 64, room_bytes)) {
+    if (!pairs || posix_memalign((void **)&room, 64, room_bytes)) {
         free(pairs);
-        return 1;
+        return NO_MEMORY;
     }
     Team team = {0};
     int64_t next = 0;
@@ -385,7 +315,7 @@ int64_t cairn_prompt(const Prompt *d)
 int64_t cairn_prompt(const Prompt *d)
 {
     (void)d;
-    return 1;
+    return NO_TILES;
 }
 
 #endif

@@ -16,6 +16,8 @@
 #define DEEP 32  /* numbers of a row that a tile holds */
 #define SET 16   /* tokens of a pass over the weight */
 
+enum { NO_MEMORY = 1, NO_TILES = 2 }; /* why nothing was computed: library.py has the same numbers */
+
 #if LANES == 16 && defined(__linux__) && (defined(__clang__) || __GNUC__ >= 11)
 #define HAVE_TILES
 
