@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cairn.base.errors import Stopped, UserError
+from cairn.base.parser import Parser, positive
 
 Arguments = argparse.Namespace
 
@@ -40,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from cairn import __version__
 
-    parser = argparse.ArgumentParser(prog="cairn", description="Make efficient language models.")
+    parser = Parser(prog="cairn", description="Make efficient language models.")
     parser.add_argument("--version", action="version", version=f"cairn {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
@@ -65,9 +66,9 @@ def _add_make_and_show(verb: Callable[..., argparse.ArgumentParser]) -> None:
     one = verb("show", run_show, "Show a plan's resolved recipes, or a model's size and cost.")
     one.add_argument("what", metavar="PLAN | PRESET | CHECKPOINT")
     one.add_argument("rest", nargs="*", metavar="ARTIFACT | a.b=c", help="of a plan")
-    one.add_argument("--context", type=_positive, help="tokens in memory a sequence (8192)")
-    one.add_argument("--batch", type=_positive, help="sequences at a time (1)")
-    one.add_argument("--gpus", type=_positive, help="share weights, or a plan's training, over N")
+    one.add_argument("--context", type=positive, help="tokens in memory a sequence (8192)")
+    one.add_argument("--batch", type=positive, help="sequences at a time (1)")
+    one.add_argument("--gpus", type=positive, help="share weights, or a plan's training, over N")
     one.add_argument("--device", metavar="NAME", help="of this one; cpu is measured")
     types = ("float32", "bfloat16", "float16")
     one.add_argument("--dtype", choices=types, help="of weights and keys (bfloat16)")
@@ -84,7 +85,7 @@ def _add_provenance(verb: Callable[..., argparse.ArgumentParser]) -> None:
     which = one.add_mutually_exclusive_group()
     which.add_argument("--step", type=int, help="list the files in the batch of this step")
     which.add_argument("--text", help="find the longest matches in the training data")
-    one.add_argument("--minimum", type=_positive, default=24, help="shortest match, in bytes")
+    one.add_argument("--minimum", type=positive, default=24, help="shortest match, in bytes")
     one.add_argument("--json", action="store_true", help="machine-readable")
 
     one = verb("report", run_report, "One page of plots of trained artifacts, or of runs.")
@@ -111,7 +112,7 @@ def _add_use(verb: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("checkpoint", type=Path)
     one.add_argument("--prompt", required=True)
     one.add_argument("--suffix", help="the text after the gap")
-    one.add_argument("--max-tokens", type=_positive, default=64)
+    one.add_argument("--max-tokens", type=positive, default=64)
     one.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     one.add_argument("--top-p", type=float, default=1.0)
     one.add_argument("--seed", type=int, default=0)
@@ -120,7 +121,7 @@ def _add_use(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
     one = verb("chat", run_chat, "Talk with a checkpoint; an empty line or Ctrl-D ends it.")
     one.add_argument("checkpoint", type=Path)
-    one.add_argument("--max-tokens", type=_positive, default=256)
+    one.add_argument("--max-tokens", type=positive, default=256)
     one.add_argument("--temperature", type=float, default=0.0)
 
     from cairn.serve.arguments import add_arguments  # no more of the room than its options
@@ -133,19 +134,12 @@ def _add_use(verb: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("checkpoint", type=Path)
     one.add_argument("tasks", nargs="+", metavar="TASK")
     one.add_argument("--data", type=Path, help="folder of benchmark files")
-    one.add_argument("--limit", type=_positive, help="at most this many examples of each task")
+    one.add_argument("--limit", type=positive, help="at most this many examples of each task")
     one.add_argument("--json", action="store_true", help="machine-readable")
 
     one = verb("bench", run_bench, "Run a measurement of bench/: one JSON line each.")
     one.add_argument("name")
     one.add_argument("--json", action="store_true", help="accepted: output is JSON lines already")
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return number
 
 
 def _split(rest: list[str]) -> tuple[str | None, list[str]]:

@@ -75,3 +75,14 @@ def test_a_folder_of_starcoder2_is_refused_as_others_are(tinies, tmp_path, chang
         ModelConfig.from_folder(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(tinies["starcoder2"].to_json()))
     assert ModelConfig.from_folder(tmp_path).eos_token_ids == (2,)
+
+
+@pytest.mark.parametrize("said", ["[", "[]", '{"eos_token_id": "x"}', '{"eos_token_id": [2, "x"]}'])
+def test_a_generation_config_that_is_none_is_told(tmp_path, said):
+    from cairn.engine.prompts import end_tokens
+
+    (tmp_path / "generation_config.json").write_text(said)
+    with pytest.raises(UserError, match=r"generation_config\.json.*write"):
+        end_tokens(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [5, 9]}')
+    assert end_tokens(tmp_path) == {5, 9}

@@ -119,10 +119,15 @@ def end_tokens(folder: Path) -> frozenset[int]:
     path = folder / "generation_config.json"
     if not path.exists():
         return frozenset()
-    found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-    if found is None:
-        return frozenset()
-    return frozenset(found if isinstance(found, list) else [found])
+    try:
+        said = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON object ({error}): write it anew") from None
+    found = said if isinstance(said, list) else [] if said is None else [said]
+    for end in found:
+        if not isinstance(end, int) or isinstance(end, bool):
+            raise UserError(f"{path}: eos_token_id={said}: is no id and no list of ids; write one")
+    return frozenset(found)
 
 
 def one_each(field: str, value: Any, count: int) -> list[Any]:

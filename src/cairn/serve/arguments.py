@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cairn.base import UserError
+from cairn.base.parser import positive
 from cairn.base.sizes import bytes_of
 
 STATES = ("float32", "float16", "int8")
@@ -19,8 +20,8 @@ def add_arguments(one: argparse.ArgumentParser) -> None:
         "--allow-host", action="append", default=[], metavar="NAME", help="answer to this name too"
     )
     one.add_argument("--name", help="the model's name in the API (default: the folder's)")
-    one.add_argument("--slots", type=_positive, help="sequences at a time (default: what fits)")
-    one.add_argument("--capacity", type=_positive, help="tokens of a sequence (default: what fits)")
+    one.add_argument("--slots", type=positive, help="sequences at a time (default: what fits)")
+    one.add_argument("--capacity", type=positive, help="tokens of a sequence (default: what fits)")
     one.add_argument("--attribution", type=Path, help="an index, for POST /v1/trace")
     one.add_argument(
         "--also", action="append", default=[], metavar="NAME=CHECKPOINT", help="one more model"
@@ -28,12 +29,12 @@ def add_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("--keys", type=Path, help="API keys, one a line (or CAIRN_API_KEYS=a,b)")
     one.add_argument("--admin-keys", type=Path, help="for /admin (or CAIRN_ADMIN_KEYS)")
     one.add_argument("--weights", type=Path, help="root of checkpoints for /admin/weights")
-    one.add_argument("--queue", type=_positive, default=1024, help="open completions before 429")
+    one.add_argument("--queue", type=positive, default=1024, help="open completions before 429")
     _add_memory(one)
     one.add_argument("--float8", action="store_true", help="keep matrices in 8 bits")
     one.add_argument("--invariant", action="store_true", help="the same bits in any batch")
-    one.add_argument("--ranks", type=_positive, default=1, help="processes that share the model")
-    one.add_argument("--guess", type=_positive, metavar="N", help="guess N tokens ahead")
+    one.add_argument("--ranks", type=positive, default=1, help="processes that share the model")
+    one.add_argument("--guess", type=positive, metavar="N", help="guess N tokens ahead")
     one.add_argument("--draft", type=Path, help="a small model that guesses (with --guess)")
     one.add_argument("--grace", type=float, default=10, help="seconds for running requests at end")
 
@@ -47,12 +48,12 @@ def _add_memory(one: argparse.ArgumentParser) -> None:
         "--host-cache", type=_size, metavar="SIZE", help="keep evicted prefixes in host memory"
     )
     one.add_argument(
-        "--every", type=_positive, metavar="N", help="keep a state every N tokens of a prompt too"
+        "--every", type=positive, metavar="N", help="keep a state every N tokens of a prompt too"
     )
     one.add_argument("--cache", type=Path, help="folder where prefixes survive a restart")
     one.add_argument("--cache-size", type=_size, metavar="SIZE", help="of --cache (default: 16GiB)")
     one.add_argument(
-        "--self-check", type=_positive, metavar="N", help="compute every Nth cached answer again"
+        "--self-check", type=positive, metavar="N", help="compute every Nth cached answer again"
     )
 
 
@@ -89,13 +90,6 @@ def keywords(arguments: argparse.Namespace) -> dict[str, Any]:
         "allow_hosts": arguments.allow_host,
         "state_dtype": arguments.state,
     }
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return number
 
 
 def _size(text: str) -> int:
