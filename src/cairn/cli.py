@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cairn.arguments import SHORTEST, build_parser
 from cairn.base.errors import Stopped, UserError
-from cairn.base.parser import Parser, positive
 
 Arguments = argparse.Namespace
+CONTINUED = "make", "withdraw"  # what they have made stays
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     arguments = build_parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        VERBS[arguments.verb](arguments)
         return 0
     except BrokenPipeError:  # `cairn ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -33,113 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cairn: {harmless(' '.join(told.split()))}", file=sys.stderr)
         return 143 if isinstance(error, Stopped) else 2  # as a process that SIGTERM ends
     except KeyboardInterrupt:
-        print("cairn: interrupted; the same command continues", file=sys.stderr)
+        goes_on = "; the same command continues" if arguments.verb in CONTINUED else ""
+        print(f"cairn: interrupted{goes_on}", file=sys.stderr)
         return 130
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    from cairn import __version__
-
-    parser = Parser(prog="cairn", description="Make efficient language models.")
-    parser.add_argument("--version", action="version", version=f"cairn {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-
-    def verb(name: str, run: Callable[[Arguments], None], text: str) -> argparse.ArgumentParser:
-        added = verbs.add_parser(name, help=text, description=text)
-        added.set_defaults(run=run)
-        return added
-
-    _add_make_and_show(verb)
-    _add_provenance(verb)
-    _add_use(verb)
-    return parser
-
-
-def _add_make_and_show(verb: Callable[..., argparse.ArgumentParser]) -> None:
-    one = verb("make", run_make, "Make an artifact of a plan, and what is missing below it.")
-    one.add_argument("plan", type=Path, help="a Python file that defines `plan`")
-    one.add_argument("rest", nargs="*", metavar="ARTIFACT | a.b=c", help="what; overrides")
-    one.add_argument("--as", dest="sibling", metavar="NAME", help="make a changed copy as NAME")
-    one.add_argument("--runs", type=Path, default=Path("runs"), help="where artifacts live")
-
-    one = verb("show", run_show, "Show a plan's resolved recipes, or a model's size and cost.")
-    one.add_argument("what", metavar="PLAN | PRESET | CHECKPOINT")
-    one.add_argument("rest", nargs="*", metavar="ARTIFACT | a.b=c", help="of a plan")
-    one.add_argument("--context", type=positive, help="tokens in memory a sequence (8192)")
-    one.add_argument("--batch", type=positive, help="sequences at a time (1)")
-    one.add_argument("--gpus", type=positive, help="share weights, or a plan's training, over N")
-    one.add_argument("--device", metavar="NAME", help="of this one; cpu is measured")
-    types = ("float32", "bfloat16", "float16")
-    one.add_argument("--dtype", choices=types, help="of weights and keys (bfloat16)")
-    one.add_argument("--paths", action="store_true", help="which code serves each layer here")
-    one.add_argument("--float8", action="store_true", help="with matrices in 8 bits (--paths)")
-    kinds = ("float32", "float16", "int8")
-    one.add_argument("--state", choices=kinds, help="and recurrent states in this (--paths)")
-    one.add_argument("--json", action="store_true", help="machine-readable")
-
-
-def _add_provenance(verb: Callable[..., argparse.ArgumentParser]) -> None:
-    one = verb("trace", run_trace, "Where an artifact, a training step or a text came from.")
-    one.add_argument("artifact", type=Path, metavar="RUN", help="an artifact's folder")
-    which = one.add_mutually_exclusive_group()
-    which.add_argument("--step", type=int, help="list the files in the batch of this step")
-    which.add_argument("--text", help="find the longest matches in the training data")
-    one.add_argument("--minimum", type=positive, default=24, help="shortest match, in bytes")
-    one.add_argument("--json", action="store_true", help="machine-readable")
-
-    one = verb("report", run_report, "One page of plots of trained artifacts, or of runs.")
-    one.add_argument(
-        "runs", type=Path, nargs="+", metavar="RUN", help="checkpoints, or their folder"
-    )
-    one.add_argument("--out", type=Path, help="the page (default: training.html in the first)")
-
-    one = verb("lookup", run_lookup, "Is this in the corpus, and if not, which rule dropped it.")
-    one.add_argument("corpus", type=Path, metavar="CORPUS", help="a corpus folder")
-    one.add_argument("query", metavar="SWHID | URL | FILE")
-    one.add_argument("--json", action="store_true", help="machine-readable")
-
-    one = verb("withdraw", run_withdraw, "Take out who asks to be left out, and tell what had it.")
-    one.add_argument("plan", type=Path, help="the plan whose artifacts are looked through")
-    one.add_argument("requests", type=Path, nargs="+", help="lists of repositories, owners, SWHIDs")
-    one.add_argument("--runs", type=Path, default=Path("runs"), help="where artifacts live")
-    one.add_argument("--suffix", default="withdrawn", help="names the smaller corpus and shards")
-    one.add_argument("--list", action="store_true", help="only tell which artifacts had the files")
-
-
-def _add_use(verb: Callable[..., argparse.ArgumentParser]) -> None:
-    one = verb("generate", run_generate, "One completion; with --suffix, fill-in-the-middle.")
-    one.add_argument("checkpoint", type=Path)
-    one.add_argument("--prompt", required=True)
-    one.add_argument("--suffix", help="the text after the gap")
-    one.add_argument("--max-tokens", type=positive, default=64)
-    one.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    one.add_argument("--top-p", type=float, default=1.0)
-    one.add_argument("--seed", type=int, default=0)
-    one.add_argument("--trace", action="store_true", help="and where the text was learned from")
-    one.add_argument("--json", action="store_true", help="machine-readable")
-
-    one = verb("chat", run_chat, "Talk with a checkpoint; an empty line or Ctrl-D ends it.")
-    one.add_argument("checkpoint", type=Path)
-    one.add_argument("--max-tokens", type=positive, default=256)
-    one.add_argument("--temperature", type=float, default=0.0)
-
-    from cairn.serve.arguments import add_arguments  # no more of the room than its options
-
-    add_arguments(
-        verb("serve", run_serve, "Serve a checkpoint over an OpenAI-compatible HTTP API.")
-    )
-
-    one = verb("evaluate", run_evaluate, "Scores of a checkpoint, with n and standard error.")
-    one.add_argument("checkpoint", type=Path)
-    one.add_argument("tasks", nargs="+", metavar="TASK")
-    one.add_argument("--data", type=Path, help="folder of benchmark files")
-    one.add_argument("--limit", type=positive, help="at most this many examples of each task")
-    one.add_argument("--json", action="store_true", help="machine-readable")
-
-    one = verb("bench", run_bench, "Run a measurement of bench/: one JSON line each.")
-    one.add_argument("name")
-    one.add_argument("--json", action="store_true", help="accepted: output is JSON lines already")
 
 
 def _split(rest: list[str]) -> tuple[str | None, list[str]]:
@@ -230,7 +127,7 @@ def _refuse_others(arguments: Arguments, *names: str, of: str) -> None:
 def run_trace(arguments: Arguments) -> None:
     """`cairn trace`."""
     from cairn.base.artifact import lineage, read_manifest
-    from cairn.base.tables import lineage_table, matches_table, records_table
+    from cairn.base.tables import files_list, lineage_table, matches_list
 
     folder = arguments.artifact.resolve()
     read_manifest(folder)
@@ -238,14 +135,14 @@ def run_trace(arguments: Arguments) -> None:
         from cairn.tokens.provenance import origins_of_text
 
         found = origins_of_text(folder, arguments.text, minimum=arguments.minimum)
-        _print_json(found) if arguments.json else matches_table(found)
+        _print_json(found) if arguments.json else matches_list(found, arguments.minimum)
     elif arguments.step is not None:
         if read_manifest(folder).kind == "FineTune":
             from cairn.align.provenance import files_of_step
         else:
             from cairn.train.provenance import files_of_step
         found = files_of_step(folder, arguments.step)
-        _print_json(found) if arguments.json else records_table(found)
+        _print_json(found) if arguments.json else files_list(found)
     else:
         steps = lineage(folder)
         if arguments.json:
@@ -264,14 +161,14 @@ def run_report(arguments: Arguments) -> None:
 def run_lookup(arguments: Arguments) -> None:
     """`cairn lookup`."""
     from cairn.base.log import harmless
-    from cairn.base.tables import records_table
+    from cairn.base.tables import files_list
     from cairn.curate import lookup
 
     found = lookup(arguments.corpus, arguments.query)
     if arguments.json:
         _print_json(found)
     elif found:
-        records_table(found)
+        files_list(found)
     else:
         query = harmless(arguments.query)
         print(f"{query}: not in the ledger of {arguments.corpus}, so never seen")
@@ -300,7 +197,7 @@ def run_withdraw(arguments: Arguments) -> None:
 
 def run_generate(arguments: Arguments) -> None:
     """`cairn generate`."""
-    from cairn.base.tables import matches_table
+    from cairn.base.tables import matches_list
     from cairn.engine import Engine, SamplingParams
 
     params = SamplingParams(
@@ -320,14 +217,14 @@ def run_generate(arguments: Arguments) -> None:
     if arguments.trace:
         from cairn.tokens.provenance import origins_of_text
 
-        result["origins"] = origins_of_text(arguments.checkpoint, done.text, minimum=24)
+        result["origins"] = origins_of_text(arguments.checkpoint, done.text, minimum=SHORTEST)
     if arguments.json:
         _print_json(result)
         return
     print(done.text)
     if arguments.trace:
-        print("\nThese runs of it stand in the training data:")
-        matches_table(result["origins"])
+        print("\nWhere runs of it stand in the training data:")
+        matches_list(result["origins"], SHORTEST)
 
 
 def run_chat(arguments: Arguments) -> None:
@@ -384,6 +281,21 @@ def run_bench(arguments: Arguments) -> None:
     from cairn.base.measurements import run_measurement
 
     run_measurement(arguments.name)
+
+
+VERBS: dict[str, Callable[[Arguments], None]] = {
+    "make": run_make,
+    "show": run_show,
+    "trace": run_trace,
+    "report": run_report,
+    "lookup": run_lookup,
+    "withdraw": run_withdraw,
+    "generate": run_generate,
+    "chat": run_chat,
+    "serve": run_serve,
+    "evaluate": run_evaluate,
+    "bench": run_bench,
+}
 
 
 if __name__ == "__main__":

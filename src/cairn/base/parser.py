@@ -3,6 +3,9 @@
 import argparse
 from typing import NoReturn
 
+from cairn.base.errors import UserError
+from cairn.base.sizes import bytes_of
+
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line and exits with 2; `--help` says the rest."""
@@ -21,3 +24,11 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
     return number
+
+
+def size(text: str) -> int:
+    """Bytes (`2GB`, `512MiB`), as the type of an argument."""
+    try:
+        return bytes_of(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -25,6 +25,8 @@ def load_plan(path: Path, parameters: Mapping[str, str] | None = None) -> Plan:
     if not path.is_file():
         others = [str(found) for found in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise UserError("plan", str(path), "no such file", nearest(str(path), others))
+    if path.suffix != ".py":
+        raise UserError("plan", str(path), "is no Python file", "give one, as plans/pico.py")
     try:
         with _beside(path):
             plan = runpy.run_path(str(path)).get("plan")

@@ -16,7 +16,8 @@ from cairn.base.log import harmless
 if TYPE_CHECKING:
     from cairn.base.make import Made
 
-PLACES = 2  # shown of each match
+PLACES = 2  # shown of each match, and licences of each file
+NAMES = 38  # columns of a field's name that a narrow terminal does not fold
 WIDE = 2_000  # columns where standard output is a file or a pipe: nothing is cut or folded
 
 
@@ -44,7 +45,8 @@ def made_table(made: "list[Made]") -> None:
         shown.add_row(one.name, manifest.kind, one.status, seconds, escape(manifest.headline))
     console().print(shown)
     spent = sum(one.seconds for one in made)
-    console().print(f"{len(made)} artifacts in {made[0].folder.parent}, {spent:.0f} s this time")
+    number = "1 artifact" if len(made) == 1 else f"{len(made)} artifacts"
+    console().print(f"{number} in {made[0].folder.parent}, {spent:.0f} s this time")
 
 
 def plan_table(plan: dict[str, Recipe]) -> None:
@@ -53,6 +55,8 @@ def plan_table(plan: dict[str, Recipe]) -> None:
     for name, recipe in plan.items():
         shown = table("field", "value", "meaning", title=f"{name} = {type(recipe).__name__}")
         _add_fields(shown, recipe, "")
+        longest = max((len(str(cell)) for cell in shown.columns[0].cells), default=0)
+        shown.columns[0].min_width = min(longest, NAMES)  # whole, to be copied into an override
         out.print(shown)
         out.print()
 
@@ -93,16 +97,60 @@ def records_table(records: list[dict[str, Any]]) -> None:
         return
     shown = table(*records[0])
     for record in records:
-        values = (", ".join(v) if isinstance(v, list) else str(v) for v in record.values())
-        shown.add_row(*(escape(harmless(value)) for value in values))
+        shown.add_row(*(escape(harmless(_text(value))) for value in record.values()))
     console().print(shown)
 
 
-def matches_table(matches: list[dict[str, Any]]) -> None:
-    """Where pieces of a text stand in the training data: repository, path, licence, SWHID."""
-    out = Console(soft_wrap=True, highlight=False)  # identifiers stay whole, to be copied
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return ", ".join(value) if isinstance(value, list) else str(value)
+
+
+def _lines() -> Console:
+    """Standard output for lists: nothing is folded, so that identifiers can be copied."""
+    return Console(soft_wrap=True, highlight=False)
+
+
+def _licences(file: dict[str, Any]) -> str:
+    found = file["detected_licenses"] or [file["license_type"] or "no licence"]
+    more = f" and {len(found) - PLACES} more" if len(found) > PLACES else ""
+    return ", ".join(found[:PLACES]) + more
+
+
+def files_list(files: list[dict[str, Any]]) -> None:
+    """Files of a ledger or of a training step, three lines each; --json has all fields.
+
+    Keys: repo_name, path, swhid, license_type, detected_licenses; of a ledger verdict, rule,
+    reason, row; of a step micro_batch, tokens, ledger_row, and shards where several were blended.
+    """
+    out = _lines()
+    if not files:
+        out.print("nothing found")
+    for file in files:
+        named = " ".join(file[key] for key in ("verdict", "repo_name", "path") if file.get(key))
+        out.print(escape(harmless(named)))
+        row = file["row"] if "row" in file else file["ledger_row"]
+        licence = f"{file['license_type']}: " if file["detected_licenses"] else ""
+        lines = [f"{file['swhid'] or 'unread'}, row {row}", licence + _licences(file)]
+        if file.get("rule"):
+            lines.insert(0, f"{file['rule']}: {file['reason']}")
+        if "tokens" in file:
+            lines[-1] += f", {file['tokens']:,} tokens of micro-batch {file['micro_batch']}"
+        if "shards" in file:
+            lines[-1] += f" from {file['shards']}"
+        for line in lines:
+            out.print(f"    {escape(harmless(line))}")
+
+
+def matches_list(matches: list[dict[str, Any]], shortest: int) -> None:
+    """Where pieces of a text, of `shortest` bytes at least, stand in the training data.
+
+    Each with repository, path and lines, licences and SWHID.
+    """
+    out = _lines()
     if not matches:
-        out.print("no match of that length in the training data")
+        out.print(f"no match of {shortest} bytes or more in the training data")
         return
     for match in matches:
         piece = " ".join(match["text"].split())
@@ -110,9 +158,8 @@ def matches_table(matches: list[dict[str, Any]]) -> None:
         out.print(f"[bold]{match['bytes']} bytes[/bold]  {escape(harmless(piece))}")
         places = match["occurrences"][:PLACES]
         for found in places:
-            licence = ", ".join(found["detected_licenses"]) or found["license_type"]
             where = f"{found['repo_name']} {found['path']}:{found['lines']}"
-            out.print(f"    {escape(harmless(where))}  {escape(licence)}")
+            out.print(f"    {escape(harmless(where))}  {escape(_licences(found))}")
             out.print(f"    {found['swhid']}")
         if match["count"] > len(places):
             out.print(f"    and {match['count'] - len(places):,} places more (--json has them)")

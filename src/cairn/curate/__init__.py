@@ -48,7 +48,7 @@ class Curate(Recipe):
     """Read sources, judge every file, and keep what passes (StarCoder2, sections 2 to 4)."""
 
     sources: tuple[str, ...]
-    """What is read: paths, or SCHEME:PATH?option=value; docs/curation.md lists the schemes."""
+    """What is read: paths, or SCHEME:PATH?option=value; docs/sources.md lists the schemes."""
     exclude: tuple[str, ...] = ()
     """Patterns (fnmatch) of paths that are not read; they still count for the SWHID of the tree."""
     events: tuple[str, ...] = ()

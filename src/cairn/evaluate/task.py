@@ -138,7 +138,7 @@ class Setting:
         UserError naming the path where it is missing.
         """
         if self._data is None:
-            raise UserError("--data", "None", f"the task needs {name}", "name the folder with it")
+            raise UserError(f"the task needs {name}: name the folder with it by --data")
         path = self._data / name
         if not path.is_file() and path.with_suffix("").is_file():
             return path.with_suffix("")

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from cairn.base import UserError
 from cairn.base.tables import console, table
 from cairn.model import counts
 from cairn.model.config import MIXERS, ModelConfig
@@ -34,6 +35,8 @@ def shown(
 ) -> Any:
     """What `cairn show PRESET | CHECKPOINT` tells, printed unless `quiet`, as JSON values."""
     folder = Path(what)
+    if not folder.is_dir() and (folder.exists() or len(folder.parts) > 1):
+        raise UserError("checkpoint", what, "is no folder", "give a model's, a plan or a preset")
     config = ModelConfig.from_folder(folder) if folder.is_dir() else ModelConfig.preset(what)
     devices = [device_of(device)] if device else None
     found = facts(config, context, batch, gpus, devices, dtype)

@@ -5,55 +5,103 @@ from pathlib import Path
 from typing import Any
 
 from cairn.base import UserError
-from cairn.base.parser import positive
-from cairn.base.sizes import bytes_of
+from cairn.base.parser import positive, size
 
 STATES = ("float32", "float16", "int8")
 
 
 def add_arguments(one: argparse.ArgumentParser) -> None:
     """Every option of the verb."""
-    one.add_argument("checkpoint", type=Path)
-    one.add_argument("--host", default="127.0.0.1", help="loopback unless you say otherwise")
-    one.add_argument("--port", type=int, default=8000)
+    one.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a model's folder")
+    one.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (default: 127.0.0.1)"
+    )
+    one.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
     one.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="answer to this name too"
     )
     one.add_argument("--name", help="the model's name in the API (default: the folder's)")
-    one.add_argument("--slots", type=positive, help="sequences at a time (default: what fits)")
-    one.add_argument("--capacity", type=positive, help="tokens of a sequence (default: what fits)")
-    one.add_argument("--attribution", type=Path, help="an index, for POST /v1/trace")
     one.add_argument(
-        "--also", action="append", default=[], metavar="NAME=CHECKPOINT", help="one more model"
+        "--slots", type=positive, metavar="N", help="sequences at a time (default: what fits)"
     )
-    one.add_argument("--keys", type=Path, help="API keys, one a line (or CAIRN_API_KEYS=a,b)")
-    one.add_argument("--admin-keys", type=Path, help="for /admin (or CAIRN_ADMIN_KEYS)")
-    one.add_argument("--weights", type=Path, help="root of checkpoints for /admin/weights")
-    one.add_argument("--queue", type=positive, default=1024, help="open completions before 429")
+    one.add_argument(
+        "--capacity", type=positive, metavar="N", help="tokens of a sequence (default: what fits)"
+    )
+    one.add_argument(
+        "--attribution", type=Path, metavar="INDEX", help="an index, for POST /v1/trace"
+    )
+    one.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="NAME=CHECKPOINT",
+        help="serve one more model",
+    )
+    one.add_argument(
+        "--keys", type=Path, metavar="FILE", help="API keys, one a line (or CAIRN_API_KEYS=a,b)"
+    )
+    one.add_argument(
+        "--admin-keys", type=Path, metavar="FILE", help="for /admin (or CAIRN_ADMIN_KEYS)"
+    )
+    one.add_argument(
+        "--weights", type=Path, metavar="ROOT", help="folder of checkpoints for /admin/weights"
+    )
+    one.add_argument(
+        "--queue",
+        type=positive,
+        default=1024,
+        metavar="N",
+        help="open completions before 429 (default: 1024)",
+    )
+    one.add_argument(
+        "--grace",
+        type=float,
+        default=10,
+        metavar="S",
+        help="seconds for running requests at the end (default: 10)",
+    )
     _add_memory(one)
-    one.add_argument("--float8", action="store_true", help="keep matrices in 8 bits")
-    one.add_argument("--invariant", action="store_true", help="the same bits in any batch")
-    one.add_argument("--ranks", type=positive, default=1, help="processes that share the model")
-    one.add_argument("--guess", type=positive, metavar="N", help="guess N tokens ahead")
-    one.add_argument("--draft", type=Path, help="a small model that guesses (with --guess)")
-    one.add_argument("--grace", type=float, default=10, help="seconds for running requests at end")
+    _add_speed(one)
 
 
 def _add_memory(one: argparse.ArgumentParser) -> None:
     one.add_argument(
-        "--memory", type=_size, metavar="SIZE", help="of keys and states, 2GB say (default: fits)"
+        "--memory",
+        type=size,
+        metavar="SIZE",
+        help="for keys and states, 2GB say (default: what fits)",
     )
-    one.add_argument("--state", choices=STATES, help="of recurrent states (default: float32)")
+    one.add_argument("--state", choices=STATES, help="type of recurrent states (default: float32)")
     one.add_argument(
-        "--host-cache", type=_size, metavar="SIZE", help="keep evicted prefixes in host memory"
+        "--host-cache", type=size, metavar="SIZE", help="keep evicted prefixes in host memory"
     )
     one.add_argument(
         "--every", type=positive, metavar="N", help="keep a state every N tokens of a prompt too"
     )
-    one.add_argument("--cache", type=Path, help="folder where prefixes survive a restart")
-    one.add_argument("--cache-size", type=_size, metavar="SIZE", help="of --cache (default: 16GiB)")
+    one.add_argument(
+        "--cache", type=Path, metavar="DIR", help="folder where prefixes survive a restart"
+    )
+    one.add_argument(
+        "--cache-size", type=size, metavar="SIZE", help="at most in --cache (default: 16GiB)"
+    )
     one.add_argument(
         "--self-check", type=positive, metavar="N", help="compute every Nth cached answer again"
+    )
+
+
+def _add_speed(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--float8", action="store_true", help="keep matrices in 8 bits")
+    one.add_argument("--invariant", action="store_true", help="the same bits in any batch")
+    one.add_argument(
+        "--ranks",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="processes that share the model, one a GPU (default: 1)",
+    )
+    one.add_argument("--guess", type=positive, metavar="N", help="guess N tokens ahead")
+    one.add_argument(
+        "--draft", type=Path, metavar="CHECKPOINT", help="a small model that guesses (with --guess)"
     )
 
 
@@ -90,10 +138,3 @@ def keywords(arguments: argparse.Namespace) -> dict[str, Any]:
         "allow_hosts": arguments.allow_host,
         "state_dtype": arguments.state,
     }
-
-
-def _size(text: str) -> int:
-    try:
-        return bytes_of(text)
-    except UserError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

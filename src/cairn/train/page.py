@@ -69,26 +69,30 @@ def _print(plan: dict[str, Recipe], told: dict[str, Any], gpus: int | None) -> N
     rows = {name: one["training"] for name, one in told.items() if "training" in one}
     if not rows:
         return
-    numbers = ("parameters", "tokens", "steps", "tokens a step", "FLOPs", "MFU", "GPU-days")
-    shown = table("training", *numbers, "device", right=numbers)
-    for name, one in rows.items():
-        shown.add_row(
-            name,
-            f"{one['parameters']:,}",
-            f"{one['tokens']:,}",
-            f"{one['steps']:,}",
-            f"{one['tokens_per_step']:,}",
-            f"{one['flops']:.3g}",
-            "" if one["mfu"] is None else f"{one['mfu']:.0%}" + ("" if gpus else " assumed"),
-            "" if one["gpu_days"] is None else _days(one["gpu_days"]),
-            one["device"],
-        )
+    shown = table("training", *rows, right=tuple(rows))  # a column each, for numbers are long
+    cells = [_cells(one, gpus) for one in rows.values()]
+    for what in cells[0]:
+        shown.add_row(what, *(one[what] for one in cells))
     out.print(shown)
     for name, one in told.items():
         if "step" in one:
             _print_step(out, name, one["step"])
         elif "no_step" in one:
             out.print(f"\n[bold]{name}[/bold]: {escape(one['no_step'])}", highlight=False)
+
+
+def _cells(training: dict[str, Any], gpus: int | None) -> dict[str, str]:
+    mfu, days = training["mfu"], training["gpu_days"]
+    return {
+        "parameters": f"{training['parameters']:,}",
+        "tokens": f"{training['tokens']:,}",
+        "steps": f"{training['steps']:,}",
+        "tokens a step": f"{training['tokens_per_step']:,}",
+        "FLOPs": f"{training['flops']:.3g}",
+        "MFU": "" if mfu is None else f"{mfu:.0%}" + ("" if gpus else " assumed"),
+        "GPU-days": "" if days is None else _days(days),
+        "device": training["device"],
+    }
 
 
 def _print_step(out: Console, name: str, step: dict[str, Any]) -> None:
