@@ -12,7 +12,7 @@ from cairn.engine import CodePrompt, Engine, Grammar, SamplingParams, SourceText
 from cairn.engine.adjustment import History, adjust, unpack
 from cairn.engine.definition import adjusted, distribution
 from cairn.engine.detokenizer import Detokenizer
-from cairn.engine.sampler import _kept, draw
+from cairn.engine.sampler import _kept, _kept_by_order, draw
 from cairn.engine.sampling import uniform
 from cairn.engine.sequence import Sequence
 
@@ -230,3 +230,31 @@ def test_a_file_ends_at_the_next(model, words):
 def test_a_grammar_and_ignore_eos_contradict():
     with pytest.raises(UserError, match="ignore_eos"):
         SamplingParams(grammar=Grammar.json(), ignore_eos=True)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_cuts_without_an_order_are_those_of_the_order(seed):
+    """Flat rows, equal tokens at the cut, rows that are no numbers, a top p at the very end."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(40, 300, generator=generator, dtype=torch.float64) * 3
+    rows[10:20] = rows[10:20].round()
+    rows[20:25] = 0
+    rows[25] = math.nan
+    rows[26:30, 5:] = -torch.inf
+    rows[30] *= 40
+    shares = rows.softmax(-1)
+    tops = torch.rand(40, generator=generator).tolist()
+    params = [
+        SamplingParams(
+            top_k=(0, 0, 1, 7, 250, 1000)[i % 6],
+            top_p=(1.0, max(top, 1e-3), 1 - 1e-16, 1 - 1e-9, 0.5)[i % 5],
+            min_p=(0.0, 0.0, top, 1.0)[i % 4],
+        )
+        for i, top in enumerate(tops)
+    ]
+    assert torch.equal(_kept(shares, params), _kept_by_order(shares, params))
+    order = torch.randperm(40, generator=generator).tolist()
+    mixed = [params[i] for i in order]
+    assert torch.equal(_kept(shares, mixed), _kept_by_order(shares, mixed))
+    one_each = [_kept(shares[i : i + 1], params[i : i + 1]) for i in range(40)]
+    assert torch.equal(torch.cat(one_each), _kept(shares, params))

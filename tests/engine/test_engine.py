@@ -338,22 +338,27 @@ def test_a_failing_model_frees_its_slots(model, words, monkeypatch):
     assert engine.generate(["a"], GREEDY) == before
 
 
-def test_logits_that_are_not_numbers_end_one_request_only(model, words, monkeypatch):
+@pytest.mark.parametrize("logprobs", [None, 0])  # the likeliest alone, and all logits
+def test_logits_that_are_not_numbers_end_one_request_only(model, words, monkeypatch, logprobs):
     engine = Engine(model, words, slots=2, capacity=64)
-    (alone,) = engine.generate(["b"], GREEDY)
-    logits = engine._runner.logits
+    params = dataclasses.replace(GREEDY, logprobs=logprobs)
+    (alone,) = engine.generate(["b"], params)
+    steps, run = itertools.count(), engine._runner.run
 
-    def poisoned(rows, places):
-        found = logits(rows, places).clone()
-        if len(places) == 2 and engine.load.steps > poison_after:
+    def poisoned(slices):
+        rows = run(slices)
+        found = rows.logits if rows.likeliest is None else rows.likeliest[0]
+        if len(slices) == 2 and found is not None and next(steps) >= 2:
             found[0] = math.nan
-        return found
+            poisons.append(rows.likeliest is not None)
+        return rows
 
-    poison_after = engine.load.steps + 3
-    monkeypatch.setattr(engine._runner, "logits", poisoned)
-    bad, good = engine.generate(["a", "b"], GREEDY)
+    poisons: list[bool] = []
+    monkeypatch.setattr(engine._runner, "run", poisoned)
+    bad, good = engine.generate(["a", "b"], params)
     assert bad.finish_reason == "error"
-    assert good == alone
+    assert good.tokens == alone.tokens
+    assert poisons == [logprobs is None]
 
 
 def test_a_live_model_is_used_with_its_current_weights(words, fresh_model):

@@ -34,10 +34,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Rows:
-    """Hidden states of one step: `hidden` [T, D], and where each slice's rows begin."""
+    """What a step computed of its T tokens, and where each slice's rows begin."""
 
-    hidden: Tensor
+    hidden: Tensor | None
+    """[T, D]; None where one of the others is there."""
     starts: list[int]
+    logits: Tensor | None = None
+    """fp32 [T, V], of the same call."""
+    likeliest: tuple[Tensor, Tensor] | None = None
+    """The highest logits fp32 [T] and whose they are int64 [T], of the same call."""
+    tokens: int = 0
+    """T."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +75,19 @@ class Runner:
             team.before_end(self.release)
         slots = pool.cache.slots
         self._last = torch.zeros(slots, dtype=torch.int64, device=model.device)
+        self._alone = team is None and model.device.type == "cpu"
+        self._spans: tuple[list[int], list[int], Spans] = [], [], Spans.of([0])
 
     def run(self, slices: list[Slice]) -> Rows:
         """Compute the slices; the pool remembers their tokens afterwards.
 
         Where sequences that draw run beside prompts, each kind has a forward of its own: a scan
         pads every span to a chunk, and a chunk for one token is wasted; and graphs are for those
-        of one token. The rows stay as they are until the next call.
+        of one token. The rows stay as they are until the next call. On a CPU one token each goes
+        through the output matrix in the same call; sequences that are all `plain` leave no logits.
         """
+        if self._alone and all(part.size == 1 and part.reaches_end for part in slices):
+            return self._run_whole(slices)
         few = [number for number, part in enumerate(slices) if part.size <= FEW]
         order = list(range(len(slices)))
         if not few or len(few) == len(slices) or not (self.pool.recurrent or self.graphs):
@@ -92,7 +104,25 @@ class Runner:
         for number, size in zip(order, sizes, strict=True):
             starts[number] = at
             at += size
-        return Rows(self.compute_together(tokens, batch), starts)
+        return Rows(self.compute_together(tokens, batch), starts, tokens=at)
+
+    def _run_whole(self, slices: list[Slice]) -> Rows:
+        """A token of each sequence, and what it predicts."""
+        tokens = self._tokens(slices)
+        slots = [part.slot for part in slices]
+        self.pool.cache.hold(slots, [part.start for part in slices])
+        given = tokens, self._spans_of([1] * len(slices), slots), self.pool.cache
+        starts = list(range(len(slices)))
+        if all(part.sequence.plain for part in slices):
+            found = self.model.likeliest(*given)
+            return Rows(None, starts, likeliest=found, tokens=len(slices))
+        return Rows(None, starts, logits=self.model(*given), tokens=len(slices))
+
+    def _spans_of(self, sizes: list[int], slots: list[int]) -> Spans:
+        """Those of the step before, where they are the same."""
+        if (sizes, slots) != self._spans[:2]:
+            self._spans = sizes, slots, Spans.of(sizes, slots)
+        return self._spans[2]
 
     def compute_together(self, tokens: Tensor, batch: Batch) -> Tensor:
         """`compute`, on all ranks."""
@@ -116,6 +146,9 @@ class Runner:
 
     def logits(self, rows: Rows, places: list[int]) -> Tensor:
         """Logits [R, V] of the rows at `places`, and of no others, in the dtype of `head`."""
+        if rows.logits is not None:
+            return rows.logits if places == rows.starts else rows.logits[places]
+        assert rows.hidden is not None
         if self._team is None:
             return self.head(rows.hidden, places)
         with self._team.together("head", places):
@@ -166,7 +199,7 @@ class Runner:
         if self.graphs is not None and all(size == 1 for size in sizes):
             return self.graphs.run(tokens, slots, past)
         self.pool.cache.hold(slots, past)
-        return self.model.hidden(tokens, Spans.of(sizes, slots), self.pool.cache, asked)
+        return self.model.hidden(tokens, self._spans_of(sizes, slots), self.pool.cache, asked)
 
     def _tokens(self, slices: list[Slice]) -> Tensor:
         """int64 [T] on the device: what is known here, and the rest from where it was drawn."""

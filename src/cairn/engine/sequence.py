@@ -158,6 +158,13 @@ class Sequence:
         return "" if self.steering is None else self.steering.problem
 
     @property
+    def plain(self) -> bool:
+        """Whether the likeliest token is taken as the model has it, and that is all one asks."""
+        p = self.params
+        alone = p.temperature == 0 and p.logprobs is None and p.prompt_logprobs is None
+        return alone and not (p.logit_bias or p.penalised) and self.steering is None
+
+    @property
     def pending(self) -> int:
         """Tokens that the slot does not remember yet."""
         return self.length - self.computed

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from cairn.engine.runner import Held, Rows, Runner
-from cairn.engine.sampler import Draws, begin_draw, score
+from cairn.engine.sampler import Draws, begin_draw, likeliest, score
 from cairn.engine.scheduler import Scheduler, Slice
 from cairn.engine.verification import Drawing, verify
 from cairn.ops.order import fixed_order
@@ -87,7 +87,7 @@ class Stepper:
         held = self.runner.hold(slices)
         rows = self.runner.run(slices)
         self.steps += 1
-        self.tokens_read += rows.hidden.shape[0]
+        self.tokens_read += rows.tokens
         drawing: list[Drawing] = []
         for part, start in zip(slices, rows.starts, strict=True):
             if part.sequence.params.prompt_logprobs is not None:
@@ -98,13 +98,17 @@ class Stepper:
                 self.scheduler.advance(part)
         if not drawing:
             return None
-        logits = self.runner.logits(rows, [row for one in drawing for row in one.rows])
-        if any(one.part.drafts for one in drawing):
-            verify(logits, drawing)
-            self._settle(drawing, held)
-            return drawing
-        draws = begin_draw(logits, [one.part.sequence for one in drawing])
-        self.runner.remember([one.part.slot for one in drawing], draws.tokens)
+        if rows.likeliest is not None:
+            draws = likeliest(*rows.likeliest)
+        else:
+            logits = self.runner.logits(rows, [row for one in drawing for row in one.rows])
+            if any(one.part.drafts for one in drawing):
+                verify(logits, drawing)
+                self._settle(drawing, held)
+                return drawing
+            draws = begin_draw(logits, [one.part.sequence for one in drawing])
+        if self.overlap:
+            self.runner.remember([one.part.slot for one in drawing], draws.tokens)
         for one in drawing:
             self.scheduler.advance(one.part)
             one.part.sequence.ahead += 1
