@@ -1,5 +1,7 @@
 """The pools fit the memory, and what is in them can be moved and comes back."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -35,6 +37,16 @@ def test_more_slots_than_fit_run_as_many_at_a_time_as_do(model, caplog):
     assert 100 < sizes.slots < 100_000
     assert bytes_of(model.config, sizes) <= 2**24
     assert "run at a time" in caplog.text
+
+
+def test_states_take_over_half_where_every_sequence_still_has_all_its_pages(model):
+    config = replace(model.config, state_size=512)
+    state, page = config.state_bytes_per_sequence(4), PAGE * config.kv_bytes_per_token(4)
+    sizes = fit(config, CPU, FP32, 64, PAGE, memory=64 * (state + 5 * page), keeps=False)
+    assert sizes.slots == 64
+    assert sizes.pages[0] >= 64
+    long = fit(config, CPU, FP32, 64, 200 * PAGE, memory=64 * (state + 5 * page), keeps=False)
+    assert long.slots * state <= 32 * (state + 5 * page)
 
 
 @pytest.mark.parametrize(

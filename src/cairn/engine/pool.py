@@ -210,9 +210,9 @@ def fit(
         room -= kept * state if device.type == "cpu" else 0
     page = _page_bytes(config, dtype)
     chosen = capacity or config.max_positions
-    while state + sum(_least(config, chosen, budget, page)) > room:
+    while state + sum(each := _least(config, chosen, budget, page)) > room:
         if capacity is not None or chosen // 2 < LEAST_CAPACITY:
-            need = state + sum(_least(config, chosen, budget, page))
+            need = state + sum(each)
             raise UserError(
                 "capacity",
                 chosen,
@@ -221,13 +221,20 @@ def fit(
             )
         chosen //= 2
     wanted = slots or MOST_SLOTS[device.type]
-    spare = room - sum(_least(config, chosen, budget, page))
-    fitting = wanted if state == 0 else max(1, min(wanted, spare // state // 2, room // state))
+    fitting = wanted if state == 0 else min(wanted, _most(state, sum(each), room))
     if slots is not None and fitting < slots:
         log.warning("slots=%d: %d fit into the memory and run at a time", slots, fitting)
     room -= fitting * state
     pages = _share(config, chosen, budget, page, fitting, room)
     return Sizes(fitting, chosen, pages, kept, states)
+
+
+def _most(state: int, pages: int, room: int) -> int:
+    """Sequences whose states take half the room, or more where each has pages for all its capacity.
+
+    `state` and `pages` are the bytes of one.
+    """
+    return max(1, (room - pages) // state // 2, room // (state + pages))
 
 
 def state_bytes(config: ModelConfig, dtype: torch.dtype, states: torch.dtype) -> int:
