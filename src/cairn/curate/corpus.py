@@ -42,7 +42,6 @@ STACK_SCHEMA = pa.schema(
         ("extension", pa.string()),
     ]
 )
-STACK_COLUMNS = tuple(STACK_SCHEMA.names)
 FILE_SCHEMA = pa.schema(
     [
         *STACK_SCHEMA,

@@ -111,11 +111,6 @@ def format_of(recipe: Recipe, role: Role) -> torch.dtype:
     return E5M2 if recipe == "current" and role == "gradients" else E4M3
 
 
-def inner_multiple(recipe: Recipe) -> int:
-    """Inner dimensions are filled up to a multiple of this."""
-    return BLOCK if recipe == "block" else WIDTH
-
-
 def cast(
     x: Tensor,
     role: Role,

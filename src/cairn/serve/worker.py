@@ -124,11 +124,6 @@ class Worker:
         """Whether no new request is taken."""
         return self._ending
 
-    @property
-    def open_completions(self) -> int:
-        """Completions that run or wait."""
-        return self._open
-
     def start(self) -> None:
         """Start the thread."""
         self.engine.when_lost(self._lose)
