@@ -197,64 +197,16 @@ def run_withdraw(arguments: Arguments) -> None:
 
 def run_generate(arguments: Arguments) -> None:
     """`cairn generate`."""
-    from cairn.base.tables import matches_list
-    from cairn.engine import Engine, SamplingParams
+    from cairn.serve import console
 
-    params = SamplingParams(
-        max_tokens=arguments.max_tokens,
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        seed=arguments.seed,
-    )
-    if arguments.trace:
-        from cairn.tokens.provenance import find_index
-
-        find_index(arguments.checkpoint)  # before the work, not after it
-    engine = Engine(arguments.checkpoint)
-    done = engine.generate([arguments.prompt], params, suffix=arguments.suffix)[0]
-    result: dict[str, Any] = {"text": done.text, "finish_reason": done.finish_reason}
-    result["tokens"] = list(done.tokens)
-    if arguments.trace:
-        from cairn.tokens.provenance import origins_of_text
-
-        result["origins"] = origins_of_text(arguments.checkpoint, done.text, minimum=SHORTEST)
-    if arguments.json:
-        _print_json(result)
-        return
-    print(done.text)
-    if arguments.trace:
-        print("\nWhere runs of it stand in the training data:")
-        matches_list(result["origins"], SHORTEST)
+    console.generate(arguments, SHORTEST)
 
 
 def run_chat(arguments: Arguments) -> None:
     """`cairn chat`."""
-    from cairn.engine import Engine, SamplingParams
-    from cairn.tokens.chat import prompt_ids
-    from cairn.tokens.sentinels import END_OF_TURN
-    from cairn.tokens.templates import template_of
+    from cairn.serve import console
 
-    engine = Engine(arguments.checkpoint)
-    if engine.tokenizer is None:
-        raise UserError(f"{arguments.checkpoint} has no tokenizer: chat needs one")
-    params = SamplingParams(max_tokens=arguments.max_tokens, temperature=arguments.temperature)
-    template = None if engine.tokenizer.has(END_OF_TURN) else template_of(engine.tokenizer)
-    messages: list[dict[str, str]] = []
-    while True:
-        try:
-            said = input("you> ")
-        except EOFError:
-            said = ""
-        if not said.strip():
-            return
-        messages.append({"role": "user", "content": said})
-        if template is None:
-            prompt = prompt_ids(messages, engine.tokenizer)
-        else:
-            prompt, _ = template.prompt(messages, None)
-        text = engine.generate([prompt], params)[0].text
-        print(f"{arguments.checkpoint.name}> {text}", flush=True)
-        messages.append({"role": "assistant", "content": text})
+    console.chat(arguments)
 
 
 def run_serve(arguments: Arguments) -> None:

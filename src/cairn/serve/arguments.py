@@ -55,7 +55,7 @@ def add_arguments(one: argparse.ArgumentParser) -> None:
     )
     one.add_argument(
         "--grace",
-        type=float,
+        type=_seconds,
         default=10,
         metavar="S",
         help="seconds for running requests at the end (default: 10)",
@@ -103,6 +103,16 @@ def _add_speed(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--draft", type=Path, metavar="CHECKPOINT", help="a small model that guesses (with --guess)"
     )
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
+    return number
 
 
 def keywords(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -30,10 +30,15 @@ class Keys:
     @classmethod
     def read(cls, file: str | Path | None, variable: str) -> "Keys | None":
         """Keys of a file, one a line (# begins a comment line), and of an environment variable,
-        commas between them; None where neither is given. UserError for a file without keys."""
+        commas between them; None where neither is given. UserError for a file that cannot be
+        read, and for one without keys."""
         given = [key.strip() for key in os.environ.get(variable, "").split(",") if key.strip()]
         if file is not None:
-            lines = Path(file).read_text(encoding="utf-8").splitlines()
+            try:
+                lines = Path(file).read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                problem = f"cannot be read ({getattr(error, 'strerror', None) or 'it is no text'})"
+                raise UserError("API keys", str(file), problem, "write one key a line") from None
             found = [line.strip() for line in lines]
             found = [line for line in found if line and not line.startswith("#")]
             if not found:

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from cairn.base import UserError, note
 from cairn.engine import Engine
 from cairn.engine.options import Caching, Speculation
+from cairn.ops.native.library import native
 from cairn.serve.admin import refuse_unguarded
 from cairn.serve.app import create_app
 from cairn.serve.hosts import loopback
@@ -38,6 +39,10 @@ def folders_by_name(texts: Sequence[str]) -> dict[str, Path]:
     for name, equals, folder in found:
         if not (name and equals and folder):
             raise UserError("--also", name, "is no NAME=CHECKPOINT")
+    names = [name for name, _, _ in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError("--also", name, "is the name of two models", "name them apart")
     return {name: Path(folder) for name, _, folder in found}
 
 
@@ -98,9 +103,16 @@ def serve(
             engine, name, more=rest, limits=limits, attribution=attribution, keys=keys,
             admin_keys=admin_keys, weights=weights, hosts=hosts,
         )  # fmt: skip
-        size = f"{engine.slots} slots of {engine.capacity} tokens"
-        note(f"{', '.join([name, *rest])}: {_address(listening)} ({size}); Ctrl-C ends it")
+        _note_ready(engine, [name, *rest], _address(listening))
         _until_ended(Server(app, grace), engine, ranks, listening)
+
+
+def _note_ready(engine: Engine, names: Sequence[str], at: str) -> None:
+    missing = native().missing if engine.model.device.type == "cpu" else ""
+    if missing:
+        note(f"this will be several times slower than it could be: {missing}")
+    size = f"{engine.slots} slots of {engine.capacity} tokens"
+    note(f"{', '.join(names)}: {at}/v1, a page at {at}/ ({size}); Ctrl-C ends it")
 
 
 def _warm_up(engines: list[Engine]) -> None:
@@ -174,7 +186,7 @@ def _refuse_early(
 def _address(listening: socket.socket) -> str:
     where, taken = listening.getsockname()[:2]
     at = f"[{where}]" if ":" in where else where
-    return f"http://{at}:{taken}/v1"
+    return f"http://{at}:{taken}"
 
 
 class Server(uvicorn.Server):
