@@ -111,6 +111,12 @@ def test_nothing_sticks_out_at_any_width(page, server, width, height, dark):
             page.picture(Path(pictures) / f"{tab}-{width}-{'dark' if dark else 'light'}.png")
 
 
+def test_the_text_after_the_gap_begins_on_a_line_of_its_own(page, server):
+    page.show(f"{server.url}/?lines#fill", 1200, 800)  # HTML drops a newline that begins a field
+    page.wait("document.getElementById('state').textContent.startsWith('tiny')")
+    assert page.run("document.getElementById('after').value") == "\n    return lines\n"
+
+
 def test_everything_that_asks_has_a_name(page, server):
     page.show(server.url, 1200, 800)
     nameless = page.run(
