@@ -11,7 +11,7 @@ from torch import Tensor
 from cairn.ops import paths, reference
 from cairn.ops.linear import linear
 from cairn.ops.mamba import MixerForm, MixerWeights, mamba_inner
-from cairn.ops.native import operations
+from cairn.ops.native import library, operations
 from cairn.ops.native.library import native
 from cairn.ops.native.operations import few_rows
 from cairn.ops.norm import gated_rms_norm, rms_norm
@@ -216,3 +216,9 @@ def test_what_is_not_compiled_is_served_by_torch_and_told():
     with paths.recorded() as taken, torch.autocast("cpu", torch.bfloat16):
         assert linear(draw(3, 8), weight).dtype == torch.bfloat16
     assert taken == [paths.Choice("linear", "torch", "autocast is on")]
+
+
+def test_a_library_of_other_sources_is_left_alone_and_that_is_said(monkeypatch):
+    monkeypatch.setattr(library, "_digest", lambda: "another")
+    with pytest.warns(RuntimeWarning, match="slow paths serve this CPU.* install again"):
+        assert native.__wrapped__().library is None

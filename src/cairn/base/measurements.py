@@ -17,7 +17,8 @@ def run_measurement(name: str) -> None:
     folder = next((found for found in folders if found.is_dir()), None)
     if folder is None:
         raise UserError("bench/ is not here: run `cairn bench` in a checkout of cairn")
-    known = [path.stem for path in folder.glob("*.py")]
+    scripts = [path for path in folder.glob("*.py") if "__main__" in path.read_text("utf-8")]
+    known = sorted(path.stem for path in scripts)  # others only serve these
     if name not in known:
         raise UserError("bench", name, "is no measurement", nearest(name, known))
     sys.argv = [str(folder / f"{name}.py")]

@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import re
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -155,12 +156,18 @@ def native() -> Native:
     try:
         library = ctypes.CDLL(str(path))  # whose calls release the interpreter's lock
     except OSError as error:
-        return Native(None, f"{path.name} does not load: {error}")
+        return _unused(f"{path.name} does not load: {error}")
     library.cairn_source.restype = ctypes.c_char_p
     if library.cairn_source() != _digest().encode():
-        return Native(None, f"{path.name} is not of these sources: install again")
+        return _unused(f"{path.name} is not of these sources: install again")
     _declare(library)
     return Native(library, "", level, bool(library.cairn_tiles(1)))
+
+
+def _unused(why: str) -> Native:
+    """Nothing compiled, though there is something: nobody chose that, so it is said."""
+    warnings.warn(f"slow paths serve this CPU: {why}", RuntimeWarning, stacklevel=3)
+    return Native(None, why)
 
 
 def _declare(library: ctypes.CDLL) -> None:
