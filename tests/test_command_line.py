@@ -92,3 +92,20 @@ def test_files_are_listed_with_identifiers_whole(capsys):
 def test_without_a_match_the_shortest_length_is_told(capsys):
     matches_list([], 24)
     assert capsys.readouterr().out == "no match of 24 bytes or more in the training data\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError("no memory: the system refuses 7 MiB"), "no memory: the system refuses 7 MiB"),
+        (MemoryError(), "no memory left"),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(error, told, monkeypatch, capsys):
+    def refused(arguments):
+        raise error
+
+    monkeypatch.setitem(VERBS, "show", refused)
+    assert main(["show", "nothing"]) == 2
+    assert capsys.readouterr().err == f"cairn: {told}\n"
