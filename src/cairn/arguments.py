@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cairn.base.parser import Parser, positive
+from cairn.serve.arguments import STATES, add_arguments  # no more of the room than its options
 
 Verb = Callable[[str, str], argparse.ArgumentParser]
 GIVEN = "ARTIFACT | NAME=VALUE | a.b=c"  # besides an artifact a plan's parameters, and its fields
@@ -77,8 +78,7 @@ def _add_make_and_show(verb: Verb) -> None:
     one.add_argument("--dtype", choices=types, help="type of weights and keys (default: bfloat16)")
     one.add_argument("--paths", action="store_true", help="which code serves each layer here")
     one.add_argument("--float8", action="store_true", help="with --paths: matrices in 8 bits")
-    kinds = ("float32", "float16", "int8")
-    one.add_argument("--state", choices=kinds, help="with --paths: type of recurrent states")
+    one.add_argument("--state", choices=STATES, help="with --paths: type of recurrent states")
     one.add_argument("--json", action="store_true", help="machine-readable")
 
 
@@ -165,8 +165,6 @@ def _add_use(verb: Verb) -> None:
         help="at most, of an answer (default: 256)",
     )
     one.add_argument("--temperature", type=float, default=0.0, metavar="T", help=GREEDY)
-
-    from cairn.serve.arguments import add_arguments  # no more of the room than its options
 
     add_arguments(verb("serve", "Serve a checkpoint over an OpenAI-compatible HTTP API."))
 

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from cairn.base.errors import UserError
+
 
 def write_bytes(path: Path, value: bytes, mode: int = 0o666) -> None:
     """Write atomically: a reader, or a crash, sees the old file or the new one, never a part.
@@ -33,6 +35,17 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, with sorted keys, so that equal values give equal bytes."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
     write_text(path, text + "\n")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object that others wrote; UserError in one line where a file holds none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}): write it anew") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object: write it anew")
+    return found
 
 
 def sha256_of(path: Path) -> str:

@@ -1,11 +1,11 @@
 """What a request says, in tokens: prompts, fill-in-the-middle, and where a completion ends."""
 
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from cairn.base import UserError
+from cairn.base.files import read_object
 from cairn.engine.budget import ThinkingControl
 from cairn.engine.code import CodePrompt
 from cairn.engine.grammar import Compiler
@@ -119,10 +119,7 @@ def end_tokens(folder: Path) -> frozenset[int]:
     path = folder / "generation_config.json"
     if not path.exists():
         return frozenset()
-    try:
-        said = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON object ({error}): write it anew") from None
+    said = read_object(path).get("eos_token_id")
     found = said if isinstance(said, list) else [] if said is None else [said]
     for end in found:
         if not isinstance(end, int) or isinstance(end, bool):

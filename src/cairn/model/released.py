@@ -6,7 +6,6 @@ No torch. Several spellings are about: of nemotron_h NVIDIA's (`hybrid_override_
 read.
 """
 
-import json
 from collections.abc import Collection
 from dataclasses import fields
 from math import inf
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cairn.base.errors import UserError
+from cairn.base.files import read_object
 from cairn.model.config import ModelConfig
 from cairn.model.families import Family, family_of
 from cairn.model.kinds import check_kind
@@ -38,23 +38,13 @@ def read_config(folder: Path) -> ModelConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError("checkpoint", str(folder), "has no config.json", "give a model's folder")
-    released = _read_json(path)
+    released = read_object(path)
     try:
         config = from_released(released | _ends(folder, released))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     object.__setattr__(config, "name", folder.resolve().name)
     return config
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}): write it anew") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds no JSON object: write it anew")
-    return found
 
 
 def _ends(folder: Path, released: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +62,7 @@ def _ends(folder: Path, released: dict[str, Any]) -> dict[str, Any]:
     ends = [one for one in said if one < vocabulary] or [0]
     path = folder / "tokenizer.json"
     if path.is_file():
-        added = _read_json(path).get("added_tokens") or []
+        added = read_object(path).get("added_tokens") or []
         marks = [one for one in added if isinstance(one, dict) and one.get("content") == FILE_SEP]
         ends += [one["id"] for one in marks if one.get("id") not in (None, *ends)]
     return {"eos_token_id": ends}

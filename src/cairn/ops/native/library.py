@@ -231,7 +231,7 @@ def _bring_openmp() -> str:
     return "" if hasattr(openmp, "GOMP_parallel") else f"{found[0]} is no OpenMP of GCC's kind"
 
 
-def hold(result: int, task: str) -> None:
+def raise_if_failed(result: int, task: str) -> None:
     """Raise what a function on matrix units says of a task that it did not do.
 
     MemoryError where there was no room to work in, RuntimeError where no matrix unit serves.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from cairn.ops.native.library import Prompt, hold, native, unfit
+from cairn.ops.native.library import Prompt, native, raise_if_failed, unfit
 from cairn.ops.order import order_is_fixed
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def prompt(
         window=0 if window is None or window >= most else window,
         threads=torch.get_num_threads(),
     )
-    hold(library.cairn_prompt(ctypes.byref(call)), "attention")
+    raise_if_failed(library.cairn_prompt(ctypes.byref(call)), "attention")
 
 
 def _rows(x: Tensor) -> Tensor:

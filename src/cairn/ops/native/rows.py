@@ -8,7 +8,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from cairn.ops.native.library import KINDS, Dense, Norms, Turns, hold, native, unfit
+from cairn.ops.native.library import KINDS, Dense, Norms, Turns, native, raise_if_failed, unfit
 
 ACTIVATIONS = {"relu2": 0, "gelu_tanh": 1, "silu": 2}  # layer.c has the same numbers
 _NONE = -1
@@ -60,7 +60,7 @@ def dense(
         activation=_NONE if activation is None else ACTIVATIONS[activation],
         threads=torch.get_num_threads(),
     )
-    hold(library.cairn_dense(ctypes.byref(call)), "a product")
+    raise_if_failed(library.cairn_dense(ctypes.byref(call)), "a product")
     return y
 
 
