@@ -6,7 +6,8 @@ import torch
 from cairn.base import UserError
 from cairn.engine import Caching, Engine, SamplingParams
 from cairn.engine.graphs import SIZES, rows_for
-from cairn.engine.runner import Runner
+from cairn.engine.pages import PAGE
+from cairn.engine.runner import FEW, Runner
 from cairn.model import build
 
 from ..fixtures.shapes import LIVELY, untrained
@@ -57,6 +58,29 @@ def test_within_slots_capacity_and_budget(model, words, slots, capacity, budget,
         assert len(set(batch.slots)) == len(batch.slots) <= slots
         assert sum(batch.sizes) <= max(budget, slots)
         assert all(a + b <= capacity for a, b in zip(batch.past, batch.sizes, strict=True))
+
+
+def test_ends_of_prompts_have_been_there_after_one_page_and_after_more(words, monkeypatch):
+    """What kernels of few tokens are compiled for: the power of two, and how many pages."""
+    seen: set[tuple[int, bool]] = set()
+    forward = Runner._forward
+
+    def watched(self, tokens, sizes, slots, past, asked):
+        if 1 < max(sizes) <= FEW:
+            longest = max(a + b for a, b in zip(sizes, past, strict=True))
+            seen.add(((max(sizes) - 1).bit_length(), longest > PAGE))
+        return forward(self, tokens, sizes, slots, past, asked)
+
+    monkeypatch.setattr(Runner, "_forward", watched)
+    model = build(untrained("M*", words.vocab_size, **LIVELY), seed=0)
+    engine = Engine(model, slots=7, capacity=300, token_budget=64)
+    engine.warm_up()
+    warmed = set(seen)
+    seen.clear()
+    for length in (5, 64 + 2, 64 + 3, 128 + 5):
+        engine.generate([[3 + n % 50 for n in range(length)]], GREEDY)
+    engine.generate([[3 + n % 40 for n in range(length)] for length in (9, 30, 63, 100, 200)])
+    assert {(1, True), (2, True), (3, True)} <= seen <= warmed
 
 
 def test_graphs_have_few_sizes():

@@ -5,10 +5,12 @@ launched at once. Rows are filled up to the next size with rows that are nobody'
 write no slot and no page.
 """
 
+import logging
 import threading
 from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -22,7 +24,10 @@ from cairn.ops.transfer import on_device
 if TYPE_CHECKING:
     from cairn.ops.triton.arrivals import Held
 
-_CAPTURING = threading.Lock()  # PyTorch captures in one stream, whichever thread asks
+log = logging.getLogger(__name__)
+
+_CAPTURING = threading.Lock()  # one waits for the device when it begins, which breaks another
+_STREAMS = 32  # of a device: PyTorch gives them out in turn, again and again
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256)  # rows
 MORE = 64  # beyond those: multiples of it
 
@@ -45,6 +50,7 @@ class Graphs:
         self._graphs: dict[tuple[int, int], Captured] = {}
         self._memory: Any = None
         self._counters: Held = {}  # of no other engine's graphs: both may be replayed at a time
+        self._stream: torch.cuda.Stream | None = None  # no other's, for the same reason
         self._weights = _addresses(model)
 
     def __len__(self) -> int:
@@ -104,10 +110,33 @@ class Graphs:
     def _capture(self, step: Step, pieces: int) -> "Captured":
         graph = torch.cuda.CUDAGraph()
         how = {"pool": self._memory, "capture_error_mode": "thread_local"}
-        with _CAPTURING, torch.cuda.graph(graph, **how):
-            hidden, layout = self._forward(step, pieces)
+        with _CAPTURING:
+            if self._stream is None:
+                self._stream = _streams[self] = _unused_stream(self._model.device)
+            with torch.cuda.graph(graph, stream=self._stream, **how):
+                hidden, layout = self._forward(step, pieces)
         self._memory = graph.pool()
         return Captured(graph, hidden, layout)
+
+
+_streams: WeakKeyDictionary[Graphs, torch.cuda.Stream] = WeakKeyDictionary()
+
+
+def _unused_stream(device: torch.device) -> torch.cuda.Stream:
+    """One in which no other living `Graphs` are captured.
+
+    PyTorch keeps the scratch memory of cuBLAS by thread and stream, and a graph knows it by
+    address: partial sums of graphs that one stream captured lie in the same place, wrong where two
+    are replayed at a time.
+    """
+    taken = {one.cuda_stream for one in _streams.values()}
+    stream = torch.cuda.Stream(device)
+    for _ in range(_STREAMS):
+        if stream.cuda_stream not in taken:
+            return stream
+        stream = torch.cuda.Stream(device)
+    log.warning("over %d engines have graphs: do not run them at the same time", _STREAMS)
+    return stream
 
 
 def rows_for(count: int) -> int:

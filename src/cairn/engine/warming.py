@@ -13,7 +13,7 @@ import torch
 
 from cairn.base import UserError
 from cairn.engine.graphs import rows_for
-from cairn.engine.pages import NULL
+from cairn.engine.pages import NULL, PAGE
 from cairn.engine.runner import FEW, MANY, Batch, Rows, Runner
 from cairn.ops.order import fixed_order
 
@@ -53,7 +53,10 @@ def _onto_nobody(runner: Runner) -> None:
 
 
 def _prompts(slots: int, capacity: int, budget: int) -> Iterator[Batch]:
-    """Prompts of halving lengths, one that goes on, many short ones, and ends of some."""
+    """Prompts of halving lengths, one that goes on, many short ones, and ends of some.
+
+    Kernels read keys that lie in one page otherwise than those in several.
+    """
     length = most = min(budget, capacity)
     while length > FEW:
         even = length // LEAST * LEAST
@@ -69,7 +72,9 @@ def _prompts(slots: int, capacity: int, budget: int) -> Iterator[Batch]:
         if count > 1:
             yield _spans([FEW + 1] * count, [0] * count)
     for few in range(2, min(FEW, most) + 1):
-        yield _spans([few], [0])
+        for past in (0, PAGE):
+            if past + few <= capacity:
+                yield _spans([few], [past])
 
 
 def _decoding(runner: Runner) -> Iterator[Batch]:
