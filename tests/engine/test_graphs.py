@@ -2,54 +2,68 @@
 
 import logging
 from itertools import count
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
 
 from cairn.engine import graphs
 
-HERE = torch.device("cpu")
+HERE, THERE = torch.device("cuda", 0), torch.device("cuda", 1)
 
 
 class Owner:
     """In place of an engine's graphs."""
 
 
-@pytest.fixture
-def taken(monkeypatch):
-    """Owners of streams, where PyTorch gives out as many as it has, in turn."""
-    numbers = count()
-    monkeypatch.setattr(
-        torch.cuda,
-        "Stream",
-        lambda device: SimpleNamespace(cuda_stream=next(numbers) % graphs._STREAMS),
-    )
-    monkeypatch.setattr(graphs, "_streams", owners := type(graphs._streams)())
-    return owners
+class Stream(NamedTuple):
+    """In place of a device's: one of a few, given out in turn."""
+
+    number: int
+    device: torch.device
 
 
-def test_no_two_engines_capture_in_one_stream(taken):
+@pytest.fixture(autouse=True)
+def streams(monkeypatch):
+    """Those that were asked for."""
+    numbers, given = count(), []
+
+    def one(device):
+        given.append(Stream(next(numbers) % graphs._MOST, device))
+        return given[-1]
+
+    monkeypatch.setattr(torch.cuda, "Stream", one)
+    monkeypatch.setattr(graphs, "_streams", [])
+    return given
+
+
+def test_no_two_engines_capture_in_one_stream(streams):
     """Partial sums of a library's products lie where the stream says."""
-    owners = [Owner() for _ in range(graphs._STREAMS)]
+    owners, own = [Owner() for _ in range(graphs._MOST)], []
     for owner in owners:
-        taken[owner] = graphs._unused_stream(HERE)
+        own.append(graphs._own_stream(owner, HERE))
         for _ in range(30):  # somebody else takes some: the next is that of an engine before
             torch.cuda.Stream(HERE)
-    assert len({one.cuda_stream for one in taken.values()}) == len(owners)
+    assert len(set(own)) == len(owners)
 
 
-def test_streams_of_engines_that_are_gone_are_free_and_one_too_many_is_told(taken, caplog):
-    owners = [Owner() for _ in range(graphs._STREAMS)]
-    for number in range(len(owners)):
-        taken[owners[number]] = graphs._unused_stream(HERE)
-    gone = taken[owners[7]].cuda_stream
+def test_engines_one_after_the_other_share_a_stream(streams):
+    """Each stream costs scratch memory that PyTorch never gives back."""
+    for _ in range(5):
+        owner = Owner()
+        graphs._own_stream(owner, HERE)
+        del owner
+    assert len(streams) == 1
+    assert graphs._own_stream(Owner(), THERE).device == THERE
+
+
+def test_one_engine_too_many_is_told(caplog):
+    owners = [Owner() for _ in range(graphs._MOST)]
+    own = [graphs._own_stream(owner, HERE) for owner in owners]
     del owners[7]
     with caplog.at_level(logging.WARNING):
-        assert graphs._unused_stream(HERE).cuda_stream == gone
+        owners.append(Owner())
+        assert graphs._own_stream(owners[-1], HERE) is own[7]
         assert not caplog.messages
-        taken[last := Owner()] = graphs._unused_stream(HERE)
-        assert not caplog.messages
-        graphs._unused_stream(HERE)
+        graphs._own_stream(Owner(), HERE)
     assert "at the same time" in caplog.text
-    assert last in taken

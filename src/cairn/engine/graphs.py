@@ -10,7 +10,7 @@ import threading
 from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CAPTURING = threading.Lock()  # one waits for the device when it begins, which breaks another
-_STREAMS = 32  # of a device: PyTorch gives them out in turn, again and again
+_MOST = 32  # streams of a device: PyTorch gives them out in turn, again and again
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256)  # rows
 MORE = 64  # beyond those: multiples of it
 
@@ -112,30 +112,36 @@ class Graphs:
         how = {"pool": self._memory, "capture_error_mode": "thread_local"}
         with _CAPTURING:
             if self._stream is None:
-                self._stream = _streams[self] = _unused_stream(self._model.device)
+                self._stream = _own_stream(self, self._model.device)
             with torch.cuda.graph(graph, stream=self._stream, **how):
                 hidden, layout = self._forward(step, pieces)
         self._memory = graph.pool()
         return Captured(graph, hidden, layout)
 
 
-_streams: WeakKeyDictionary[Graphs, torch.cuda.Stream] = WeakKeyDictionary()
+_streams: list[tuple[torch.cuda.Stream, ref[Any]]] = []  # and whose each is, or was
 
 
-def _unused_stream(device: torch.device) -> torch.cuda.Stream:
-    """One in which no other living `Graphs` are captured.
+def _own_stream(owner: Any, device: torch.device) -> torch.cuda.Stream:
+    """One in which no other living `Graphs` are captured: that of one that is gone, or a new one.
 
-    PyTorch keeps the scratch memory of cuBLAS by thread and stream, and a graph knows it by
-    address: partial sums of graphs that one stream captured lie in the same place, wrong where two
-    are replayed at a time.
+    PyTorch keeps the scratch memory of cuBLAS (32 MiB on Hopper) by thread and stream, for ever,
+    and a graph knows it by address: partial sums of graphs that one stream captured lie in the
+    same place, wrong where two are replayed at a time.
     """
-    taken = {one.cuda_stream for one in _streams.values()}
-    stream = torch.cuda.Stream(device)
-    for _ in range(_STREAMS):
-        if stream.cuda_stream not in taken:
+    for number, (stream, whose) in enumerate(_streams):
+        if whose() is None and stream.device == device:
+            _streams[number] = stream, ref(owner)
             return stream
+    taken = {stream for stream, _ in _streams}
+    stream = torch.cuda.Stream(device)
+    for _ in range(_MOST):
+        if stream not in taken:
+            break
         stream = torch.cuda.Stream(device)
-    log.warning("over %d engines have graphs: do not run them at the same time", _STREAMS)
+    else:
+        log.warning("over %d engines have graphs: do not run them at the same time", _MOST)
+    _streams.append((stream, ref(owner)))
     return stream
 
 
