@@ -115,6 +115,7 @@ def _release() -> None:
     """Give memory back that an engine before had; what is left is not looked through again."""
     gc.collect()
     gc.freeze()
+    torch._C._cuda_clearCublasWorkspaces()  # of streams that graphs were captured in
     torch.cuda.empty_cache()
 
 
@@ -161,7 +162,8 @@ def fill(engine: Engine, batch: int, context: int, drawn: int) -> None:
 def step_seconds(engine: Engine, batch: int, context: int, steps: int = STEPS) -> float:
     """Of one decode step."""
     fill(engine, batch, context, steps + 20)
-    while engine.load.tokens_drawn < batch * 8:
+    warm = engine.load.tokens_drawn + batch * 8  # a graph for so many keys may have to be captured
+    while engine.load.tokens_drawn < warm:
         engine.step()
     return timed_steps(engine, steps)
 
