@@ -13,6 +13,7 @@ from cairn.model.layout import Layout
 from cairn.model.linear import Linear
 from cairn.model.norms import RMSNorm
 from cairn.model.paging import PagePlan
+from cairn.model.parts import parameter, part
 from cairn.ops.attention import attention
 from cairn.ops.context import Keys
 from cairn.ops.rotary import rotate
@@ -50,14 +51,13 @@ class Attention(nn.Module):
     @property
     def together(self) -> tuple[Linear, ...]:
         """What multiplies the same rows: see `model.joined`."""
-        return self.q_proj, self.k_proj, self.v_proj
+        return part(self, "q_proj"), part(self, "k_proj"), part(self, "v_proj")
 
     def forward(self, x: Tensor, layout: Layout, memory: KeyValues | None) -> Tensor:
         """x [T, D] to [T, D]; appends to the spans' slots in `memory` and attends to them."""
-        head = (-1, self.config.head_dim)
-        q, k, v = (y.unflatten(-1, head) for y in products(x, *self.together))
+        q, k, v = (self._heads(y) for y in products(x, *self.together))
         if memory is not None and layout.context is None:
-            return self.o_proj(self._remembering(q, k, v, layout, memory).flatten(1))
+            return part(self, "o_proj")(self._remembering(q, k, v, layout, memory).flatten(1))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if layout.turns is not None:
@@ -68,18 +68,24 @@ class Attention(nn.Module):
             return self.o_proj(attention(q, *keys.flat, plan, keys.read).flatten(1))
         return self.o_proj(attention(q, k, v, plan).flatten(1))
 
+    def _heads(self, y: Tensor) -> Tensor:
+        """[T, heads * width] as [T, heads, width]."""
+        tokens, wide = y.shape
+        width = self.config.head_dim
+        return y.view(tokens, wide // width, width)
+
     def _remembering(
         self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, memory: KeyValues
     ) -> Tensor:
         """What new tokens see in the spans' slots, their own keys and values included."""
         where = layout.pages
         assert where is not None
-        norms = None
-        if self.q_norm is not None and self.k_norm is not None:
-            if self.q_norm.listened or self.k_norm.listened:  # then the calls have to be made
-                q, k = self.q_norm(q), self.k_norm(k)
+        norms, q_norm, k_norm = None, self.q_norm, self.k_norm
+        if q_norm is not None and k_norm is not None:
+            if q_norm.listened or k_norm.listened:  # then the calls have to be made
+                q, k = q_norm(q), k_norm(k)
             else:
-                norms = self.q_norm.weight, self.k_norm.weight, self.q_norm.eps
+                norms = parameter(q_norm, "weight"), parameter(k_norm, "weight"), q_norm.eps
         q, k = memory.enter(where, (q, k, v), norms, layout.turns)
 
         def read(spans: tuple[int, ...], start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -87,5 +93,5 @@ class Attention(nn.Module):
             keys, values = memory.read(where, spans, start, stop)
             return keys.to(q.dtype), values.to(q.dtype)
 
-        pages = None if q.device.type == "cpu" else memory.paged(where)
+        pages = None if q.is_cpu else memory.paged(where)
         return attention(q, k, v, layout.attention[self.window], read, pages)

@@ -6,6 +6,7 @@ the tokens of every slot, and one recurrent state a slot. Nothing is padded to t
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from operator import add
 from typing import TYPE_CHECKING
@@ -64,10 +65,15 @@ class KeyValues:
 
     def paged(self, plan: "PagePlan | StepPages") -> Pages:
         """The same for kernels that read pages in place."""
+        return Pages(*self._in_pages, plan.table(self.group))
+
+    @cached_property
+    def _in_pages(self) -> tuple[Tensor, Tensor]:
+        """[pages, heads, PAGE, width] both: views that are the same at every call."""
         keys, values = (
             x.view(-1, PAGE, *x.shape[1:]).transpose(1, 2) for x in (self.keys, self.values)
         )
-        return Pages(keys, values, plan.table(self.group))
+        return keys, values
 
     @staticmethod
     def _view(x: Tensor, run: Run) -> Tensor:

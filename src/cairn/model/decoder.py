@@ -21,6 +21,7 @@ from cairn.model.linear import Linear
 from cairn.model.mamba import Mamba2
 from cairn.model.mixers import MIXERS
 from cairn.model.norms import LayerNorm, RMSNorm, norm_of, normed
+from cairn.model.parts import part
 from cairn.model.spans import Spans
 from cairn.ops.linear import linear
 from cairn.ops.memory import empty_together
@@ -60,10 +61,11 @@ class Block(nn.Module):
         whole = fused_block(self, x, added, layout, memory)
         if whole is not None:
             return whole, None
-        y, x = normed(self.norm, x, added)
+        norm = part(self, "norm")
+        y, x = normed(norm, x, added)
         if self.residual_fp32:
-            y = y.to(self.norm.weight.dtype)
-        return x, self.mixer(y, layout, memory)
+            y = y.to(norm.weight.dtype)
+        return x, part(self, "mixer")(y, layout, memory)
 
 
 class Backbone(nn.Module):
@@ -194,8 +196,9 @@ class Decoder(nn.Module):
         if self.config.residual_fp32:
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         added = None
+        blocks = list(self.backbone.layers)
         layers = len(self.config.pattern if asked is None else self.config.pattern.rstrip("-"))
-        for i, block in enumerate(self.backbone.layers[:layers]):
+        for i, block in enumerate(blocks[:layers]):
             x, added = block(x, added, layout, cache.layers[i] if cache else None)
         whole = rows = None
         if asked is not None:
@@ -204,7 +207,7 @@ class Decoder(nn.Module):
                 return whole
             rows = on_device(asked, torch.int64, x.device)
             x, added = x[rows], None if added is None else added[rows]
-            for block in self.backbone.layers[layers:]:
+            for block in blocks[layers:]:
                 x, added = block(x, added, layout, None)
         x, _ = normed(self.backbone.norm_f, x, added)
         x = x.to(self.dtype) if self.config.residual_fp32 else x

@@ -11,6 +11,7 @@ from cairn.model.initial import fill_bias, normal, residual_std
 from cairn.model.joined import apart, products
 from cairn.model.layout import Layout
 from cairn.model.linear import Linear, scaled_feed_forward
+from cairn.model.parts import part
 from cairn.ops.activation import gelu_tanh, swiglu
 from cairn.ops.linear import linear_gelu_tanh, linear_squared_relu, linear_swiglu
 from cairn.ops.norm import squared_relu
@@ -60,22 +61,31 @@ class MLP(nn.Module):
         return torch.is_grad_enabled() or any(one.listened for one in linears)
 
     def _both(self, x: Tensor) -> Tensor:
-        if self.gate_proj is None and self.config.activation == "relu2":
-            whole = scaled_feed_forward(self.up_proj, self.down_proj, x)
+        return self._gated(x) if self.config.gated else self._plain(x)
+
+    def _plain(self, x: Tensor) -> Tensor:
+        up: Linear = part(self, "up_proj")
+        down: Linear = part(self, "down_proj")
+        if self.activation is squared_relu:
+            whole = scaled_feed_forward(up, down, x)
             if whole is not None:
                 return whole
-        if self.gate_proj is None:
-            plain = self.up_proj.plain(x) and self.down_proj.plain(x)
-            if plain and self.activation is squared_relu:
-                return self.down_proj(linear_squared_relu(x, self.up_proj.weight))
-            if self.activation is gelu_tanh and self.up_proj.bare(x):
-                return self.down_proj(linear_gelu_tanh(x, self.up_proj.weight, self.up_proj.bias))
-            return self.down_proj.after(self.activation, self.up_proj(x))
-        silu, on_cpu = self.config.activation == "silu", x.device.type == "cpu"
-        if silu and on_cpu and self.gate_proj.bare(x) and apart(self.together):
-            gate, up = self.gate_proj, self.up_proj(x)
-            return self.down_proj(linear_swiglu(x, gate.weight, gate.bias, up))
-        gate, up = products(x, *self.together)
+            if up.plain(x) and down.plain(x):
+                return down(linear_squared_relu(x, up.held[0]))
+        if self.activation is gelu_tanh and up.bare(x):
+            weight, bias, _ = up.held
+            return down(linear_gelu_tanh(x, weight, bias))
+        return down.after(self.activation, up(x))
+
+    def _gated(self, x: Tensor) -> Tensor:
+        gate_proj: Linear = part(self, "gate_proj")
+        up_proj: Linear = part(self, "up_proj")
+        down: Linear = part(self, "down_proj")
+        silu, together = self.config.activation == "silu", (gate_proj, up_proj)
+        if silu and x.device.type == "cpu" and gate_proj.bare(x) and apart(together):
+            weight, bias, _ = gate_proj.held
+            return down(linear_swiglu(x, weight, bias, up_proj(x)))
+        gate, up = products(x, *together)
         if silu:
-            return self.down_proj(swiglu(gate, up))
-        return self.down_proj(self.activation(gate) * up)
+            return down(swiglu(gate, up))
+        return down(self.activation(gate) * up)

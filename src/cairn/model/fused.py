@@ -87,7 +87,7 @@ def fused_block(
     block: Any, x: Tensor, added: Tensor | None, layout: Layout, memory: Any
 ) -> Tensor | None:
     """x + mixer(norm(x)) [T, D] of a `Block`, x = x + added; None where it is done in parts."""
-    if not free(x.device) or x.dtype not in KINDS or order_is_fixed():
+    if x.is_cuda or not free(x.device) or x.dtype not in KINDS or order_is_fixed():
         return None
     kept = _found(block, lambda: _Kept(block, (block,)))
     layers = None if kept is None else kept.layers

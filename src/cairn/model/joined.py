@@ -74,7 +74,7 @@ def owned_elsewhere(linears: Group) -> str:
 
 def apart(linears: Group) -> str:
     """Why no product reads layers as one; empty where one does. Asked at every call."""
-    if _plain(linears) and all(map(_beside, _fields(linears).values())):
+    if _beside_each_other(linears) is not None:
         return ""
     why = unfit(linears) or owned_elsewhere(linears)
     return why or "they lie apart: an engine on a GPU joins them"
@@ -88,21 +88,42 @@ def products(x: Tensor, *linears: Linear) -> tuple[Tensor, ...]:
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return tuple(linear(x) for linear in linears)
+    fields = _beside_each_other(linears)
+    if fields is None or any(linear.listened for linear in linears):
+        parts = True
+    else:
+        parts = linears[0].scaling(x) is not None
+    if parts and (not x.is_cuda or paths.undisturbed()):  # nobody hears why, which takes long
+        return tuple([linear(x) for linear in linears])
+    why = _separate(x, linears) if parts else ""
+    path = paths.choose("joined_products", x.device, native=why, library=why)
+    if fields is None or parts or path == "torch":
+        return tuple([linear(x) for linear in linears])
+    weights, biases, inverses = fields
+    sizes = [t.shape[0] for t in weights if t is not None]
+    rows = sum(sizes)
+    weight = _whole(weights, rows)
+    assert weight is not None
+    y = multiplied(x, weight, _whole(biases, rows), _whole(inverses, rows))
+    return y.split_with_sizes(sizes, -1)
+
+
+def _separate(x: Tensor, linears: Sequence[Linear]) -> str:
+    """Why layers multiply one by one; empty where they need not."""
     why = apart(linears)
     if not why and any(linear.listened for linear in linears):
         why = "somebody listens to one of them"
     if not why and linears[0].scaling(x) is not None:
         why = "they multiply in 8 bits as in training"
-    on_cpu = x.device.type == "cpu"  # where rows are few, compiled code packs layers by itself
-    if on_cpu and why:
-        return tuple(linear(x) for linear in linears)
-    if paths.choose("joined_products", x.device, native=why, library=why) == "torch":
-        return tuple(linear(x) for linear in linears)
-    fields = _fields(linears)
-    weight, bias, inverse = map(_whole, fields.values())
-    assert weight is not None
-    y = multiplied(x, weight, bias, inverse)
-    return y.split([len(t) for t in fields["weight"] if t is not None], -1)
+    return why
+
+
+def _beside_each_other(linears: Group) -> Sequence[Sequence[Tensor | None]] | None:
+    """What `_fields` names, where all of it lies side by side; else None."""
+    if not _plain(linears):
+        return None
+    fields = list(_fields(linears).values())
+    return fields if all(map(_beside, fields)) else None
 
 
 def _plain(linears: Group) -> bool:
@@ -150,10 +171,9 @@ def _join(linears: Group) -> None:
             torch.cuda.empty_cache()
 
 
-def _whole(tensors: list[Tensor | None]) -> Tensor | None:
-    """Tensors that lie side by side, as one."""
+def _whole(tensors: Sequence[Tensor | None], rows: int) -> Tensor | None:
+    """Tensors that lie side by side, as one of so many rows."""
     first = tensors[0]
     if first is None:
         return None
-    rows = sum(len(t) for t in tensors if t is not None)
     return first.as_strided((rows, *first.shape[1:]), first.stride())

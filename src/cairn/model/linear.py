@@ -44,10 +44,23 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        scaled = None if self.inverse is not None else self.scaling(input)
+        weight, bias, inverse = self.held
+        scaled = None if inverse is not None else self.scaling(input)
         if scaled is not None:
-            return fp8_linear(input, self.weight, self.bias, scaled)
-        return multiplied(input, self.weight, self.bias, self.inverse)
+            return fp8_linear(input, weight, bias, scaled)
+        return multiplied(input, weight, bias, inverse)
+
+    @property
+    def held(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Weight, bias and inverse scales.
+
+        As in `model.parts`, for a call that is made often: from where nn.Module keeps them.
+        """
+        own = self._parameters
+        weight = own.get("weight")
+        if weight is None or "bias" not in own:
+            return self.weight, self.bias, self.inverse
+        return weight, own["bias"], self._buffers["inverse"]
 
     def after(self, activation: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
         """self(activation(input)): [..., in] to [..., out], without writing what 8 bits take."""
@@ -58,11 +71,11 @@ class Linear(nn.Linear):
 
     def plain(self, input: Tensor) -> bool:
         """Whether this is input W^T and nothing more, with nobody who listens."""
-        return self.bias is None and self.bare(input)
+        return self.held[1] is None and self.bare(input)
 
     def bare(self, input: Tensor) -> bool:
         """Whether this is input W^T plus a bias, if there is one, with nobody who listens."""
-        return self.inverse is None and not self.listened and self.scaling(input) is None
+        return self.held[2] is None and not self.listened and self.scaling(input) is None
 
     @property
     def listened(self) -> bool:
@@ -71,8 +84,10 @@ class Linear(nn.Linear):
 
     def scaling(self, input: Tensor) -> Scaled | None:
         """How this call multiplies in FP8; None where it does not."""
+        if self.scaled is None:
+            return None
         kind = input.device.type
-        if self.scaled is None or not torch.is_autocast_enabled(kind):
+        if not torch.is_autocast_enabled(kind):
             return None
         return replace(self.scaled, dtype=torch.get_autocast_dtype(kind))
 

@@ -14,6 +14,7 @@ from cairn.model.initial import fill, normal, residual_std, uniform
 from cairn.model.layout import Layout
 from cairn.model.linear import Linear
 from cairn.model.norms import RMSNorm
+from cairn.model.parts import parameter, part
 from cairn.ops.mamba import MixerForm, MixerWeights, mamba_inner
 
 DT_RANGE = (1e-3, 1e-1)  # time steps that fresh models begin with, log-uniform
@@ -46,9 +47,9 @@ class Mamba2(nn.Module):
         normal(self.in_proj.weight, self.config.initializer_range, generator)
         normal(self.out_proj.weight, residual_std(self.config), generator)
         bound = 1 / math.sqrt(self.config.conv_kernel)
-        for parameter in (self.conv1d.weight, self.conv1d.bias):
-            assert parameter is not None
-            fill(parameter, uniform(parameter.shape, -bound, bound, generator))
+        for drawn in (self.conv1d.weight, self.conv1d.bias):
+            assert drawn is not None
+            fill(drawn, uniform(drawn.shape, -bound, bound, generator))
         fill(self.A_log, uniform(self.A_log.shape, *A_RANGE, generator).log())
         fill(self.D, torch.ones(self.D.shape))
         low, high = (math.log(limit) for limit in DT_RANGE)
@@ -58,20 +59,24 @@ class Mamba2(nn.Module):
     @property
     def weights(self) -> MixerWeights:
         """All parameters but the two matrices."""
-        conv = self.conv1d
+        conv = part(self, "conv1d")
         return MixerWeights(
-            conv.weight, conv.bias, self.A_log, self.D, self.dt_bias, self.norm.weight
+            parameter(conv, "weight"),
+            parameter(conv, "bias"),
+            parameter(self, "A_log"),
+            parameter(self, "D"),
+            parameter(self, "dt_bias"),
+            parameter(part(self, "norm"), "weight"),
         )
 
     def forward(self, x: Tensor, layout: Layout, memory: Recurrence | None) -> Tensor:
         """x [T, D] to [T, D]; reads and writes the spans' slots in `memory`."""
         config = self.config
-        z, xbc, dt = self.in_proj(x).split(
-            [config.mamba_width, config.conv_channels, config.mamba_heads], dim=-1
-        )
+        sizes = [config.mamba_width, config.conv_channels, config.mamba_heads]
+        z, xbc, dt = part(self, "in_proj")(x).split_with_sizes(sizes, -1)
         weights = self.weights
         chunks, slots = layout.chunks, layout.memory_slots
         assert chunks is not None
         context = layout.context
         inner = mamba_inner(z, xbc, dt, weights, self.form, chunks, memory, slots, context)
-        return self.out_proj(inner)
+        return part(self, "out_proj")(inner)

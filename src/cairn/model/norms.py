@@ -5,6 +5,7 @@ from torch import Generator, Tensor, nn
 
 from cairn.model.config import ModelConfig
 from cairn.model.initial import fill
+from cairn.model.parts import parameter
 from cairn.ops.layernorm import add_layer_norm, layer_norm
 from cairn.ops.norm import add_rms_norm, rms_norm
 
@@ -28,9 +29,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """[..., width] to the same; with `added`, x + added normed in its dtype, and that sum."""
+        weight = parameter(self, "weight")
         if added is None:
-            return rms_norm(x, self.weight, self.eps)
-        return add_rms_norm(added, x, self.weight, self.eps)
+            return rms_norm(x, weight, self.eps)
+        return add_rms_norm(added, x, weight, self.eps)
 
 
 class LayerNorm(nn.Module):
@@ -49,9 +51,10 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """[..., width] to the same; with `added`, x + added normed in its dtype, and that sum."""
+        weight, bias = parameter(self, "weight"), parameter(self, "bias")
         if added is None:
-            return layer_norm(x, self.weight, self.bias, self.eps)
-        return add_layer_norm(added, x, self.weight, self.bias, self.eps)
+            return layer_norm(x, weight, bias, self.eps)
+        return add_layer_norm(added, x, weight, bias, self.eps)
 
 
 def norm_of(config: ModelConfig) -> RMSNorm | LayerNorm:

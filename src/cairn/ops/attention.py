@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.util import find_spec
 from inspect import signature
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cairn.ops import paths
+from cairn.ops.gradient import recorded
 from cairn.ops.native import prompt
 from cairn.ops.order import order_is_fixed
 from cairn.ops.ragged import Places
@@ -72,8 +72,10 @@ class Pages:
     def strides(self, x: Tensor) -> tuple[int, int, int]:
         """From page to page, from head to head, from key to key of `keys` or `values`."""
         if x.ndim == 3:
-            return x.stride(0), x.stride(1), x.stride(0)
-        return x.stride(0), x.stride(1), x.stride(2)
+            row, head, _ = x.stride()
+            return row, head, row
+        page, head, row, _ = x.stride()
+        return page, head, row
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,16 @@ class AttentionPlan:
             found = plan if here.any() else None
             self._few[least] = found, torch.from_numpy(here.nonzero()[0])
         return self._few[least]
+
+    @cached_property
+    def fresh(self) -> bool:
+        """Whether nothing is in memory yet."""
+        return self.past is None or not any(self.past)
+
+    @cached_property
+    def even(self) -> bool:
+        """Whether spans have one length and see all of what is before."""
+        return self.window is None and len(set(self.lengths)) == 1
 
     @property
     def batches(self) -> tuple[Attends, ...]:
@@ -289,15 +301,14 @@ def _fast_paths(
     meets at a new length; elsewhere cuDNN serves spans of one length, ours ragged ones and pages.
     Only a library's has a gradient.
     """
-    trained = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     if order_is_fixed():
         return "it takes spans in other orders in other company", paths.for_kernel(q)
+    trained = recorded(q, k, v)
     few = max(plan.lengths, default=0) * (q.shape[1] // k.shape[1]) <= 16
-    fresh = plan.past is None or not any(plan.past)
-    carried = len(k) > len(q)  # the past's keys lie before each span's own
+    carried = k.shape[0] > q.shape[0]  # the past's keys lie before each span's own
     width = q.shape[-1]
     served = q.dtype in (torch.bfloat16, torch.float16) and width % 8 == 0 and width <= 256
-    if served and not few and (carried or (fresh and (trained or _even(plan)))):
+    if served and not few and (carried or (plan.fresh and (trained or plan.even))):
         if trained or carried or not _by_warp_groups(q, k, v, pages):
             return "", "PyTorch's kernel serves it"
         return "ours is faster", ""
@@ -308,7 +319,7 @@ def _fast_paths(
 
 def _by_warp_groups(q: Tensor, k: Tensor, v: Tensor, pages: Pages | None) -> bool:
     """Whether `cairn.ops.triton.hopper` serves the keys where they lie."""
-    if q.device.type != "cuda" or find_spec("triton") is None:
+    if not q.is_cuda or not paths.has_triton():
         return False
     from cairn.ops.triton.attention import unfit_on_hopper
 
@@ -316,13 +327,9 @@ def _by_warp_groups(q: Tensor, k: Tensor, v: Tensor, pages: Pages | None) -> boo
     return not unfit_on_hopper(q, *where)
 
 
-def _even(plan: AttentionPlan) -> bool:
-    return plan.window is None and len(set(plan.lengths)) == 1
-
-
 def _library(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> Tensor:
     """cuDNN's attention for spans of one length, else FlashAttention over ragged ones."""
-    if _even(plan) and len(k) == len(q):
+    if plan.even and len(k) == len(q):
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         order = [

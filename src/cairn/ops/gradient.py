@@ -31,9 +31,16 @@ def run(function: type[Function], *inputs: Any) -> Any:
 
     It is the same forward either way.
     """
-    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
+    if recorded(*inputs):
         return function.apply(*inputs)
     return function.forward(_Unrecorded(len(inputs)), *inputs)
+
+
+def recorded(*inputs: Any) -> bool:
+    """Whether a gradient with respect to any of these is wanted."""
+    if not torch.is_grad_enabled():
+        return False
+    return any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
 
 
 class _Unrecorded:

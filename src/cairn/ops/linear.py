@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from cairn.ops import paths
 from cairn.ops.activation import gelu_tanh, swiglu
+from cairn.ops.gradient import recorded
 from cairn.ops.native import operations as native
 from cairn.ops.native import rows
 from cairn.ops.norm import squared_relu
@@ -30,17 +31,11 @@ def linear(
         y = ordered_product(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], -1)
         y = y if bias is None else y + bias
         return y if dtype is None else y.to(wanted)
+    if x.is_cuda:  # soon known, where a launch takes as long as what follows would
+        return _on_gpu(x, weight, bias, wanted, dtype)
     why = native.linear_unfit(x, weight)
     many = bool(why) and not rows.dense_unfit(x, weight, bias)
-    few = _few(x, weight, bias)
-    triton = "" if few else None  # a library is no slow path
-    path = paths.choose("linear", x.device, native="" if many else why, triton=triton)
-    if path == "triton" and few:
-        from cairn.ops.triton.few_rows import product
-
-        y = product(x.reshape(-1, x.shape[-1]), weight, bias, wanted)
-        return y.view(*x.shape[:-1], -1)
-    if path == "native":
+    if paths.choose("linear", x.device, native="" if many else why) == "native":
         if many:
             return rows.dense(x, weight, bias, dtype=wanted)
         y = native.linear(x, weight, wanted)
@@ -49,19 +44,42 @@ def linear(
     return y if dtype is None else y.to(torch.promote_types(y.dtype, dtype))
 
 
+def _on_gpu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    wanted: torch.dtype,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    """`linear`, whose result is `wanted` in this dtype outside of autocast."""
+    few = _few(x, weight, bias)
+    triton = "" if few else None  # a library is no slow path
+    if paths.choose("linear", x.device, triton=triton) == "triton" and few:
+        from cairn.ops.triton.few_rows import product
+
+        if x.ndim == 2:  # as always in a model: views take a microsecond each
+            return product(x, weight, bias, wanted)
+        y = product(x.reshape(-1, x.shape[-1]), weight, bias, wanted)
+        return y.view(*x.shape[:-1], -1)
+    y = functional.linear(x, weight, bias)
+    return y if dtype is None else y.to(torch.promote_types(y.dtype, dtype))
+
+
 def _few(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether our product of a few rows serves: on Hopper GPUs, where it was measured."""
-    narrow = x.dtype == weight.dtype and x.dtype in (torch.bfloat16, torch.float16)
+    """Whether our product of a few rows serves on a GPU: on Hopper, where it was measured."""
     outputs, inner = weight.shape
     most = (FEW if inner <= outputs else FEW_OF_DEEP) * inner
-    if not x.is_cuda or not narrow or not 0 < x.numel() <= most or weight.stride(1) != 1:
+    if not 0 < x.numel() <= most or not _narrow(x, weight) or weight.stride(1) != 1:
         return False
-    given = (x, weight) if bias is None else (x, weight, bias)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
+    if recorded(x, weight, bias):
         return False
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cuda"):
         return False
-    return torch.cuda.get_device_capability(x.device)[0] == 9 and paths.has_triton()
+    return paths.generation(x.device) == 9 and paths.has_triton()
+
+
+def _narrow(x: Tensor, weight: Tensor) -> bool:
+    return x.dtype == weight.dtype and x.dtype in (torch.bfloat16, torch.float16)
 
 
 def linear_gelu_tanh(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -87,7 +105,7 @@ def linear_swiglu(x: Tensor, weight: Tensor, bias: Tensor | None, up: Tensor) ->
 
 def _at_once(x: Tensor, weight: Tensor, bias: Tensor | None, op: str) -> bool:
     """Whether the compiled product goes on to the activation."""
-    fits = not order_is_fixed() and not rows.dense_unfit(x, weight, bias)
+    fits = not x.is_cuda and not order_is_fixed() and not rows.dense_unfit(x, weight, bias)
     return fits and paths.choose(op, x.device, native="") == "native"
 
 
@@ -109,12 +127,10 @@ def linear_squared_relu(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _squares(x: Tensor, weight: Tensor) -> bool:
-    narrow = x.dtype == weight.dtype and x.dtype in (torch.bfloat16, torch.float16)
-    if not (x.is_cuda and narrow and x.ndim == 2 and len(x) >= MANY_ROWS) or order_is_fixed():
-        return False
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+    many = x.is_cuda and x.ndim == 2 and x.shape[0] >= MANY_ROWS
+    if not many or not _narrow(x, weight) or order_is_fixed() or recorded(x, weight):
         return False
     close = x.is_contiguous() and weight.is_contiguous() and x.data_ptr() % 16 == 0
     whole = x.shape[1] % 8 == 0 and len(weight) % 8 == 0  # rows are multiples of 16 bytes
-    hopper = torch.cuda.get_device_capability(x.device)[0] == 9  # where it was measured
+    hopper = paths.generation(x.device) == 9  # where it was measured
     return close and whole and hopper and not torch.is_autocast_enabled("cuda")

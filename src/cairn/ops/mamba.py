@@ -104,7 +104,7 @@ def mamba_inner(
     narrow = pool is not None and pool.state.dtype in (torch.float16, torch.int8)
     if pool is not None and slots is not None and _few(z, chunks):
         seed = ROUNDING_SEED if narrow else None
-        rows = Rows(chunks.bounds, slots.index, max(chunks.lengths), slots.positions, seed=seed)
+        rows = Rows(chunks.bounds, slots.index, chunks.longest, slots.positions, seed=seed)
         stored = Stored(pool.window, pool.state, pool.scales)
         return state_update(z, xbc, dt, weights, form, stored, rows)
     if narrow:
@@ -266,8 +266,8 @@ def _plain_scan(
 
 def _few(z: Tensor, chunks: Chunks) -> bool:
     """Whether the state update takes these spans: one or a few tokens each, on a GPU."""
-    fits = z.device.type == "cuda" and z.dtype != torch.float64 and not torch.is_grad_enabled()
-    return fits and max(chunks.lengths) <= FEW
+    fits = z.is_cuda and z.dtype != torch.float64 and not torch.is_grad_enabled()
+    return fits and chunks.longest <= FEW
 
 
 def time_steps(dt: Tensor, bias: Tensor, limits: tuple[float, float] | None) -> Tensor:

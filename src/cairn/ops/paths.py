@@ -124,5 +124,14 @@ def recorded() -> Iterator[list[Choice]]:
 
 
 @cache
+def generation(device: torch.device) -> int:
+    """The major number of a GPU's compute capability: 9 is Hopper.
+
+    Kept, since what is asked at every call should not take the microseconds that a driver takes.
+    """
+    return torch.cuda.get_device_capability(device)[0]
+
+
+@cache
 def _triton_missing() -> str:
     return "" if find_spec("triton") else "triton is not installed"

@@ -3,11 +3,11 @@
 Legend: T tokens, R rotated pairs of a head.
 """
 
-import torch
 from torch import Tensor
 
 from cairn.ops import paths
 from cairn.ops.append import append
+from cairn.ops.gradient import recorded
 from cairn.ops.norm import rms_norm
 from cairn.ops.rotary import rotate
 
@@ -36,7 +36,7 @@ def prelude(
     if norms is None and turns is None:
         append(pools, (k, v), places)
         return q, k
-    trained = _trained(q, k, v, *(norms[:2] if norms is not None else ()))
+    trained = recorded(q, k, v, *(norms[:2] if norms is not None else ()))
     whole = _in_halves(q, turns) and not trained
     triton = paths.for_kernel(q) if whole else None
     if paths.choose("prelude", q.device, native="in parts", triton=triton) == "triton":
@@ -67,7 +67,3 @@ def _in_halves(q: Tensor, turns: tuple[Tensor, Tensor] | None) -> bool:
     """Whether every channel has a partner half a head away, as the kernel reads them."""
     width = q.shape[-1]
     return width % 2 == 0 and (turns is None or 2 * turns[0].shape[-1] == width)
-
-
-def _trained(*inputs: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)

@@ -110,6 +110,11 @@ class Chunks:
         """S."""
         return len(self.lengths)
 
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest span."""
+        return max(self.lengths)
+
     @property
     def chunks(self) -> int:
         """K."""

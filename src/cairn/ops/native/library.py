@@ -242,13 +242,16 @@ def raise_if_failed(result: int, task: str) -> None:
         raise RuntimeError(f"no matrix units for {task}: who calls has to ask whether they serve")
 
 
+ELSEWHERE = "not on the CPU"  # asked first, since a launch on a GPU takes no longer than the rest
+
+
 def unfit(*tensors: Tensor | None, autocast: bool = False) -> str:
     """Why the compiled path cannot compute with these tensors; empty where it can.
 
     It knows fp32 and bf16 and has no gradient. `autocast`: whether that changes nothing.
     """
     if tensors[0] is not None and tensors[0].device.type != "cpu":
-        return "not on the CPU"
+        return ELSEWHERE
     missing = native().missing
     if missing:
         return missing

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cairn.ops.native.library import KINDS, Mixer, native, unfit
+from cairn.ops.native.library import ELSEWHERE, KINDS, Mixer, native, unfit
 from cairn.ops.ragged import Chunks
 from cairn.ops.slots import Slots
 
@@ -28,6 +28,8 @@ def few_rows(dtype: torch.dtype) -> int:
 
 def linear_unfit(x: Tensor, weight: Tensor) -> str:
     """Why `linear` cannot serve, or should not; empty where it can."""
+    if x.is_cuda:
+        return ELSEWHERE
     rows = few_rows(x.dtype)
     if x.numel() > rows * x.shape[-1]:
         return f"over {rows} rows: torch's product is as fast"
@@ -64,6 +66,8 @@ def linear(x: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> Tenso
 
 def norm_unfit(x: Tensor, gate: Tensor | None, weight: Tensor) -> str:
     """Why `norm` cannot serve; empty where it can."""
+    if x.is_cuda:
+        return ELSEWHERE
     if gate is not None and (gate.ndim != 2 or gate.stride(1) != 1):
         return "a gate that is no matrix with rows in one piece"
     return unfit(x, gate, weight, autocast=True)
@@ -97,6 +101,8 @@ def mixer_unfit(
     z: Tensor, xbc: Tensor, dt: Tensor, weights: "MixerWeights", pool: "Pool | None"
 ) -> str:
     """Why `mixer` cannot serve; empty where it can."""
+    if z.is_cuda:
+        return ELSEWHERE
     if any(x.stride(-1) != 1 or x.dtype != z.dtype for x in (z, xbc, dt)):
         return "inputs of several dtypes, or whose rows are not in one piece"
     if any(x is not None and not x.is_contiguous() for x in weights):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from cairn.ops.native.library import Prompt, native, raise_if_failed, unfit
+from cairn.ops.native.library import ELSEWHERE, Prompt, native, raise_if_failed, unfit
 from cairn.ops.order import order_is_fixed
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def least_queries(q: Tensor, k: Tensor) -> int:
 
 def unfit_for(q: Tensor, k: Tensor, v: Tensor, plan: "AttentionPlan") -> str:
     """Why `attend` cannot serve, or should not; empty where it can."""
+    if q.is_cuda:
+        return ELSEWHERE
     if order_is_fixed():
         return "an order is fixed"
     if plan.laid is not None or len(k) != len(q):

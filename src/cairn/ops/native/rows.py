@@ -8,7 +8,16 @@ import ctypes
 import torch
 from torch import Tensor
 
-from cairn.ops.native.library import KINDS, Dense, Norms, Turns, native, raise_if_failed, unfit
+from cairn.ops.native.library import (
+    ELSEWHERE,
+    KINDS,
+    Dense,
+    Norms,
+    Turns,
+    native,
+    raise_if_failed,
+    unfit,
+)
 
 ACTIVATIONS = {"relu2": 0, "gelu_tanh": 1, "silu": 2}  # layer.c has the same numbers
 _NONE = -1
@@ -18,6 +27,8 @@ DEEP = 32  # inputs that a tile holds
 
 def dense_unfit(x: Tensor, weight: Tensor, bias: Tensor | None) -> str:
     """Why `dense` cannot serve, or should not; empty where it can."""
+    if x.is_cuda:
+        return ELSEWHERE
     if x.dtype != torch.bfloat16 or weight.dtype != torch.bfloat16:
         return "not in bf16: torch's product is as fast"
     if x.numel() < LEAST_ROWS * x.shape[-1]:
@@ -66,6 +77,8 @@ def dense(
 
 def add_norm_unfit(x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None) -> str:
     """Why `add_norm` cannot serve; empty where it can."""
+    if x.is_cuda:
+        return ELSEWHERE
     if not weight.is_contiguous() or (bias is not None and bias.dtype != weight.dtype):
         return "a norm of two dtypes, or a strided one"
     return unfit(x, residual, weight, bias, autocast=True)
@@ -107,6 +120,8 @@ def add_norm(
 
 def rotate_unfit(x: Tensor, cos: Tensor, sin: Tensor) -> str:
     """Why `turned` cannot serve; empty where it can."""
+    if x.is_cuda:
+        return ELSEWHERE
     if x.dim() != 3 or x.stride(2) != 1 or x.stride(1) != x.shape[2]:
         return "heads that are not in one piece"
     if any(table.dtype != torch.float32 or not table.is_contiguous() for table in (cos, sin)):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cairn.ops.native.library import Scan, native
+from cairn.ops.native.library import ELSEWHERE, Scan, native
 from cairn.ops.ragged import Chunks
 
 _CHUNK = 64  # tokens; mixer_inputs.c has the same number
@@ -20,9 +20,11 @@ def scan_unfit(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor | None
 ) -> str:
     """Why the compiled scan cannot serve; empty where it can, gradients or not."""
+    if x.is_cuda:
+        return ELSEWHERE
     given = [x, dt, A, B, C, D] if state is None else [x, dt, A, B, C, D, state]
     if any(t.device.type != "cpu" for t in given):
-        return "not on the CPU"
+        return ELSEWHERE
     if any(t.dtype != torch.float32 for t in given):
         return "not in fp32"
     return native().missing

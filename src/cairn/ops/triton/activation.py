@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cairn.ops.gradient import once, run
+from cairn.ops.gradient import once, recorded
 from cairn.ops.triton.early import early, in_turn
 
 SQUARED_RELU, SWIGLU = 0, 1
@@ -21,12 +21,27 @@ _BLOCK = 1024
 
 def squared_relu(x: Tensor) -> Tensor:
     """`cairn.ops.norm.squared_relu`."""
-    return run(_Activation, x, None, SQUARED_RELU)
+    return (
+        _Activation.apply(x, None, SQUARED_RELU)
+        if recorded(x)
+        else _activated(x, None, SQUARED_RELU)
+    )
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """`cairn.ops.activation.swiglu`."""
-    return run(_Activation, gate, up, SWIGLU)
+    if recorded(gate, up):
+        return _Activation.apply(gate, up, SWIGLU)
+    return _activated(gate, up, SWIGLU)
+
+
+def _activated(x: Tensor, up: Tensor | None, kind: int, wanted: bool = False) -> Tensor:
+    """The forward pass; `wanted`: whether its gradient is."""
+    a, b = _rows(x), None if up is None else _rows(up)
+    y = torch.empty(a.shape, dtype=x.dtype, device=x.device)
+    strides = a.stride(0), 0 if b is None else b.stride(0)
+    _launch(_activate, a, (a, b, y, *strides), kind, early(a, wanted))
+    return y if x.ndim == 2 else y.view(x.shape)
 
 
 class _Activation(torch.autograd.Function):
@@ -34,11 +49,7 @@ class _Activation(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, up: Tensor | None, kind: int) -> Tensor:
         ctx.save_for_backward(x, up)
         ctx.kind = kind
-        a, b = _rows(x), None if up is None else _rows(up)
-        y = torch.empty(a.shape, dtype=x.dtype, device=x.device)
-        strides = a.stride(0), 0 if b is None else b.stride(0)
-        _launch(_activate, a, (a, b, y, *strides), kind, early(a, any(ctx.needs_input_grad)))
-        return y.view(x.shape)
+        return _activated(x, up, kind, wanted=True)
 
     @staticmethod
     @once
@@ -69,7 +80,8 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
 
 
 def _rows(x: Tensor) -> Tensor:
-    x = x.reshape(-1, x.shape[-1])
+    if x.ndim != 2 or x.stride(0) != x.shape[1]:  # see `norm._rows`
+        x = x.reshape(-1, x.shape[-1])
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
@@ -78,7 +90,7 @@ def _launch(
 ) -> None:
     T, F = like.shape
     if T and F:
-        kernel[(T, triton.cdiv(F, _BLOCK))](*arguments, F, KIND=kind, BLOCK=_BLOCK, **more)
+        kernel[(T, -(-F // _BLOCK))](*arguments, F, KIND=kind, BLOCK=_BLOCK, **more)
 
 
 @triton.jit

@@ -9,13 +9,13 @@ from torch import Tensor
 
 def append(pools: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], places: Tensor) -> None:
     """`cairn.ops.append.append`; rows of `new` lie at any stride, their channels together."""
-    keys, values = (x.flatten(1) if x.is_contiguous() else x.reshape(len(x), -1) for x in new)
-    size = keys.shape[1]
-    if not len(places):
+    keys, values = [x.flatten(1) if x.is_contiguous() else x.reshape(len(x), -1) for x in new]
+    size, count = keys.shape[1], places.shape[0]
+    if not count:
         return
-    _append[(len(places), 2)](
+    _append[count, 2](
         pools[0], pools[1], keys, values, places, keys.stride(0), values.stride(0),
-        SIZE=size, BLOCK=triton.next_power_of_2(size), num_warps=4,
+        SIZE=size, BLOCK=1 << (size - 1).bit_length(), num_warps=4,
     )  # fmt: skip
 
 

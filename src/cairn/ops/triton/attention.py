@@ -11,7 +11,7 @@ token.
 # pyright: reportAttributeAccessIssue=false, reportMissingImports=false, reportIndexIssue=false
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cairn.ops import paths
 from cairn.ops.order import order_is_fixed
 from cairn.ops.transfer import on_device
 from cairn.ops.triton.arrivals import counters, last_of
@@ -53,6 +54,11 @@ class Tables:
     """New tokens of the longest of them."""
     alone: bool = False
     """Whether every span has one new token: then row, span and tile have one number."""
+
+    @cached_property
+    def tiles(self) -> tuple[int, int]:
+        """How many there are of `many` and of `few`."""
+        return len(self.many), len(self.few)
 
     @classmethod
     def of(cls, plan: "AttentionPlan", share: int, tokens: int, device: torch.device) -> "Tables":
@@ -90,31 +96,31 @@ def attend(
     """
     T, heads, width = q.shape
     share = heads // pages.keys.shape[1]
-    block_w = max(16, triton.next_power_of_2(width))
-    tile = _tile_of_many(block_w, q.dtype, _small(q.device)) | (launch or {})
-    tile["BLOCK_M"] = max(tile["BLOCK_M"], triton.next_power_of_2(share))
+    tile = _tile(width, share, q.dtype, _small(q.device), **(launch or {}))
     tables = plan.tables(share, tile["BLOCK_M"] // share, q.device)
     out = torch.empty(T, heads, width, dtype=q.dtype, device=q.device)
     q = q if q.stride(-1) == 1 else q.contiguous()
-    fixed = _fixed(q, pages, plan, share, block_w)
-    if (
-        len(tables.many)
-        and launch is None
-        and not unfit_on_hopper(q, pages.keys, pages.values, pages.size)
-    ):
+    many, few = tables.tiles
+    if many and launch is None and not unfit_on_hopper(q, pages.keys, pages.values, pages.size):
         from cairn.ops.triton.hopper import attend_many
 
         attend_many(q, pages, out, tables, plan.window)
-    elif len(tables.many):
-        grid = len(tables.many), heads // share, 1
-        _attend[grid](
+    elif many:
+        _attend[many, heads // share, 1](
             q, pages.keys, pages.values, out, None, None, None, pages.table, tables.bounds,
-            tables.ends, tables.many, *fixed[0], **fixed[1], SPLIT=0, JOINED=0, ALONE=False,
+            tables.ends, tables.many, *_strides(q, pages),
+            **_sizes(heads, share, width, pages.size, plan.window), SPLIT=0, JOINED=0, ALONE=False,
             EARLY=False, **tile,
         )  # fmt: skip
-    if len(tables.few):
-        _few(q, pages, out, tables, fixed, heads, share)
+    if few:
+        _few(q, pages, out, tables, share, plan.window)
     return out
+
+
+@cache
+def _tile(width: int, share: int, dtype: torch.dtype, small: bool, **launch: int) -> dict[str, int]:
+    tile = _tile_of_many(max(16, triton.next_power_of_2(width)), dtype, small) | launch
+    return tile | {"BLOCK_M": max(tile["BLOCK_M"], triton.next_power_of_2(share))}
 
 
 def _tile_of_many(block_w: int, dtype: torch.dtype, small: bool) -> dict[str, int]:
@@ -141,7 +147,7 @@ def _small(device: torch.device) -> bool:
 
 def unfit_on_hopper(q: Tensor, keys: Tensor, values: Tensor, size: int | None) -> str:
     """Why `cairn.ops.triton.hopper` cannot serve tiles of many rows; empty where it can."""
-    if q.device.type != "cuda" or torch.cuda.get_device_capability(q.device)[0] != 9:
+    if not q.is_cuda or paths.generation(q.device) != 9:
         return "it is for Hopper GPUs"
     from cairn.ops.triton.hopper import unfit
 
@@ -153,30 +159,33 @@ def _few(
     pages: "Pages",
     out: Tensor,
     tables: Tables,
-    fixed: tuple[tuple[Any, ...], dict[str, Any]],
-    heads: int,
     share: int,
+    window: int | None,
 ) -> None:
-    T, width = len(out), out.shape[2]
-    rows = max(16, triton.next_power_of_2(share))
-    tile = {"BLOCK_M": rows, "BLOCK_N": 64, "num_warps": 4}
-    if q.dtype == torch.float32 and width > 128 and _small(q.device):
-        tile |= {"num_stages": 1}
-    programs = len(tables.few) * heads // share
+    T, heads, width = out.shape
+    count = tables.tiles[1]
+    programs = count * heads // share
     split = PIECE if order_is_fixed() else split_of(programs, tables.pieces)
-    pieces = triton.cdiv(tables.pieces * PIECE, split)
+    pieces = -(-tables.pieces * PIECE // split)
     parts = sums = arrivals = None
     if pieces > 1:
         parts = torch.empty(pieces, T, heads, width, device=q.device)
         sums = torch.empty(pieces, T, heads, device=q.device)
         arrivals = counters(q.device, programs)
-    grid = len(tables.few), heads // share, pieces
-    _attend[grid](
+    narrowed = q.dtype == torch.float32 and width > 128 and _small(q.device)
+    _attend[count, heads // share, pieces](
         q, pages.keys, pages.values, out, parts, sums, arrivals, pages.table, tables.bounds,
-        tables.ends, tables.few, *fixed[0], **fixed[1], SPLIT=split,
-        JOINED=triton.next_power_of_2(share * tables.tokens), ALONE=tables.alone, **tile,
-        **early(q),
+        tables.ends, tables.few, *_strides(q, pages),
+        **_sizes(heads, share, width, pages.size, window), SPLIT=split, ALONE=tables.alone,
+        **_tile_of_few(share, tables.tokens, narrowed), **early(q),
     )  # fmt: skip
+
+
+@cache
+def _tile_of_few(share: int, tokens: int, one_stage: bool) -> dict[str, int]:
+    rows = max(16, triton.next_power_of_2(share))
+    tile = {"JOINED": triton.next_power_of_2(share * tokens), "BLOCK_M": rows, "BLOCK_N": 64}
+    return tile | {"num_warps": 4} | ({"num_stages": 1} if one_stage else {})
 
 
 def split_of(programs: int, pieces: int) -> int:
@@ -189,25 +198,30 @@ def split_of(programs: int, pieces: int) -> int:
     return split
 
 
-def _fixed(
-    q: Tensor, pages: "Pages", plan: "AttentionPlan", share: int, block_w: int
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments that both launches share."""
-    strides = (
-        q.stride(0), q.stride(1),
-        *pages.strides(pages.keys), *pages.strides(pages.values),
-        *pages.table.stride()[:1], pages.table.shape[1], len(q) * q.shape[1],
+def _strides(q: Tensor, pages: "Pages") -> tuple[int, ...]:
+    """From `q_row` to `rows`: arguments that both launches share."""
+    T, heads, _ = q.shape
+    q_row, q_head, _ = q.stride()
+    return (
+        q_row, q_head, *pages.strides(pages.keys), *pages.strides(pages.values),
+        pages.table.stride(0), pages.table.shape[1], T * heads,
     )  # fmt: skip
-    sizes = {
-        "HEADS": q.shape[1],
+
+
+@cache
+def _sizes(
+    heads: int, share: int, width: int, page: int | None, window: int | None
+) -> dict[str, Any]:
+    """Constants that both launches share."""
+    return {
+        "HEADS": heads,
         "SHARE": share,
-        "WIDTH": q.shape[2],
-        "BLOCK_W": block_w,
-        "PAGE": pages.size or 0,
-        "WINDOW": plan.window or 0,
-        "SCALE": q.shape[2] ** -0.5 * _LOG2E,
+        "WIDTH": width,
+        "BLOCK_W": max(16, triton.next_power_of_2(width)),
+        "PAGE": page or 0,
+        "WINDOW": window or 0,
+        "SCALE": width**-0.5 * _LOG2E,
     }
-    return strides, sizes
 
 
 @triton.jit(do_not_specialize=["table_row", "columns", "rows"])

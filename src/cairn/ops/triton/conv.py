@@ -73,8 +73,8 @@ def conv_forward(
 ) -> None:
     """Fills y [T, C]; taps fp32 [C, 4], window [S, 3, C] contiguous."""
     T, C = x.shape
-    channels, rows = min(CHANNELS, triton.next_power_of_2(C)), 64
-    conv_kernel[triton.cdiv(T, rows), triton.cdiv(C, channels)](
+    channels, rows = _channels(C), 64
+    conv_kernel[-(-T // rows), -(-C // channels)](
         x, taps, bias, window, y, tables.by_token, T, C, x.stride(0), y.stride(0),
         bias is not None, window is not None, rows, channels, num_warps=4,
     )  # fmt: skip
@@ -92,7 +92,7 @@ def conv_backward(
     """Fills gx [T, C]; returns the gradients of taps [C, 4] and bias [C], in fp32."""
     T, C = x.shape
     gy = gy.contiguous()
-    channels, rows = min(CHANNELS, triton.next_power_of_2(C)), 64 if T <= 2**14 else 256
+    channels, rows = _channels(C), 64 if T <= 2**14 else 256
     blocks = triton.cdiv(T, rows)
     shares = taps.new_empty(blocks, MOST_TAPS + 1, C)
     conv_gradient_kernel[blocks, triton.cdiv(C, channels)](
@@ -106,15 +106,18 @@ def conv_backward(
 def next_window(x: Tensor, tables: Tables, window: Tensor) -> Tensor:
     """The last W inputs of every span [S, W, C], to be carried on; x [T, C], window [S, W, C]."""
     S, W, C = window.shape
-    window, new = (
-        window.contiguous(),
-        torch.empty_like(window, memory_format=torch.contiguous_format),
-    )
-    channels = min(CHANNELS, triton.next_power_of_2(C))
-    window_kernel[S, triton.cdiv(C, channels)](
+    window = window.contiguous()
+    new = torch.empty_like(window, memory_format=torch.contiguous_format)
+    channels = _channels(C)
+    window_kernel[S, -(-C // channels)](
         x.detach(), window, new, tables.bounds, C, x.stride(0), W, channels, num_warps=4
     )
     return new
+
+
+def _channels(C: int) -> int:
+    """Of a program."""
+    return min(CHANNELS, 1 << (C - 1).bit_length())
 
 
 @triton.jit

@@ -36,8 +36,12 @@ def early(x: Tensor, recorded: bool = False) -> dict[str, Any]:
     Early on NVIDIA's GPUs from Hopper on, where no gradient is `recorded`; as ever elsewhere.
     """
     if recorded or not x.is_cuda or not _can(x.device):
-        return {"EARLY": False}
-    return {"EARLY": True, "launch_pdl": True}
+        return _AS_EVER
+    return _EARLY
+
+
+_AS_EVER: dict[str, Any] = {"EARLY": False}
+_EARLY: dict[str, Any] = {"EARLY": True, "launch_pdl": True}
 
 
 @cache

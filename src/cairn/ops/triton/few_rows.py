@@ -9,6 +9,8 @@ Legend: T rows, K inner dimension, O outputs.
 # pyright: reportAttributeAccessIssue=false, reportMissingImports=false, reportIndexIssue=false
 # pyright: reportOperatorIssue=false
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
@@ -33,19 +35,33 @@ def product(
     launch: dict[str, int] | None = None,
 ) -> Tensor:
     """x [T, K] times the transpose of weight [O, K], plus bias [O]: [T, O] in `dtype` (x's)."""
-    (T, K), outputs = x.shape, len(weight)
+    (T, K), (outputs, _) = x.shape, weight.shape
     if T != 1:
-        parts = 1 if triton.cdiv(outputs, TILE["BLOCK_O"]) >= PROGRAMS else 2
-        tile = TILE | {"PARTS": parts} | (launch or {})
+        tile = _tile_of_rows(outputs) | (launch or {})
         return rows.product(x, weight, dtype=dtype, launch=tile, bias=bias)
-    x, weight = (v if v.stride(-1) == 1 else v.contiguous() for v in (x, weight))
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    weight = weight if weight.stride(-1) == 1 else weight.contiguous()
     out = torch.empty(1, outputs, dtype=dtype or x.dtype, device=x.device)
-    tile = tile_of(K) | (launch or {})
-    _row[(triton.cdiv(outputs, tile["BLOCK_O"]),)](
-        x, weight, bias, out, outputs, weight.stride(0),
-        K=K, BLOCK_K=INNER, num_warps=4, **(early(x) | tile),
-    )  # fmt: skip
+    grid, constants = _launch(outputs, K, **(launch or {}))
+    _row[grid](x, weight, bias, out, outputs, weight.stride(0), **constants, **early(x))
     return out
+
+
+@cache
+def _launch(outputs: int, inner: int, **tile: int) -> tuple[tuple[int], dict[str, int]]:
+    """Grid and constants of `_row`; kept, as at every launch setting is kept that shapes decide.
+
+    A step of decoding has hundreds of launches of a few microseconds, which is what a few lines of
+    Python take.
+    """
+    tile = tile_of(inner) | tile
+    grid = (triton.cdiv(outputs, tile["BLOCK_O"]),)
+    return grid, {"K": inner, "BLOCK_K": INNER, "num_warps": 4} | tile
+
+
+@cache
+def _tile_of_rows(outputs: int) -> dict[str, int]:
+    return TILE | {"PARTS": 1 if triton.cdiv(outputs, TILE["BLOCK_O"]) >= PROGRAMS else 2}
 
 
 def tile_of(inner: int) -> dict[str, int]:

@@ -34,18 +34,19 @@ def mix(
     With a ring, x, B and the time steps go there instead.
     """
     (T, C), H = xbc.shape, shape["H"]
-    xbc, dt = (x if x.stride(-1) == 1 else x.contiguous() for x in (xbc, dt))
+    xbc = xbc if xbc.stride(-1) == 1 else xbc.contiguous()
+    dt = dt if dt.stride(-1) == 1 else dt.contiguous()
     mixed = torch.empty(T, C, dtype=torch.float32, device=xbc.device)
     steps = torch.empty(T, H, dtype=torch.float32, device=xbc.device)
     block = 256
-    _mix_tokens[(triton.cdiv(C, block) + 1, len(rows.slots))](
+    _mix_tokens[-(-C // block) + 1, rows.slots.shape[0]](
         xbc, dt, mixed, steps if ring is None else ring.steps,
         None if ring is None else ring.mixed, window,
         weights.conv, weights.conv_bias, weights.dt_bias, rows.bounds, rows.slots,
         rows.positions, xbc.stride(0), dt.stride(0), *(form.dt_limits or (0.0, 0.0)),
         C=C, H=H, HELD=C - shape["G"] * shape["N"], L=1 if ring is None else ring.mixed.shape[1],
         TAPS=weights.conv.shape[-1], DT_LIMITED=form.dt_limits is not None,
-        BLOCK=block, BLOCK_H=triton.next_power_of_2(H), num_warps=2, **early(xbc),
+        BLOCK=block, BLOCK_H=1 << (H - 1).bit_length(), num_warps=2, **early(xbc),
     )  # fmt: skip
     return mixed, steps
 

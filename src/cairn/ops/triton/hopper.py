@@ -12,6 +12,7 @@ the same bits in any company here too.
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -310,23 +311,41 @@ class Matrix:
 
         The copy engine asks for addresses and rows that are multiples of 16 bytes.
         """
-        count, heads, width = len(x), x.shape[1], x.shape[-1]
-        size = 1 if x.ndim == 3 else x.shape[2]
-        page, head, row = x.stride(0), x.stride(1), x.stride(-2 if x.ndim == 4 else 0)
-        if x.stride(-1) != 1 or x.data_ptr() % 16 or row * x.itemsize % 16 or page % row:
+        lies = rows_of(x)
+        if lies is None:
             return None
-        last = (count - 1) * (page // row) + size
-        if head == width:  # heads beside each other
-            return cls(x.as_strided((last, heads * width), (row, 1)), page // row, 0, width)
-        if x.ndim == 3 or row != width or head % row:
-            return None
-        last += (heads - 1) * (head // row)  # heads below each other
-        return cls(x.as_strided((last, width), (row, 1)), page // row, head // row, 0)
+        (last, columns, row), steps = lies
+        return cls(x.as_strided((last, columns), (row, 1)), *steps)
 
     @property
     def steps(self) -> tuple[int, int, int]:
         """Rows from page to page and from head to head, and columns from head to head."""
         return self.page_rows, self.head_rows, self.head_columns
+
+
+Lies = tuple[tuple[int, int, int], tuple[int, int, int]]
+"""Rows and columns of a matrix, and how far its rows lie apart; the `steps` of a `Matrix`."""
+
+
+def rows_of(x: Tensor) -> Lies | None:
+    """How `Matrix.of` sees keys or values; None where it cannot."""
+    return None if x.data_ptr() % 16 else _rows_of(x.shape, x.stride(), x.itemsize)
+
+
+@lru_cache(maxsize=64)  # pools have few shapes; keys of one call alone as many as calls have
+def _rows_of(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> Lies | None:
+    count, heads, width = shape[0], shape[1], shape[-1]
+    size = 1 if len(shape) == 3 else shape[2]
+    page, head, row = strides[0], strides[1], strides[2 if len(shape) == 4 else 0]
+    if strides[-1] != 1 or row * itemsize % 16 or page % row:
+        return None
+    last = (count - 1) * (page // row) + size
+    if head == width:  # heads beside each other
+        return (last, heads * width, row), (page // row, 0, width)
+    if len(shape) == 3 or row != width or head % row:
+        return None
+    last += (heads - 1) * (head // row)  # heads below each other
+    return (last, width, row), (page // row, head // row, 0)
 
 
 def unfit(q: Tensor, keys: Tensor, values: Tensor, size: int | None) -> str:
@@ -340,8 +359,8 @@ def unfit(q: Tensor, keys: Tensor, values: Tensor, size: int | None) -> str:
         return f"heads of {q.shape[2]}, {q.shape[1] // keys.shape[1]} for those of a key"
     if size is not None and size % BOX:
         return f"pages of {size}"
-    one, other = Matrix.of(keys), Matrix.of(values)
-    if one is None or other is None or one.steps != other.steps:
+    one, other = rows_of(keys), rows_of(values)
+    if one is None or other is None or one[1] != other[1]:
         return "keys and values do not lie alike, in even rows"
     return ""
 
@@ -359,7 +378,7 @@ def attend_many(
     assert keys is not None
     assert values is not None
     boxes = [TensorDescriptor.from_tensor(x.whole, [BOX, PANEL], _SWIZZLED) for x in (keys, values)]
-    _attend[(len(tables.many), heads // share)](
+    _attend[tables.tiles[0], heads // share](
         q, *boxes, out, pages.table, tables.bounds, tables.ends, tables.many, q.stride(0),
         q.stride(1), pages.table.stride(0), *keys.steps, HEADS=heads, SHARE=share, WIDTH=width,
         PAGE=pages.size or 0, WINDOW=window or 0, SCALE=width**-0.5 * _LOG2E, BLOCK_N=BLOCK,

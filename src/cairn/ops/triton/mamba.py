@@ -69,15 +69,15 @@ class _ConvScan(torch.autograd.Function):
         limits: tuple[float, float] | None,
         tables: Tables,
     ) -> tuple[Tensor, Tensor]:
-        mixed = xbc.new_empty(xbc.shape)
-        conv_forward(xbc, taps, conv_bias, window, tables, mixed)
-        H, per_group = dt.shape[1], (xbc.shape[1] - inner) // 2
+        T, channels = xbc.shape
+        H, per_group = dt.shape[1], (channels - inner) // 2
         sizes = H, inner // H, groups, per_group // groups
+        mixed = torch.empty(T, channels, dtype=xbc.dtype, device=xbc.device)
+        conv_forward(xbc, taps, conv_bias, window, tables, mixed)
         x, B, C = _parts(mixed, *sizes)
-        y = xbc.new_empty(x.shape)
-        last, decays = scan_forward(
-            x, Steps(dt, dt_bias, True, limits), A, B, C, D, tables, state, y
-        )
+        y = torch.empty(T, *sizes[:2], dtype=xbc.dtype, device=xbc.device)
+        steps = Steps(dt, dt_bias, True, limits)
+        last, decays = scan_forward(x, steps, A, B, C, D, tables, state, y)
         ctx.form = sizes, limits, tables
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(xbc, dt, taps, conv_bias, dt_bias, A, D, window, state, *decays)
@@ -112,5 +112,6 @@ class _ConvScan(torch.autograd.Function):
 
 def _parts(mixed: Tensor, H: int, P: int, G: int, N: int) -> tuple[Tensor, Tensor, Tensor]:
     """x [T, H, P], B and C [T, G, N] of the convolution's channels."""
-    x, B, C = mixed.split([H * P, G * N, G * N], dim=1)
-    return x.unflatten(1, (H, P)), B.unflatten(1, (G, N)), C.unflatten(1, (G, N))
+    T, _ = mixed.shape
+    x, B, C = mixed.split_with_sizes([H * P, G * N, G * N], 1)
+    return x.view(T, H, P), B.view(T, G, N), C.view(T, G, N)

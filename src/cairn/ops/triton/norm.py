@@ -8,14 +8,15 @@ for whether rows lie multiples of 16 apart, so that they read whole vectors: mod
 # pyright: reportAttributeAccessIssue=false, reportMissingImports=false, reportIndexIssue=false
 # pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false
 
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from cairn.ops.gradient import once, run
+from cairn.ops.gradient import once, recorded
 from cairn.ops.triton.early import early, in_turn
 
 LARGEST = 2**15  # channels of a group that one program holds
@@ -24,29 +25,92 @@ WARPS = 32  # of backward passes on a multiprocessor
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`cairn.ops.norm.rms_norm`."""
-    return run(_Norm, x, None, None, weight, None, 1, eps, False)
+    return _normed(x, None, None, weight, None, 1, eps, False)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
     """`cairn.ops.layernorm.layer_norm`."""
-    return run(_Norm, x, None, None, weight, bias, 1, eps, True)
+    return _normed(x, None, None, weight, bias, 1, eps, True)
 
 
 def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: float) -> Tensor:
     """`cairn.ops.norm.gated_rms_norm`."""
-    return run(_Norm, x, gate, None, weight, None, groups, eps, False)
+    return _normed(x, gate, None, weight, None, groups, eps, False)
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """`cairn.ops.norm.add_rms_norm`."""
-    return run(_Norm, x, None, residual, weight, None, 1, eps, False)
+    return _normed(x, None, residual, weight, None, 1, eps, False)
 
 
 def add_layer_norm(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
     """`cairn.ops.layernorm.add_layer_norm`."""
-    return run(_Norm, x, None, residual, weight, bias, 1, eps, True)
+    return _normed(x, None, residual, weight, bias, 1, eps, True)
+
+
+def _normed(
+    x: Tensor,
+    gate: Tensor | None,
+    residual: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    eps: float,
+    centred: bool,
+) -> Any:
+    """The norm, and with a residual the sum; past autograd where it would keep nothing."""
+    given = (x, gate, residual, weight, bias)
+    if recorded(*given):
+        return _Norm.apply(*given, groups, eps, centred)
+    found = _computed(*given, groups, eps, centred, wanted=False)
+    return found.y if found.total is None else (found.y, found.total)
+
+
+class _Computed(NamedTuple):
+    """What a forward pass gives, and what a backward pass needs of it, as rows."""
+
+    y: Tensor
+    total: Tensor | None
+    x: Tensor
+    gate: Tensor | None
+    scale: Tensor | None
+    mean: Tensor | None
+
+
+def _computed(
+    x: Tensor,
+    gate: Tensor | None,
+    residual: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    eps: float,
+    centred: bool,
+    wanted: bool,
+) -> _Computed:
+    """The forward pass; with what its gradient needs where that is `wanted`."""
+    shape, x, flat = x.shape, _rows(x), x.ndim == 2
+    gate = None if gate is None else _rows(gate)
+    residual = None if residual is None else _rows(residual)
+    T, D = x.shape
+    y = torch.empty(T, D, dtype=x.dtype if gate is None else gate.dtype, device=x.device)
+    total = scale = mean = None
+    if residual is not None:
+        total = torch.empty(T, D, dtype=residual.dtype, device=x.device)
+    if wanted:
+        scale = torch.empty(T, groups, device=x.device)
+        mean = torch.empty(T, groups, device=x.device) if centred else None
+    if T:
+        _forward[(T, groups)](
+            x, gate, residual, weight, bias, y, total, scale, mean,
+            x.stride(0), _stride(gate), _stride(residual), eps,
+            **_constants(D, groups, centred), **early(x, wanted),
+        )  # fmt: skip
+    if not flat:
+        y, total = y.view(shape), None if total is None else total.view(shape)
+    return _Computed(y, total, x, gate, scale, mean)
 
 
 class _Norm(torch.autograd.Function):
@@ -62,28 +126,13 @@ class _Norm(torch.autograd.Function):
         eps: float,
         centred: bool,
     ) -> Any:
-        shape, x = x.shape, _rows(x)
-        gate, residual = (None if t is None else _rows(t) for t in (gate, residual))
-        T, D = x.shape
-        y = torch.empty(T, D, dtype=x.dtype if gate is None else gate.dtype, device=x.device)
-        total = None
-        if residual is not None:
-            total = torch.empty(T, D, dtype=residual.dtype, device=x.device)
-        wanted = any(ctx.needs_input_grad)
-        scale = torch.empty(T, groups, device=x.device) if wanted else None
-        mean = torch.empty(T, groups, device=x.device) if wanted and centred else None
-        if T:
-            _forward[(T, groups)](
-                x, gate, residual, weight, bias, y, total, scale, mean,
-                x.stride(0), _stride(gate), _stride(residual), eps,
-                D=D, SIZE=D // groups, CENTRED=centred, **_launch(D // groups),
-                **early(x, wanted),
-            )  # fmt: skip
-        ctx.save_for_backward(x if total is None else total, gate, weight, bias, scale, mean)
-        ctx.centred, ctx.shape, ctx.added = centred, shape, total is not None
+        found = _computed(x, gate, residual, weight, bias, groups, eps, centred, wanted=True)
+        total = found.total
+        summed = found.x if total is None else _rows(total)
+        ctx.save_for_backward(summed, found.gate, weight, bias, found.scale, found.mean)
+        ctx.centred, ctx.shape, ctx.added = centred, x.shape, total is not None
         ctx.dtypes = x.dtype, None if residual is None else residual.dtype
-        y = y.view(shape)
-        return y if total is None else (y, total.view(shape))
+        return found.y if total is None else (found.y, total)
 
     @staticmethod
     @once
@@ -115,8 +164,13 @@ class _Norm(torch.autograd.Function):
 
 
 def _rows(x: Tensor) -> Tensor:
-    """[..., D] as [T, D] whose channels lie together."""
-    x = x.reshape(-1, x.shape[-1])
+    """[..., D] as [T, D] whose channels lie together.
+
+    A row alone may have any stride, for each of which a kernel would be compiled: not so after
+    this.
+    """
+    if x.ndim != 2 or x.stride(0) != x.shape[1]:
+        x = x.reshape(-1, x.shape[-1])
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
@@ -124,6 +178,14 @@ def _stride(x: Tensor | None) -> int:
     return 0 if x is None else x.stride(0)
 
 
+@cache
+def _constants(width: int, groups: int, centred: bool) -> dict[str, Any]:
+    """What `_forward` is launched with: the same for all norms of a width."""
+    size = width // groups
+    return {"D": width, "SIZE": size, "CENTRED": centred} | _launch(size)
+
+
+@cache
 def _launch(size: int) -> dict[str, int]:
     block = triton.next_power_of_2(size)
     return {"BLOCK": block, "num_warps": min(16, max(1, block // 512))}

@@ -7,6 +7,8 @@ pair of a channel and the one half a head behind it.
 # pyright: reportAttributeAccessIssue=false, reportMissingImports=false, reportIndexIssue=false
 # pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
@@ -25,21 +27,29 @@ def prelude(
     turns: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tensor]:
     """`cairn.ops.prelude.prelude`, where a head is turned whole or not at all."""
-    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in new)
+    q, k, v = [x if x.stride(-1) == 1 else x.contiguous() for x in new]
     (T, heads, width), shared = q.shape, k.shape[1]
-    q_out, k_out = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k))
+    q_out = torch.empty(T, heads, width, dtype=q.dtype, device=q.device)
+    k_out = torch.empty(T, shared, width, dtype=k.dtype, device=k.device)
     if not T:
         return q_out, k_out
     q_norm, k_norm, eps = (None, None, 0.0) if norms is None else norms
-    cos, sin = (None, None) if turns is None else (x.contiguous() for x in turns)
-    grid = T, triton.cdiv(heads, HEADS_AT_ONCE) + 2 * triton.cdiv(shared, HEADS_AT_ONCE)
-    _prelude[grid](
+    cos, sin = (None, None) if turns is None else (turns[0].contiguous(), turns[1].contiguous())
+    parts, constants = _launch(heads, shared, width)
+    _prelude[T, parts](
         q, k, v, q_norm, k_norm, cos, sin, places, q_out, k_out, *pools, eps,
-        *q.stride()[:2], *k.stride()[:2], *v.stride()[:2],
-        HEADS=heads, SHARED=shared, HALF=width // 2,
-        BLOCK_H=HEADS_AT_ONCE, BLOCK_W=triton.next_power_of_2(width // 2), num_warps=2, **early(q),
+        *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], **constants, **early(q),
     )  # fmt: skip
     return q_out, k_out
+
+
+@cache
+def _launch(heads: int, shared: int, width: int) -> tuple[int, dict[str, int]]:
+    """Programs of a token, and constants."""
+    parts = triton.cdiv(heads, HEADS_AT_ONCE) + 2 * triton.cdiv(shared, HEADS_AT_ONCE)
+    half = width // 2
+    sizes = {"HEADS": heads, "SHARED": shared, "HALF": half, "BLOCK_H": HEADS_AT_ONCE}
+    return parts, sizes | {"BLOCK_W": triton.next_power_of_2(half), "num_warps": 2}
 
 
 @triton.jit

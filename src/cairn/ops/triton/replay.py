@@ -44,7 +44,7 @@ def replay(
     shape = shape_of(ring.state, form, one_head if tile is None and P % 16 == 0 else tile)
     mixed, _ = mix(xbc, dt, weights, form, ring.window, ring, rows, shape)
     y, out, arrivals = outputs(z, form, rows)
-    _replay[(shape["PARTS"] * form.groups, len(rows.slots))](
+    _replay[shape["PARTS"] * form.groups, rows.slots.shape[0]](
         z, mixed, y, out, ring.mixed, ring.steps, ring.state, ring.scales,
         weights.A_log, weights.D, weights.norm, rows.bounds, rows.slots, rows.positions, rows.fresh,
         arrivals, rows.seed or 0, z.stride(0), form.eps,

@@ -9,6 +9,8 @@ Legend: T rows, K inner dimension, O outputs.
 
 # pyright: reportAttributeAccessIssue=false, reportMissingImports=false, reportIndexIssue=false
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
@@ -36,35 +38,43 @@ def product(
 
     Weight and rows in fp32, bf16 or E4M3; sums in fp32; [T, O] in `dtype` (x's).
     """
-    x, weight = (v if v.stride(-1) == 1 else v.contiguous() for v in (x, weight))
-    (T, K), OUT = x.shape, len(weight)
-    tile = {"BLOCK_O": OUTPUTS, "BLOCK_K": INNER, "num_warps": 4, "num_stages": 4}
-    if weight.dtype == torch.float32:
-        tile |= {"BLOCK_K": 32, "num_stages": 2}
-    elif weight.itemsize == 1:
-        tile |= {"BLOCK_O": 32, "BLOCK_K": 256}
-    tile |= launch or {}
-    parts = tile.pop("PARTS", 0) or parts_of(OUT, K, tile["BLOCK_O"], tile["BLOCK_K"])
-    rows = min(MOST_ROWS, max(16, triton.next_power_of_2(T)))
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    weight = weight if weight.stride(-1) == 1 else weight.contiguous()
+    (T, K), (OUT, _) = x.shape, weight.shape
+    constants = _constants(OUT, K, weight.itemsize, **(launch or {}))
+    parts = constants["PARTS"]
+    rows = min(MOST_ROWS, max(16, 1 << (T - 1).bit_length()))
     out = torch.empty(T, OUT, dtype=dtype or x.dtype, device=x.device)
     held = out
     if parts > 1:
         held = torch.empty(parts, T, OUT, dtype=torch.float32, device=x.device)
     if not T:
         return out
-    grid = triton.cdiv(OUT, tile["BLOCK_O"]), parts, triton.cdiv(T, rows)
-    tile = early(x) | tile
+    grid = -(-OUT // constants["BLOCK_O"]), parts, -(-T // rows)
     _product[grid](
         x, weight, scales, inverse, bias, held, T, x.stride(0), weight.stride(0),
-        K=K, OUT=OUT, PARTS=parts, BLOCK_T=rows, **tile,
+        BLOCK_T=rows, **constants, **early(x),
     )  # fmt: skip
     if parts > 1:
-        grid = T, triton.cdiv(OUT, 1024)
+        grid = T, -(-OUT // 1024)
         _join[grid](
             held, scales, inverse, bias, out, T, OUT=OUT, PARTS=parts, BLOCK=1024, num_warps=4,
             **early(x),
         )  # fmt: skip
     return out
+
+
+@cache
+def _constants(outputs: int, inner: int, itemsize: int, **launch: int) -> dict[str, int]:
+    """What `_product` is launched with, for weights of 4, 2 or 1 bytes."""
+    tile = {"BLOCK_O": OUTPUTS, "BLOCK_K": INNER, "num_warps": 4, "num_stages": 4}
+    if itemsize == 4:
+        tile |= {"BLOCK_K": 32, "num_stages": 2}
+    elif itemsize == 1:
+        tile |= {"BLOCK_O": 32, "BLOCK_K": 256}
+    tile |= launch
+    parts = tile.get("PARTS", 0) or parts_of(outputs, inner, tile["BLOCK_O"], tile["BLOCK_K"])
+    return tile | {"K": inner, "OUT": outputs, "PARTS": parts}
 
 
 def parts_of(outputs: int, inner: int, block_o: int = OUTPUTS, block_k: int = INNER) -> int:

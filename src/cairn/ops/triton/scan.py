@@ -9,8 +9,9 @@ Legend: T tokens, S spans, K chunks, H heads, P head width, G groups, N state si
 # pyright: reportAttributeAccessIssue=false, reportMissingImports=false, reportIndexIssue=false
 # pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false
 
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 import triton
@@ -27,12 +28,15 @@ TILE = 64  # columns of a head that are computed together
 COLUMNS = 64  # of [H * P], whose states one program carries along a span
 
 
-@dataclass(frozen=True)
-class Launch:
+class Launch(TypedDict):
     """Launch settings of one kernel."""
 
     num_warps: int
     num_stages: int
+
+
+def _launch(num_warps: int, num_stages: int) -> Launch:
+    return {"num_warps": num_warps, "num_stages": num_stages}
 
 
 class Launches(NamedTuple):
@@ -47,10 +51,10 @@ class Launches(NamedTuple):
     def of(cls, P: int, N: int, wide: bool) -> "Launches":
         """Measured on an H200 for P = 64, N = 128 in bf16; elsewhere what fits shared memory."""
         if N <= 128 and not wide:
-            output = Launch(4, 2 if P <= TILE else 1)
-            return cls(Launch(4, 3), output, Launch(4, 1), Launch(4, 1))
+            output = _launch(4, 2 if P <= TILE else 1)
+            return cls(_launch(4, 3), output, _launch(4, 1), _launch(4, 1))
         many = 8 if N > 128 else 4
-        return cls(Launch(many, 2), Launch(4, 1), Launch(4, 1), Launch(many, 1))
+        return cls(_launch(many, 2), _launch(4, 1), _launch(4, 1), _launch(many, 1))
 
 
 class Steps(NamedTuple):
@@ -150,57 +154,57 @@ class Gradients(NamedTuple):
 
 @dataclass(frozen=True)
 class _Form:
-    """Sizes, and the launch settings that follow from them alone."""
+    """Sizes, and the launch settings that follow from them alone: found once for all layers."""
 
-    T: int
     H: int
     P: int
     G: int
     N: int
-    tables: Tables
+    Q: int
     dtype: torch.dtype
 
     @classmethod
     def of(cls, x: Tensor, B: Tensor, tables: Tables) -> "_Form":
-        T, H, P = x.shape
-        assert all(t.stride(-1) == 1 for t in (x, B)), "the last dimension must be contiguous"
-        assert x.stride(1) == P, "heads must lie together"
-        assert B.stride(1) == B.shape[2], "groups must lie together"
+        (T, H, P), (_, G, N) = x.shape, B.shape
+        _, head, last = x.stride()
+        _, group, last_of_group = B.stride()
+        assert last == last_of_group == 1, "the last dimension must be contiguous"
+        assert head == P, "heads must lie together"
+        assert group == N, "groups must lie together"
         assert tables.tokens == T
-        G, N = B.shape[1:]
-        return cls(T, H, P, G, N, tables, x.dtype)
+        return _form(H, P, G, N, tables.chunk_size, x.dtype)
 
-    @property
+    @cached_property
     def launches(self) -> Launches:
         """Of this state size and dtype."""
         return Launches.of(self.P, self.N, self.wide)
 
-    @property
+    @cached_property
     def wide(self) -> bool:
         """Whether states before chunks are in fp32."""
         return state_type(self.dtype) == torch.float32
 
-    @property
+    @cached_property
     def precision(self) -> str:
         """Of products of fp32 tensors: three of tf32 keep about what fp32 does."""
         return "tf32x3" if self.dtype == torch.float32 else "tf32"
 
-    @property
+    @cached_property
     def block(self) -> int:
         """Tokens of a block."""
-        return min(BLOCK, self.tables.chunk_size)
+        return min(BLOCK, self.Q)
 
-    @property
+    @cached_property
     def blocks(self) -> int:
         """Blocks of a chunk: one or two."""
-        return self.tables.chunk_size // self.block
+        return self.Q // self.block
 
-    @property
+    @cached_property
     def share(self) -> int:
         """Heads of a group."""
         return self.H // self.G
 
-    @property
+    @cached_property
     def widths(self) -> tuple[int, int, int]:
         """Columns of the tiles that a head is cut into, and P: what is over is masked.
 
@@ -209,29 +213,31 @@ class _Form:
         """
         return TILE, TILE if self.P > TILE else 0, self.P
 
-    @property
+    @cached_property
     def columns(self) -> int:
         """Columns of [H * P] that one program carries states of: of one group."""
         width = self.share * self.P
         return TILE if self.rest else min(width & -width, COLUMNS)
 
-    @property
+    @cached_property
     def rest(self) -> int:
         """Columns of a head beside those, where a program carries one head's: of 80, 64 and 16."""
         return self.P - TILE if self.P in (TILE + 16, TILE + 32) else 0
 
-    @property
+    @cached_property
     def tile(self) -> int:
         """The largest power of two that divides a head's columns and a program's."""
         return TILE if self.rest else min(self.P & -self.P, self.columns)
 
-    @property
-    def output_heads(self) -> int:
-        """Heads that one program computes outputs of."""
-        programs, heads = self.tables.chunks * self.blocks * self.G, self.share
+    def output_heads(self, chunks: int) -> int:
+        """Heads that one program computes outputs of, where there are so many chunks."""
+        programs, heads = chunks * self.blocks * self.G, self.share
         while heads % 2 == 0 and programs * (self.share // heads) < 1024:
             heads //= 2
         return heads
+
+
+_form = cache(_Form)
 
 
 def state_type(dtype: torch.dtype) -> torch.dtype:
@@ -241,20 +247,22 @@ def state_type(dtype: torch.dtype) -> torch.dtype:
 
 def decays_of(steps: Steps, A: Tensor, tables: Tables) -> tuple[Tensor, Tensor]:
     """Time steps, and the base-2 logarithm of what they leave since a chunk began: fp32 [H, T]."""
-    T, H = steps.dt.shape
-    found = steps.dt.new_empty(2, H, T, dtype=torch.float32)
-    low, high = steps.limits or (0.0, 0.0)
-    heads = min(16, triton.next_power_of_2(H))
-    decay_kernel[tables.chunks, triton.cdiv(H, heads)](
-        steps.dt, steps.bias, A, found[0], found[1], tables.by_chunk, tables.chunks, T, H,
-        steps.dt.stride(0), low, high, steps.bias is not None, steps.softplus,
-        steps.limits is not None, tables.chunk_size, heads, num_warps=4,
+    dt, bias, softplus, limits = steps
+    T, H = dt.shape
+    times, decays = torch.empty(2, H, T, dtype=torch.float32, device=dt.device).unbind()
+    low, high = limits or (0.0, 0.0)
+    heads = min(16, 1 << (H - 1).bit_length())
+    decay_kernel[tables.chunks, -(-H // heads)](
+        dt, bias, A, times, decays, tables.by_chunk, tables.chunks, T, H,
+        dt.stride(0), low, high, bias is not None, softplus, limits is not None,
+        tables.chunk_size, heads, num_warps=4,
     )  # fmt: skip
-    return found[0], found[1]
+    return times, decays
 
 
 def _recur(
     form: _Form,
+    tables: Tables,
     u: Tensor,
     v: Tensor,
     decays: tuple[Tensor, Tensor],
@@ -263,15 +271,14 @@ def _recur(
     reverse: bool,
 ) -> Tensor:
     """States before chunks, or gradients of states after them, [K, H, P, N]."""
-    tables = form.tables
-    shape = (tables.chunks, form.H, form.P, form.N)
-    out = u.new_empty(shape, dtype=state_type(u.dtype))
+    kind = state_type(u.dtype)
+    out = torch.empty(tables.chunks, form.H, form.P, form.N, dtype=kind, device=u.device)
     grid = form.H * form.P // (form.columns + form.rest), tables.spans
     state_kernel[grid](
-        u, v, *decays, first, last, out, tables.by_span, tables.spans, form.T, form.H,
+        u, v, *decays, first, last, out, tables.by_span, tables.spans, tables.tokens, form.H,
         form.share * form.P, u.stride(0), v.stride(0), form.P, form.N, tables.chunk_size,
         form.block, form.columns, form.rest, form.tile, reverse, first is not None,
-        last is not None, form.precision, **asdict(form.launches.state),
+        last is not None, form.precision, **form.launches.state,
     )  # fmt: skip
     return out
 
@@ -288,16 +295,17 @@ def scan_forward(
     y: Tensor,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Fills y [T, H, P]; returns the last states [S, H, P, N] and what `decays_of` does."""
-    form = _Form.of(x, B, tables)
+    form, T = _Form.of(x, B, tables), tables.tokens
     state = None if state is None else state.contiguous()
     decays = decays_of(steps, A, tables)
-    last = x.new_empty((tables.spans, form.H, form.P, form.N), dtype=torch.float32)
-    states = _recur(form, x, B, decays, state, last, reverse=False)
-    heads = form.output_heads
+    sizes = tables.spans, form.H, form.P, form.N
+    last = torch.empty(*sizes, dtype=torch.float32, device=x.device)
+    states = _recur(form, tables, x, B, decays, state, last, reverse=False)
+    heads = form.output_heads(tables.chunks)
     output_kernel[tables.chunks * form.blocks, form.H // heads](
-        x, B, C, D, *decays, states, y, tables.by_chunk, tables.chunks, form.T, form.H, form.share,
+        x, B, C, D, *decays, states, y, tables.by_chunk, tables.chunks, T, form.H, form.share,
         x.stride(0), B.stride(0), C.stride(0), y.stride(0), *form.widths, form.N, form.blocks,
-        form.block, heads, D is not None, form.precision, **asdict(form.launches.output),
+        form.block, heads, D is not None, form.precision, **form.launches.output,
     )  # fmt: skip
     return last, decays
 
@@ -317,22 +325,22 @@ def scan_backward(
     outs: Gradients,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Fills `outs`; returns the gradients of A, D, the bias and the first states."""
-    form, K = _Form.of(x, B, tables), tables.chunks
+    form, K, T = _Form.of(x, B, tables), tables.chunks, tables.tokens
     state = None if state is None else state.contiguous()
     gy = gy.contiguous()
     g_last = None if g_last is None else g_last.contiguous()
     g_state = None if state is None else torch.empty_like(state, dtype=torch.float32)
-    states = _recur(form, x, B, decays, state, None, reverse=False)
-    g_states = _recur(form, gy, C, decays, g_last, g_state, reverse=True)
+    states = _recur(form, tables, x, B, decays, state, None, reverse=False)
+    g_states = _recur(form, tables, gy, C, decays, g_last, g_state, reverse=True)
     g_steps, g_decay = torch.empty_like(decays[0]), torch.empty_like(decays[1])
     g_skip = decays[0].new_empty(K * form.blocks, form.H)
-    near = decays[0].new_empty(2, form.T, form.G, form.N)
+    near = decays[0].new_empty(2, T, form.G, form.N)
     widths, precision = form.widths, form.precision
     pair_kernel[K * form.blocks, form.G](
         x, B, C, D, *decays, gy, outs.x, near, g_steps, g_decay, g_skip, tables.by_chunk, K,
-        form.T, form.H, form.share, x.stride(0), B.stride(0), C.stride(0), gy.stride(0),
+        T, form.H, form.share, x.stride(0), B.stride(0), C.stride(0), gy.stride(0),
         outs.x.stride(0), *widths, form.N, form.blocks, form.block, D is not None, precision,
-        **asdict(form.launches.pair),
+        **form.launches.pair,
     )  # fmt: skip
     for reverse in (False, True):
         taker, giver = (gy, C, states), (x, B, g_states)
@@ -340,17 +348,17 @@ def scan_backward(
         gv = outs.B if reverse else outs.C
         far_kernel[K * form.blocks, form.G](
             u, v, other_u, other_v, held, other_held, *decays, near[0 if reverse else 1], gv,
-            outs.x, g_steps, g_decay, tables.by_chunk, K, form.T, form.H, form.share,
+            outs.x, g_steps, g_decay, tables.by_chunk, K, T, form.H, form.share,
             u.stride(0), v.stride(0), other_u.stride(0), other_v.stride(0), gv.stride(0),
             outs.x.stride(0), *widths, form.N, form.blocks, form.block, reverse, precision,
-            **asdict(form.launches.far),
+            **form.launches.far,
         )  # fmt: skip
     g_rates = decays[0].new_empty(2, K * form.blocks, form.H)
     low, high = steps.limits or (0.0, 0.0)
     heads = min(16, triton.next_power_of_2(form.H))
     step_gradient_kernel[K * form.blocks, triton.cdiv(form.H, heads)](
         steps.dt, steps.bias, A, decays[0], g_steps, g_decay, outs.dt, g_rates, tables.by_chunk, K,
-        form.T, form.H, steps.dt.stride(0), outs.dt.stride(0), low, high, steps.bias is not None,
+        T, form.H, steps.dt.stride(0), outs.dt.stride(0), low, high, steps.bias is not None,
         steps.softplus, steps.limits is not None, form.blocks, form.block, heads, num_warps=4,
     )  # fmt: skip
     gA, g_bias = g_rates.sum(1)

@@ -44,7 +44,7 @@ def update(
     shape = shape_of(stored.state, form, tile)
     mixed, steps = mix(xbc, dt, weights, form, stored.window, None, rows, shape)
     y, out, arrivals = outputs(z, form, rows)
-    _update[(shape["PARTS"] * form.groups, len(rows.slots))](
+    _update[shape["PARTS"] * form.groups, rows.slots.shape[0]](
         z, mixed, steps, y, out, stored.state, stored.scales,
         weights.A_log, weights.D, weights.norm, rows.bounds, rows.slots, rows.positions,
         arrivals, rows.seed or 0, z.stride(0), form.eps,

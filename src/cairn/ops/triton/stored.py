@@ -6,6 +6,7 @@ size wastes lanes. The last program of a group to arrive gates and norms the gro
 
 # pyright: reportAttributeAccessIssue=false, reportMissingImports=false, reportIndexIssue=false
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,17 +24,21 @@ if TYPE_CHECKING:
 
 def shape_of(state: Tensor, form: "MixerForm", tile: dict[str, int] | None) -> dict[str, Any]:
     """Compile-time sizes. A block is some rows of a group's states, whatever their heads."""
-    H, P, N = state.shape[1:]
-    rows = H * P // form.groups
+    return _shape(*state.shape[1:], form.groups, **(tile or {}))
+
+
+@cache
+def _shape(H: int, P: int, N: int, G: int, **tile: int) -> dict[str, Any]:
+    rows = H * P // G
     shape = {
         "H": H,
         "P": P,
         "N": N,
-        "G": form.groups,
+        "G": G,
         "BLOCK": min(64 if P % 64 == 0 else 32, max(16, triton.next_power_of_2(rows))),
         "BLOCK_N": max(16, triton.next_power_of_2(N)),
         "BLOCK_I": triton.next_power_of_2(rows),
-    } | (tile or {})
+    } | tile
     shape.setdefault("num_warps", max(1, shape["BLOCK"] // 16))
     shape["PARTS"] = triton.cdiv(rows, shape["BLOCK"])
     return shape
@@ -41,11 +46,11 @@ def shape_of(state: Tensor, form: "MixerForm", tile: dict[str, int] | None) -> d
 
 def outputs(z: Tensor, form: "MixerForm", rows: "Rows") -> tuple[Tensor, Tensor, Tensor]:
     """y in fp32, the normed output (y itself where norms have other groups), and counters."""
-    y = torch.empty(z.shape, dtype=torch.float32, device=z.device)
+    y = torch.empty(*z.shape, dtype=torch.float32, device=z.device)
     out = y
     if form.groups == form.norm_groups:
         out = torch.empty_like(z, memory_format=torch.contiguous_format)
-    return y, out, counters(z.device, len(rows.slots) * form.groups)
+    return y, out, counters(z.device, rows.slots.shape[0] * form.groups)
 
 
 def noisy(state: Tensor, rows: "Rows") -> bool:
