@@ -6,6 +6,7 @@ Legend: T tokens, S spans, K chunks, Q chunk size, W window, E places (padding i
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ class Chunks:
         cls, lengths: Sequence[int], size: int, window: int, device: torch.device | str
     ) -> "Chunks":
         """Cut spans of these lengths (0 allowed) into chunks of at most `size` tokens."""
-        return _chunks(tuple(lengths), size, window, torch.device(device))
+        return _chunks(tuple(lengths), size, window, torch.device(device), get_ident())
 
     @property
     def spans(self) -> int:
@@ -192,9 +193,15 @@ class Chunks:
         return span, np.repeat(np.arange(len(self.steps)) * self.size, self.steps)
 
 
-@lru_cache(maxsize=8)
-def _chunks(lengths: tuple[int, ...], size: int, window: int, device: torch.device) -> Chunks:
-    """Kept, since decoding cuts the same lengths at every step, and so do all layers."""
+@lru_cache(maxsize=16)
+def _chunks(
+    lengths: tuple[int, ...], size: int, window: int, device: torch.device, thread: int
+) -> Chunks:
+    """Kept, since decoding cuts the same lengths at every step, and so do all layers.
+
+    By `thread`: engines in several may compute in streams of their own, and what is sent to a GPU
+    in one stream is there for that stream alone, as is its memory when it is given back.
+    """
     return Chunks(lengths, max(1, min(size, max(lengths, default=1))), window, device)
 
 

@@ -8,6 +8,7 @@ Legend: T tokens, S spans, K chunks, Q chunk size.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import get_ident
 
 import numpy as np
 import torch
@@ -61,11 +62,12 @@ class Tables:
         cls, lengths: Sequence[int], device: torch.device | str, chunk_size: int = CHUNK
     ) -> "Tables":
         """For spans of these lengths, 0 allowed."""
-        return _tables(tuple(lengths), chunk_size, torch.device(device))
+        return _tables(tuple(lengths), chunk_size, torch.device(device), get_ident())
 
 
-@lru_cache(maxsize=8)
-def _tables(lengths: tuple[int, ...], Q: int, device: torch.device) -> Tables:
+@lru_cache(maxsize=16)
+def _tables(lengths: tuple[int, ...], Q: int, device: torch.device, thread: int) -> Tables:
+    """Kept by `thread`: see `cairn.ops.ragged`."""
     length = np.asarray(lengths, np.int64)
     spans, tokens = len(length), int(length.sum())
     start = np.cumsum(length) - length
