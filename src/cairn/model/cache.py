@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from operator import add
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -65,15 +65,16 @@ class KeyValues:
 
     def paged(self, plan: "PagePlan | StepPages") -> Pages:
         """The same for kernels that read pages in place."""
-        return Pages(*self._in_pages, plan.table(self.group))
+        keys, values, kept = self._in_pages
+        return Pages(keys, values, plan.table(self.group), kept)
 
     @cached_property
-    def _in_pages(self) -> tuple[Tensor, Tensor]:
-        """[pages, heads, PAGE, width] both: views that are the same at every call."""
+    def _in_pages(self) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """[pages, heads, PAGE, width] both, and what is made of them: the same at every call."""
         keys, values = (
             x.view(-1, PAGE, *x.shape[1:]).transpose(1, 2) for x in (self.keys, self.values)
         )
-        return keys, values
+        return keys, values, {}
 
     @staticmethod
     def _view(x: Tensor, run: Run) -> Tensor:

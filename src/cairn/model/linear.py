@@ -45,10 +45,12 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
         weight, bias, inverse = self.held
-        scaled = None if inverse is not None else self.scaling(input)
+        if inverse is not None:
+            return narrow_linear(input, weight, inverse, bias)
+        scaled = None if self.scaled is None else self.scaling(input)
         if scaled is not None:
             return fp8_linear(input, weight, bias, scaled)
-        return multiplied(input, weight, bias, inverse)
+        return linear(input, weight, bias)
 
     @property
     def held(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -104,6 +106,8 @@ def multiplied(x: Tensor, weight: Tensor, bias: Tensor | None, inverse: Tensor |
 
 def scaled_feed_forward(up: Linear, down: Linear, input: Tensor) -> Tensor | None:
     """down(max(up(input), 0)^2) in FP8, [..., in] to [..., out]; None where it has to be parts."""
+    if up.scaled is None:
+        return None
     scaled = up.scaling(input)
     parts = up.bias is not None or down.bias is not None or up.listened or down.listened
     if scaled is None or down.scaled is None or parts:

@@ -63,19 +63,20 @@ class Pages:
     """The same."""
     table: Tensor
     """int32 or int64 [S, n]: the pages of each span; of flat keys, its first token [S, 1]."""
+    kept: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What kernels make of keys and values, for every call of a memory that keeps it."""
 
     @property
     def size(self) -> int | None:
         """Keys of a page; None where each span has one page alone."""
         return None if self.table.shape[1] == 1 else self.keys.shape[2]
 
-    def strides(self, x: Tensor) -> tuple[int, int, int]:
+    def strides(self, x: Tensor) -> tuple[int, ...]:
         """From page to page, from head to head, from key to key of `keys` or `values`."""
         if x.ndim == 3:
             row, head, _ = x.stride()
             return row, head, row
-        page, head, row, _ = x.stride()
-        return page, head, row
+        return x.stride()[:3]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from cairn.ops import paths
 from cairn.ops.gradient import once, run
 from cairn.ops.ragged import Chunks
-from cairn.ops.triton.tables import MOST_TAPS, Tables
+from cairn.ops.triton.tables import MOST_TAPS
 
 
 def causal_conv(
@@ -27,7 +27,7 @@ def causal_conv(
     if _path(x, weight.shape[2]) == "triton":
         from cairn.ops.triton import conv
 
-        return conv.causal_conv(x, weight, bias, Tables.of(chunks.lengths, x.device), window)
+        return conv.causal_conv(x, weight, bias, chunks.tables, window)
     with torch.autocast(x.device.type, enabled=False):
         weight = weight.to(x.dtype)
         bias = weight.new_zeros(len(weight)) if bias is None else bias.to(x.dtype)
@@ -44,7 +44,7 @@ def next_window(x: Tensor, chunks: Chunks, window: Tensor) -> Tensor:
     if paths.choose("next_window", x.device, triton=paths.for_kernel(x)) == "triton":
         from cairn.ops.triton import conv
 
-        return conv.next_window(x, Tables.of(chunks.lengths, x.device), window)
+        return conv.next_window(x, chunks.tables, window)
     halo = chunks.halo
     tail = x.detach().index_select(0, halo.tail).to(window.dtype)
     old = window.flatten(0, 1).index_select(0, halo.tail_source)

@@ -71,7 +71,7 @@ def _few(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     most = (FEW if inner <= outputs else FEW_OF_DEEP) * inner
     if not 0 < x.numel() <= most or not _narrow(x, weight) or weight.stride(1) != 1:
         return False
-    if recorded(x, weight, bias):
+    if torch.is_grad_enabled() and recorded(x, weight, bias):
         return False
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cuda"):
         return False

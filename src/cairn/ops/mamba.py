@@ -5,6 +5,7 @@ C = I + 2 * G * N channels, W taps before the current one.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple, Protocol
 
 import torch
@@ -22,7 +23,7 @@ from cairn.ops.ragged import Chunks
 from cairn.ops.scan import ssd_scan
 from cairn.ops.slots import Slots
 from cairn.ops.state import FEW, Rows, Stored, noise_of, quantised, state_update, widened
-from cairn.ops.triton.tables import MOST_TAPS, Tables, fitting, scan_problem
+from cairn.ops.triton.tables import MOST_TAPS, fitting, scan_problem
 
 
 class MixerWeights(NamedTuple):
@@ -202,11 +203,21 @@ def _path(
 ) -> paths.Path:
     """Who serves the mixer; "torch" lets its operations choose their own paths."""
     P, N = z.shape[1] // dt.shape[1], (xbc.shape[1] - z.shape[1]) // 2 // form.groups
-    whole = fitting(P, N) == (P, N) and weights.conv.shape[2] <= MOST_TAPS
-    problem = paths.for_kernel(z, scan_problem(xbc.dtype, P, N)) if whole else None
+    whole, problem = _kernels(z.dtype, xbc.dtype, P, N, weights.conv.shape[2])
     unfit = native.mixer_unfit(z, xbc, dt, weights, pool)
     path = paths.choose("mamba_inner", z.device, native=unfit, triton=problem)
     return "torch" if path == "triton" and not whole else path
+
+
+@cache
+def _kernels(
+    kind: torch.dtype, dtype: torch.dtype, P: int, N: int, taps: int
+) -> tuple[bool, str | None]:
+    """Whether kernels take a mixer of these sizes whole, and what `choose` takes as `triton`."""
+    whole = fitting(P, N) == (P, N) and taps <= MOST_TAPS
+    if not whole or kind == torch.float64:
+        return whole, None
+    return whole, scan_problem(dtype, P, N)
 
 
 def _kernel_scan(
@@ -225,7 +236,7 @@ def _kernel_scan(
     A = -torch.exp(weights.A_log.float())
     return conv_scan(
         xbc, dt, weights.conv, weights.conv_bias, weights.dt_bias, A, weights.D, inner,
-        form.groups, form.dt_limits, Tables.of(chunks.lengths, xbc.device), window, state,
+        form.groups, form.dt_limits, chunks.tables, window, state,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cairn.ops.gradient import once, run
 from cairn.ops.transfer import sent
+from cairn.ops.triton.tables import Tables
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,11 @@ class Chunks:
     def bounds(self) -> Tensor:
         """int64 [S + 1]: span s is tokens bounds[s] to bounds[s + 1]."""
         return _to(np.concatenate([[0], np.cumsum(self._length)]), self.device)
+
+    @cached_property
+    def tables(self) -> Tables:
+        """The spans as kernels read them."""
+        return Tables.of(self.lengths, self.device)
 
     @cached_property
     def places(self) -> Places:

@@ -17,7 +17,7 @@ from cairn.ops.gradient import once, run
 from cairn.ops.native import scan as native
 from cairn.ops.native.scan import scan_unfit
 from cairn.ops.ragged import Chunks
-from cairn.ops.triton.tables import Tables, scan_problem
+from cairn.ops.triton.tables import scan_problem
 
 
 def ssd_scan(
@@ -45,7 +45,7 @@ def ssd_scan(
     if path == "triton":
         from cairn.ops.triton import scan
 
-        return scan.ssd_scan(x, dt, A, B, C, D, Tables.of(chunks.lengths, x.device), state)
+        return scan.ssd_scan(x, dt, A, B, C, D, chunks.tables, state)
     with torch.autocast(x.device.type, enabled=False):  # decays do not bear 8 bits of mantissa
         x, B, C = (_cut(t, chunks) for t in (x, B, C))
         y, last = run(_Scan, x, _steps(dt, chunks), A, B, C, D, state, chunks)

@@ -42,7 +42,7 @@ def product(
     x = x if x.stride(-1) == 1 else x.contiguous()
     weight = weight if weight.stride(-1) == 1 else weight.contiguous()
     out = torch.empty(1, outputs, dtype=dtype or x.dtype, device=x.device)
-    grid, constants = _launch(outputs, K, **(launch or {}))
+    grid, constants = _launch(outputs, K) if launch is None else _launch(outputs, K, **launch)
     _row[grid](x, weight, bias, out, outputs, weight.stride(0), **constants, **early(x))
     return out
 

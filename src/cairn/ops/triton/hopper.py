@@ -365,6 +365,15 @@ def unfit(q: Tensor, keys: Tensor, values: Tensor, size: int | None) -> str:
     return ""
 
 
+def _boxes(pages: "Pages") -> tuple[list[TensorDescriptor], tuple[int, int, int]]:
+    """Keys and values as the copy engine reads them, and the `steps` of both."""
+    keys, values = Matrix.of(pages.keys), Matrix.of(pages.values)
+    assert keys is not None
+    assert values is not None
+    boxes = [TensorDescriptor.from_tensor(x.whole, [BOX, PANEL], _SWIZZLED) for x in (keys, values)]
+    return boxes, keys.steps
+
+
 def attend_many(
     q: Tensor, pages: "Pages", out: Tensor, tables: "Tables", window: int | None
 ) -> None:
@@ -374,13 +383,12 @@ def attend_many(
     """
     heads, width = q.shape[1:]
     share = heads // pages.keys.shape[1]
-    keys, values = Matrix.of(pages.keys), Matrix.of(pages.values)
-    assert keys is not None
-    assert values is not None
-    boxes = [TensorDescriptor.from_tensor(x.whole, [BOX, PANEL], _SWIZZLED) for x in (keys, values)]
+    if "boxes" not in pages.kept:
+        pages.kept["boxes"] = _boxes(pages)
+    boxes, steps = pages.kept["boxes"]
     _attend[tables.tiles[0], heads // share](
         q, *boxes, out, pages.table, tables.bounds, tables.ends, tables.many, q.stride(0),
-        q.stride(1), pages.table.stride(0), *keys.steps, HEADS=heads, SHARE=share, WIDTH=width,
+        q.stride(1), pages.table.stride(0), *steps, HEADS=heads, SHARE=share, WIDTH=width,
         PAGE=pages.size or 0, WINDOW=window or 0, SCALE=width**-0.5 * _LOG2E, BLOCK_N=BLOCK,
         BOX=BOX, STAGES=STAGES, num_warps=4,
     )  # fmt: skip

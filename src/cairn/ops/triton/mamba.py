@@ -42,10 +42,16 @@ def conv_scan(
     kernels' tiles (`tables.fitting`). Returns y in xbc's dtype and the last states in fp32;
     differentiable once.
     """
-    missing = MOST_TAPS - taps.shape[2]
-    taps = functional.pad(taps[:, 0], (missing, 0)).float()
+    missing, narrow = MOST_TAPS - taps.shape[2], taps.dtype != torch.float32
+    taps = taps[:, 0]
+    if missing or not narrow:  # a copy either way, so that it begins at 16 bytes
+        taps = functional.pad(taps, (missing, 0))
+    taps = taps.float()
     if window is not None:
-        window = functional.pad(window.detach(), (0, 0, missing, 0)).contiguous()
+        window = window.detach()
+        if missing or torch.is_grad_enabled():  # what a backward pass reads must not be a pool's
+            window = functional.pad(window, (0, 0, missing, 0))
+        window = window.contiguous()
     state = None if state is None else state.detach()
     given = (xbc, dt, taps, conv_bias, dt_bias, A, D)
     return run(_ConvScan, *given, window, state, inner, groups, limits, tables)

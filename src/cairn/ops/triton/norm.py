@@ -9,7 +9,7 @@ for whether rows lie multiples of 16 apart, so that they read whole vectors: mod
 # pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
@@ -61,22 +61,10 @@ def _normed(
     centred: bool,
 ) -> Any:
     """The norm, and with a residual the sum; past autograd where it would keep nothing."""
-    given = (x, gate, residual, weight, bias)
-    if recorded(*given):
-        return _Norm.apply(*given, groups, eps, centred)
-    found = _computed(*given, groups, eps, centred, wanted=False)
-    return found.y if found.total is None else (found.y, found.total)
-
-
-class _Computed(NamedTuple):
-    """What a forward pass gives, and what a backward pass needs of it, as rows."""
-
-    y: Tensor
-    total: Tensor | None
-    x: Tensor
-    gate: Tensor | None
-    scale: Tensor | None
-    mean: Tensor | None
+    if torch.is_grad_enabled() and recorded(x, gate, residual, weight, bias):
+        return _Norm.apply(x, gate, residual, weight, bias, groups, eps, centred)
+    y, total, _ = _computed(x, gate, residual, weight, bias, groups, eps, centred)
+    return y if total is None else (y, total)
 
 
 def _computed(
@@ -88,17 +76,20 @@ def _computed(
     groups: int,
     eps: float,
     centred: bool,
-    wanted: bool,
-) -> _Computed:
-    """The forward pass; with what its gradient needs where that is `wanted`."""
-    shape, x, flat = x.shape, _rows(x), x.ndim == 2
+    wanted: bool = False,
+) -> tuple[Tensor, Tensor | None, tuple[Tensor | None, ...]]:
+    """The norm, the sum where there is a residual, and what else a gradient that is `wanted` needs.
+
+    That is x and the gate as rows, scales and means.
+    """
+    shape, x = x.shape, _rows(x)
     gate = None if gate is None else _rows(gate)
-    residual = None if residual is None else _rows(residual)
     T, D = x.shape
-    y = torch.empty(T, D, dtype=x.dtype if gate is None else gate.dtype, device=x.device)
+    y = torch.empty_like(x if gate is None else gate)  # rows that lie apart come together
     total = scale = mean = None
     if residual is not None:
-        total = torch.empty(T, D, dtype=residual.dtype, device=x.device)
+        residual = _rows(residual)
+        total = torch.empty_like(residual)
     if wanted:
         scale = torch.empty(T, groups, device=x.device)
         mean = torch.empty(T, groups, device=x.device) if centred else None
@@ -108,9 +99,9 @@ def _computed(
             x.stride(0), _stride(gate), _stride(residual), eps,
             **_constants(D, groups, centred), **early(x, wanted),
         )  # fmt: skip
-    if not flat:
+    if len(shape) != 2:
         y, total = y.view(shape), None if total is None else total.view(shape)
-    return _Computed(y, total, x, gate, scale, mean)
+    return y, total, (x, gate, scale, mean)
 
 
 class _Norm(torch.autograd.Function):
@@ -127,12 +118,12 @@ class _Norm(torch.autograd.Function):
         centred: bool,
     ) -> Any:
         found = _computed(x, gate, residual, weight, bias, groups, eps, centred, wanted=True)
-        total = found.total
-        summed = found.x if total is None else _rows(total)
-        ctx.save_for_backward(summed, found.gate, weight, bias, found.scale, found.mean)
+        y, total, (rows, gate, scale, mean) = found
+        summed = rows if total is None else _rows(total)
+        ctx.save_for_backward(summed, gate, weight, bias, scale, mean)
         ctx.centred, ctx.shape, ctx.added = centred, x.shape, total is not None
         ctx.dtypes = x.dtype, None if residual is None else residual.dtype
-        return found.y if total is None else (found.y, total)
+        return y if total is None else (y, total)
 
     @staticmethod
     @once
