@@ -1,13 +1,19 @@
 """What an engine computes before it is asked."""
 
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 import torch
 
 from cairn.base import UserError
 from cairn.engine import Caching, Engine, SamplingParams
 from cairn.engine.graphs import SIZES, rows_for
-from cairn.engine.pages import PAGE
-from cairn.engine.runner import FEW, Runner
+from cairn.engine.runner import Runner
 from cairn.model import build
 
 from ..fixtures.shapes import LIVELY, untrained
@@ -60,27 +66,28 @@ def test_within_slots_capacity_and_budget(model, words, slots, capacity, budget,
         assert all(a + b <= capacity for a, b in zip(batch.past, batch.sizes, strict=True))
 
 
-def test_ends_of_prompts_have_been_there_after_one_page_and_after_more(words, monkeypatch):
-    """What kernels of few tokens are compiled for: the power of two, and how many pages."""
-    seen: set[tuple[int, bool]] = set()
-    forward = Runner._forward
-
-    def watched(self, tokens, sizes, slots, past, asked):
-        if 1 < max(sizes) <= FEW:
-            longest = max(a + b for a, b in zip(sizes, past, strict=True))
-            seen.add(((max(sizes) - 1).bit_length(), longest > PAGE))
-        return forward(self, tokens, sizes, slots, past, asked)
-
-    monkeypatch.setattr(Runner, "_forward", watched)
-    model = build(untrained("M*", words.vocab_size, **LIVELY), seed=0)
-    engine = Engine(model, slots=7, capacity=300, token_budget=64)
-    engine.warm_up()
-    warmed = set(seen)
-    seen.clear()
-    for length in (5, 64 + 2, 64 + 3, 128 + 5):
-        engine.generate([[3 + n % 50 for n in range(length)]], GREEDY)
-    engine.generate([[3 + n % 40 for n in range(length)] for length in (9, 30, 63, 100, 200)])
-    assert {(1, True), (2, True), (3, True)} <= seen <= warmed
+@pytest.mark.skipif(not find_spec("triton"), reason="triton is not installed")
+@pytest.mark.parametrize(
+    "case",
+    [
+        "dense",
+        "invariant",
+        "short",
+        *(
+            pytest.param(case, marks=pytest.mark.slow)
+            for case in ("without_graphs", "window", "fp16_states", "float8_int8")
+        ),
+    ],
+)
+def test_requests_ask_for_no_kernel_that_was_not_compiled(case):
+    """Long contexts in few and many rows, ends of prompts, guesses: on a GPU that is not here."""
+    program = Path(__file__).parent / "fixtures" / "absent_gpu.py"
+    own = os.environ | {"TRITON_INTERPRET": "0"}
+    done = subprocess.run(
+        [sys.executable, program, case], env=own, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == []
 
 
 def test_graphs_have_few_sizes():
@@ -91,13 +98,21 @@ def test_graphs_have_few_sizes():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_requests_compile_nothing_afterwards(words, dtype, monkeypatch):
+@pytest.mark.parametrize(
+    ("dtype", "states"),
+    [
+        (torch.float32, None),
+        (torch.bfloat16, None),
+        (torch.bfloat16, "float16"),
+        (torch.bfloat16, "int8"),
+    ],
+)
+def test_requests_compile_nothing_afterwards(words, dtype, states, monkeypatch):
     from triton import knobs
 
     config = untrained("M-*M*-", words.vocab_size, **LIVELY | {"head_dim": 64})
     model = build(config, seed=0).to("cuda", dtype)
-    engine = Engine(model, slots=7, capacity=3000, token_budget=512)
+    engine = Engine(model, slots=70, capacity=9000, token_budget=2048, state_dtype=states)
     engine.warm_up()
     compiled: list[str] = []
     monkeypatch.setattr(
@@ -112,4 +127,8 @@ def test_requests_compile_nothing_afterwards(words, dtype, monkeypatch):
     for prompt in prompts:
         engine.generate([prompt], GREEDY)
     engine.generate(prompts, params)
+    for rows in (9, 40, 70):  # whose keys are split into pieces of any length, beside ends
+        for length in (600, 2300, 8700):
+            every = [[5 + rows] + [3 + n % 50 for n in range(length - 7 * k)] for k in range(rows)]
+            engine.generate([*every, [7] * 2, [7] * 3, [7] * 8, [7] * 700], GREEDY)
     assert not compiled

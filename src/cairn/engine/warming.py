@@ -7,18 +7,23 @@ that requests have, and leave graphs for decoding.
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 
 from cairn.base import UserError
 from cairn.engine.graphs import rows_for
 from cairn.engine.pages import NULL, PAGE
+from cairn.engine.pool import Sizes
 from cairn.engine.runner import FEW, MANY, Batch, Rows, Runner
+from cairn.model import ModelConfig
 from cairn.ops.order import fixed_order
+from cairn.ops.triton.tables import CHUNK
 
 LEAST = 16  # tokens: Triton tells multiples of it from other numbers
 KINDS = 1, 2, LEAST  # rows that decoding kernels tell apart
+SHORT = FEW + 1  # tokens of the shortest prompt that is computed with the prompts
+HEADS = 2, 32, 64  # rows whose logits are asked for at once: what products tell apart
 
 
 @torch.inference_mode()
@@ -31,13 +36,16 @@ def warm_up(runner: Runner, budget: int, fixed: bool, busy: bool) -> float:
     if busy:
         raise UserError("kernels are warmed up between requests: wait for those that run")
     began = time.perf_counter()
-    sizes, device = runner.pool.sizes, runner.model.device
+    device = runner.model.device
     _onto_nobody(runner)
     with fixed_order(fixed):
-        for batch in (*_prompts(sizes.slots, sizes.capacity, budget), *_decoding(runner)):
-            tokens = torch.zeros(sum(batch.sizes), dtype=torch.int64, device=device)
+        for number, batch in enumerate(_batches(runner, budget)):
+            count = sum(batch.sizes)
+            tokens = torch.zeros(count, dtype=torch.int64, device=device)
             rows = Rows(runner.compute_together(tokens, batch), [])
             runner.logits(rows, [end - 1 for end in itertools.accumulate(batch.sizes)])
+            for asked in HEADS if not number else ():  # the first batch has the most tokens
+                runner.logits(rows, list(range(min(asked, count))))
     for group in range(len(runner.pool.cache.tables)):
         runner.pool.scrub(group, [NULL])  # its zeros are what unused parts of tables point to
     if device.type == "cuda":
@@ -52,50 +60,134 @@ def _onto_nobody(runner: Runner) -> None:
             runner.pool.assign(slot, group, 0, [NULL] * table.shape[1])
 
 
-def _prompts(slots: int, capacity: int, budget: int) -> Iterator[Batch]:
-    """Prompts of halving lengths, one that goes on, many short ones, and ends of some.
+def _batches(runner: Runner, budget: int) -> Iterator[Batch]:
+    sizes, config = runner.pool.sizes, runner.model.config
+    yield from _prompts(sizes, budget)
+    if runner.pool.recurrent:
+        yield from _chunks(sizes, budget)
+    yield from _ends(sizes, max(budget, sizes.slots))
+    if runner.graphs is None:
+        yield from _decoding(sizes)
+    else:
+        yield from _graphs(sizes, config)
+    if config.count("*") and runner.model.device.type == "cuda":
+        yield from _long(sizes, config, max(budget, sizes.slots), alone=runner.graphs is None)
+
+
+def _prompts(sizes: Sizes, budget: int) -> Iterator[Batch]:
+    """Tokens of prompts, halved from the most on; a prompt that goes on; many short ones.
+
+    Halves are rounded up, so that no doubling of chunks is left out.
+    """
+    capacity = sizes.capacity
+    most = tokens = min(budget, sizes.slots * capacity)
+    while tokens > FEW:
+        even = -(-tokens // LEAST) * LEAST
+        for total in (even if even <= most else even - LEAST, tokens - (tokens % LEAST == 0)):
+            whole, rest = divmod(total, capacity)
+            spans = [capacity] * whole + ([rest] if rest else [])
+            if whole and 0 < rest < SHORT:
+                spans[-2:] = capacity + rest - SHORT, SHORT
+            if spans and min(spans) > FEW:
+                yield _spans(spans, [0] * len(spans), every=tokens == most)
+        tokens = -(-tokens // 2)
+    size = min(budget, capacity)
+    if capacity - size > 0:
+        past = min(size, capacity - size)
+        yield _spans([size], [past])
+    count = min(sizes.slots, budget // SHORT)
+    if count > 1 and capacity >= SHORT:
+        yield _spans([SHORT] * count, [0] * count)
+
+
+def _chunks(sizes: Sizes, budget: int) -> Iterator[Batch]:
+    """Chunks of scans, halved from the most on that tokens can be cut into: a scan's blocks are
+    chosen by how many there are."""
+    spans = min(sizes.slots, budget // SHORT) if sizes.capacity >= SHORT else 0
+    more = max(0, budget - spans * SHORT - LEAST) // CHUNK
+    chunks = spans + min(more, spans * ((sizes.capacity - SHORT) // CHUNK))
+    tokens = min(budget, sizes.slots * sizes.capacity)
+    while chunks > -(-tokens // CHUNK):  # prompts have as many as that
+        each, longer = divmod(chunks, min(spans, chunks))
+        lengths = [
+            SHORT + CHUNK * (each - 1 + (number < longer)) for number in range(min(spans, chunks))
+        ]
+        for added in (-sum(lengths) % LEAST, int(sum(lengths) % LEAST == 0)):
+            last = lengths[-1] + added
+            if last <= sizes.capacity and sum(lengths) + added <= budget:
+                yield _spans([*lengths[:-1], last], [0] * len(lengths))
+        chunks = -(-chunks // 2)
+
+
+def _ends(sizes: Sizes, budget: int) -> Iterator[Batch]:
+    """Ends of prompts, beside a row that decodes where there is room.
 
     Kernels read keys that lie in one page otherwise than those in several.
     """
-    length = most = min(budget, capacity)
-    while length > FEW:
-        even = length // LEAST * LEAST
-        for size in {length, even, even - 1}:
-            if size > FEW:
-                yield _spans([size], [0])
-        length //= 2
-    past = min(most, capacity - most)
-    if past > 0:
-        yield _spans([most], [past])
-    many = min(slots, most // (FEW + 1))
-    for count in {many, many // LEAST * LEAST, many // LEAST * LEAST - 1}:
-        if count > 1:
-            yield _spans([FEW + 1] * count, [0] * count)
-    for few in range(2, min(FEW, most) + 1):
-        for past in (0, PAGE):
-            if past + few <= capacity:
-                yield _spans([few], [past])
+    for few, past in itertools.product((2, FEW), (0, PAGE)):
+        end = min(few, sizes.capacity - past, budget)
+        if end > 1:
+            beside = int(sizes.slots > 1 and end < budget)
+            yield Batch([end] + [1] * beside, [0, 1][: 1 + beside], [past] * (1 + beside), 0)
 
 
-def _decoding(runner: Runner) -> Iterator[Batch]:
-    """A token for each of so many sequences; those of graphs are nobody's, of any length."""
-    slots, capacity = runner.pool.sizes.slots, runner.pool.sizes.capacity
-    if runner.graphs is None:
-        for rows in KINDS:
-            if rows <= slots:
-                yield _spans([1] * rows, [0] * rows)
-        return
+def _decoding(sizes: Sizes) -> Iterator[Batch]:
+    """A token for each of so many sequences, without graphs."""
+    for rows, past in itertools.product(KINDS, (0, PAGE)):
+        if rows <= sizes.slots and past < sizes.capacity:
+            yield Batch([1] * rows, list(range(rows)), [past] * rows, 0)
+
+
+def _graphs(sizes: Sizes, config: ModelConfig) -> Iterator[Batch]:
+    """The same of rows that are nobody's: all numbers of them, and of a few all lengths."""
     from cairn.ops.triton.attention import PIECE
 
-    for rows in sorted({rows_for(count) for count in range(1, slots + 1)}):
-        past = 0
-        while past == 0 or (rows in KINDS and past < capacity):
-            yield Batch([1] * rows, [-1] * rows, [past] * rows, 0)
-            past = 2 * past or PIECE
+    every = sorted({rows_for(count) for count in range(1, sizes.slots + 1)})
+    lengths = [1]
+    while lengths[-1] * PIECE < sizes.capacity:
+        lengths.append(2 * lengths[-1])
+    pairs = list(itertools.product(every, lengths))
+    usual = [(rows, pieces) for rows, pieces in pairs if pieces == 1 or rows in KINDS]
+    split = _splits(usual + pairs, sizes, config) if config.count("*") else []
+    for rows, pieces in dict.fromkeys(usual + split):
+        past = pieces // 2 * PIECE
+        yield Batch([1] * rows, [-1] * rows, [past] * rows, 0)
 
 
-def _spans(sizes: list[int], past: list[int]) -> Batch:
-    """In the first slots; the last row of each is looked at."""
+def _long(sizes: Sizes, config: ModelConfig, budget: int, alone: bool) -> Iterator[Batch]:
+    """Rows after so many keys that these are split, beside an end of a prompt, or also `alone`."""
+    from cairn.ops.triton.attention import FEW_ROWS, PIECE
+
+    share = config.attention_heads // config.key_value_heads
+    lengths = [-(-sizes.capacity // PIECE)]
+    lengths += [1 << power for power in range((lengths[0] - 1).bit_length())]
+    for end in (1, 2) if alone else (2,):
+        most = min(sizes.slots, budget - end + 1)
+        without = int(end * share > FEW_ROWS)  # an end that is not split
+        counts = range(1, most + 1 - without)
+        for count, pieces in _splits(itertools.product(counts, lengths), sizes, config):
+            past = min(pieces * PIECE, sizes.capacity) - end
+            rows = count + without
+            if share <= FEW_ROWS and past > 0:
+                yield Batch([end] + [1] * (rows - 1), list(range(rows)), [past] * rows, 0)
+
+
+def _splits(
+    pairs: Iterable[tuple[int, int]], sizes: Sizes, config: ModelConfig
+) -> list[tuple[int, int]]:
+    """Of numbers of rows and of pieces of PIECE keys the first for each length of split keys."""
+    from cairn.ops.triton.attention import PIECE, split_of
+
+    found: dict[int, tuple[int, int]] = {}
+    for rows, pieces in pairs:
+        split = split_of(rows * config.key_value_heads, pieces)
+        if split < min(pieces * PIECE, sizes.capacity):
+            found.setdefault(split, (rows, pieces))
+    return list(found.values())
+
+
+def _spans(sizes: list[int], past: list[int], every: bool = False) -> Batch:
+    """In the first slots; the last row of each is looked at, or `every` row."""
     ends = [end - 1 for end in itertools.accumulate(sizes)]
-    asked = ends if sum(sizes) >= MANY else None
+    asked = ends if sum(sizes) >= MANY and not every else None
     return Batch(sizes, list(range(len(sizes))), past, 0, asked)

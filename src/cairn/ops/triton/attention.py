@@ -50,8 +50,6 @@ class Tables:
     """int32 [n, 2]: the same of those that are not, the longest first."""
     pieces: int
     """Pieces of the keys of the longest span with few tokens."""
-    tokens: int = 1
-    """New tokens of the longest of them."""
     alone: bool = False
     """Whether every span has one new token: then row, span and tile have one number."""
 
@@ -64,12 +62,11 @@ class Tables:
     def of(cls, plan: "AttentionPlan", share: int, tokens: int, device: torch.device) -> "Tables":
         """For `share` query heads a key head, and tiles of so many tokens."""
         past = plan.past or (0,) * len(plan.lengths)
-        few, many, longest, tokens_of_few = [], [], 0, 1
+        few, many, longest = [], [], 0
         for s, (new, old) in enumerate(zip(plan.lengths, past, strict=True)):
             if new * share <= FEW_ROWS:
                 few += [(s, 0)] if new else []
                 longest = max(longest, new + old if new else 0)
-                tokens_of_few = max(tokens_of_few, new)
             else:
                 many += [(old + at, s, at) for at in range(0, new, tokens)]
         many.sort(reverse=True)
@@ -84,7 +81,7 @@ class Tables:
         tiles = [(s, at) for _, s, at in many]
         alone = len(few) == len(plan.lengths) and set(plan.lengths) == {1}
         laid = put(bounds), put(ends), put(few), put(tiles)
-        return cls(*laid, -(-longest // PIECE), tokens_of_few, alone)
+        return cls(*laid, -(-longest // PIECE), alone)
 
 
 def attend(
@@ -165,10 +162,14 @@ def _few(
     T, heads, width = out.shape
     count = tables.tiles[1]
     programs = count * heads // share
-    split = PIECE if order_is_fixed() else split_of(programs, tables.pieces)
-    pieces = -(-tables.pieces * PIECE // split)
+    split, keys = split_of(programs, tables.pieces), tables.pieces * PIECE
+    if pages.keys.ndim == 4:  # no more than the table has room for
+        keys = min(keys, pages.table.shape[1] * pages.keys.shape[2])
+    pieces = -(-keys // split)
     parts = sums = arrivals = None
-    if pieces > 1:
+    if pieces == 1:  # one kernel for them all
+        split = max(split, MOST_PIECE)
+    else:
         parts = torch.empty(pieces, T, heads, width, device=q.device)
         sums = torch.empty(pieces, T, heads, device=q.device)
         arrivals = counters(q.device, programs)
@@ -177,19 +178,24 @@ def _few(
         q, pages.keys, pages.values, out, parts, sums, arrivals, pages.table, tables.bounds,
         tables.ends, tables.few, *_strides(q, pages),
         **_sizes(heads, share, width, pages.size, window), SPLIT=split, ALONE=tables.alone,
-        **_tile_of_few(share, tables.tokens, narrowed), **early(q),
+        **_tile_of_few(share, tables.alone and pieces > 1, narrowed), **early(q),
     )  # fmt: skip
 
 
 @cache
-def _tile_of_few(share: int, tokens: int, one_stage: bool) -> dict[str, int]:
+def _tile_of_few(share: int, single: bool, one_stage: bool) -> dict[str, int]:
+    """Where tokens are `single`, no rows but theirs are joined; else all of a tile, of any number
+    of tokens: each number would be compiled for."""
     rows = max(16, triton.next_power_of_2(share))
-    tile = {"JOINED": triton.next_power_of_2(share * tokens), "BLOCK_M": rows, "BLOCK_N": 64}
+    joined = triton.next_power_of_2(share) if single else rows
+    tile = {"JOINED": joined, "BLOCK_M": rows, "BLOCK_N": 64}
     return tile | {"num_warps": 4} | ({"num_stages": 1} if one_stage else {})
 
 
 def split_of(programs: int, pieces: int) -> int:
     """Keys of a piece where so many programs would have `pieces` of PIECE keys each."""
+    if order_is_fixed():
+        return PIECE
     split, keys = PIECE, programs * pieces * PIECE
     while split > LEAST_PIECE and keys // split < ENOUGH:
         split //= 2
