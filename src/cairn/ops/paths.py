@@ -9,10 +9,10 @@ there is one.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -30,9 +30,17 @@ class Choice:
     why: str = ""
 
 
-_forced: ContextVar[Path | None] = ContextVar("forced", default=None)
-_slow_allowed: ContextVar[bool] = ContextVar("slow_allowed", default=False)
-_taken: ContextVar[list[Choice] | None] = ContextVar("taken", default=None)
+@dataclass(frozen=True)
+class _Asked:
+    """What those around a call want of it."""
+
+    forced: Path | None = None
+    slow_allowed: bool = False
+    taken: list[Choice] | None = None
+
+
+_NOTHING = _Asked()
+_asked: ContextVar[_Asked] = ContextVar("asked", default=_NOTHING)
 
 
 def choose(
@@ -52,8 +60,15 @@ def choose(
     """
     if torch.compiler.is_compiling():  # the compiler makes kernels of plain PyTorch itself
         return "torch"
-    forced = _forced.get()
-    on_gpu = device.type == "cuda"
+    asked, on_gpu = _asked.get(), device.type == "cuda"
+    if on_gpu and asked is _NOTHING:  # soon said, as a step of decoding asks a hundred times
+        if library == "":
+            return "library"
+        if triton is None:
+            return "torch"
+        if not triton and not _triton_missing():
+            return "triton"
+    forced = asked.forced
     fast: Path = "native"
     why = native
     if on_gpu:
@@ -67,18 +82,18 @@ def choose(
     else:
         path = "torch"
     slow = on_gpu and path == "torch" and triton is not None
-    if slow and forced is None and not _slow_allowed.get():
+    if slow and forced is None and not asked.slow_allowed:
         mend = "install triton, or allow it: `with cairn.ops.paths.slow_paths():`"
         raise UserError("op", op, f"would run its slow path on {device}: {why}", mend)
-    taken = _taken.get()
-    if taken is not None:
-        taken.append(Choice(op, path, "" if path == fast else why or ""))
+    if asked.taken is not None:
+        asked.taken.append(Choice(op, path, "" if path == fast else why or ""))
     return path
 
 
 def undisturbed() -> bool:
     """Whether `choose` would take what can serve and tell nobody, so that it need not be asked."""
-    quiet = _forced.get() is None and _taken.get() is None
+    asked = _asked.get()
+    quiet = asked.forced is None and asked.taken is None
     return quiet and not torch.compiler.is_compiling()
 
 
@@ -95,32 +110,32 @@ def has_triton() -> bool:
 @contextmanager
 def only(path: Path) -> Iterator[None]:
     """Inside, every operation takes this path: to hold one against another."""
-    token = _forced.set(path)
-    try:
+    with _asking(forced=path):
         yield
-    finally:
-        _forced.reset(token)
 
 
 @contextmanager
 def slow_paths() -> Iterator[None]:
     """Inside, plain PyTorch may serve a GPU where a kernel cannot."""
-    token = _slow_allowed.set(True)
-    try:
+    with _asking(slow_allowed=True):
         yield
-    finally:
-        _slow_allowed.reset(token)
 
 
 @contextmanager
 def recorded() -> Iterator[list[Choice]]:
     """The choices that are made inside, in order."""
     taken: list[Choice] = []
-    token = _taken.set(taken)
-    try:
+    with _asking(taken=taken):
         yield taken
+
+
+@contextmanager
+def _asking(**what: Any) -> Iterator[None]:
+    token = _asked.set(replace(_asked.get(), **what))
+    try:
+        yield
     finally:
-        _taken.reset(token)
+        _asked.reset(token)
 
 
 @cache
