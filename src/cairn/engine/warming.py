@@ -105,18 +105,21 @@ def _chunks(sizes: Sizes, budget: int) -> Iterator[Batch]:
     chosen by how many there are."""
     spans = min(sizes.slots, budget // SHORT) if sizes.capacity >= SHORT else 0
     more = max(0, budget - spans * SHORT - LEAST) // CHUNK
-    chunks = spans + min(more, spans * ((sizes.capacity - SHORT) // CHUNK))
-    tokens = min(budget, sizes.slots * sizes.capacity)
-    while chunks > -(-tokens // CHUNK):  # prompts have as many as that
-        each, longer = divmod(chunks, min(spans, chunks))
-        lengths = [
-            SHORT + CHUNK * (each - 1 + (number < longer)) for number in range(min(spans, chunks))
-        ]
-        for added in (-sum(lengths) % LEAST, int(sum(lengths) % LEAST == 0)):
-            last = lengths[-1] + added
-            if last <= sizes.capacity and sum(lengths) + added <= budget:
-                yield _spans([*lengths[:-1], last], [0] * len(lengths))
-        chunks = -(-chunks // 2)
+    most = spans + min(more, spans * ((sizes.capacity - SHORT) // CHUNK))
+    in_prompts = -(-min(budget, sizes.slots * sizes.capacity) // CHUNK)
+    for even in (True, False):
+        chunks = most
+        while chunks > in_prompts:
+            count = min(spans, chunks)
+            each, longer = divmod(chunks, count)
+            lengths = [SHORT + CHUNK * (each - 1 + (span < longer)) for span in range(count)]
+            over = sum(lengths) % LEAST
+            lengths[-1] += -over % LEAST if even else int(over == 0)
+            if lengths[-1] <= sizes.capacity and sum(lengths) <= budget:
+                yield _spans(lengths, [0] * count)
+                chunks = -(-chunks // 2)
+            else:
+                chunks -= 1
 
 
 def _ends(sizes: Sizes, budget: int) -> Iterator[Batch]:
