@@ -272,9 +272,9 @@ def test_rounding_at_random_is_unbiased_and_repeats():
     for dtype in (torch.float16, torch.int8):
         total = torch.zeros_like(state)
         for position in range(400):
-            noise = noise_of(3, position, state.shape, state.device)
+            noise = noise_of(3, torch.tensor(position), state.shape)
             values, scales = quantised(state, dtype, noise)
-            again, _ = quantised(state, dtype, noise_of(3, position, state.shape, state.device))
+            again, _ = quantised(state, dtype, noise_of(3, torch.tensor(position), state.shape))
             assert torch.equal(values, again)
             total += widened(values, scales)
         nearest = widened(*quantised(state, dtype))
@@ -288,7 +288,7 @@ def test_rounding_at_random_moves_where_rounding_to_nearest_stands_still():
     for dtype in (torch.float16, torch.int8):
         random = nearest = torch.tensor([2.0, 1.0]).expand(1, 32, 2)
         for position in range(steps):
-            noise = noise_of(3, position, random.shape, random.device)
+            noise = noise_of(3, torch.tensor(position), random.shape)
             random = widened(*quantised(random + added, dtype, noise))
             nearest = widened(*quantised(nearest + added, dtype))
         assert abs(float(nearest[..., 1].mean()) - 1) < 0.01
@@ -322,7 +322,7 @@ def test_narrow_states_stay_near_over_a_long_run(dtype, most):
 
 def test_noise_depends_on_seed_position_and_place():
     def drawn(seed: int, position: int) -> Tensor:
-        return noise_of(seed, position, torch.Size([2, 8, 16]), torch.device("cpu"))
+        return noise_of(seed, torch.tensor(position), torch.Size([2, 8, 16]))
 
     first = drawn(1, 5)
     assert first.unique().numel() == first.numel()
@@ -330,6 +330,8 @@ def test_noise_depends_on_seed_position_and_place():
     assert int(first.max()) < 2**32
     for other in (drawn(2, 5), drawn(1, 6)):
         assert (first == other).float().mean() < 0.01
+    together = noise_of(1, torch.tensor([[5, 6]], dtype=torch.int32), first.shape)
+    assert torch.equal(together, torch.stack([first, drawn(1, 6)]).unsqueeze(0))
     bits = torch.stack([(first >> b) & 1 for b in range(32)]).float().mean((1, 2, 3))
     assert ((bits - 0.5).abs() < 0.15).all()
 

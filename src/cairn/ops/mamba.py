@@ -79,6 +79,7 @@ class Pool(Protocol):
 
 
 ROUNDING_SEED = 0  # of narrow states: equal requests get equal answers, on any run
+_NOISE = 2**28  # bytes of random words at a time
 
 
 def mamba_inner(
@@ -174,23 +175,30 @@ def _widely(
     slots: Slots,
 ) -> Tensor:
     """With a pool of narrow states: in fp32 on copies of the slots' rows, which go back rounded."""
-    assert slots.past is not None, "rounding at random asks for positions"
+    assert slots.positions is not None, "rounding at random asks for positions"
     rows, scales = slots.rows, pool.scales
     held = None if scales is None else scales[rows]
     wide = Stored(pool.window[rows].clone(), widened(pool.state[rows], held))
     own = Slots.of(range(len(slots.numbers)), slots.device)
     y = mamba_inner(z, xbc, dt, weights, form, chunks, wide, own)
-    noise = torch.stack(
-        [
-            noise_of(ROUNDING_SEED, past + new, wide.state.shape[1:], slots.device)
-            for past, new in zip(slots.past, chunks.lengths, strict=True)
-        ]
-    )
-    values, found = quantised(wide.state, pool.state.dtype, noise)
+    values, found = _rounded(wide.state, pool.state.dtype, slots.positions + chunks.bounds.diff())
     pool.window[rows], pool.state[rows] = wide.window, values
     if scales is not None and found is not None:
         scales[rows] = found
     return y
+
+
+def _rounded(states: Tensor, dtype: torch.dtype, ends: Tensor) -> tuple[Tensor, Tensor | None]:
+    """`quantised` at random for states [S, H, P, N] after `ends` int [S] tokens.
+
+    Some at a time, for their random words take several times their memory.
+    """
+    at_a_time = max(1, _NOISE // (8 * states[0].numel()))
+    parts = zip(states.split(at_a_time), ends.split(at_a_time), strict=True)
+    found = [quantised(x, dtype, noise_of(ROUNDING_SEED, n, x.shape[1:])) for x, n in parts]
+    values, scales = zip(*found, strict=True)
+    whole = [scale for scale in scales if scale is not None]
+    return torch.cat(values), torch.cat(whole) if whole else None
 
 
 def _path(

@@ -176,13 +176,17 @@ def widened(values: Tensor, scales: Tensor | None) -> Tensor:
     return wide if scales is None else wide * scales[..., None]
 
 
-def noise_of(seed: int, position: int, shape: torch.Size, device: torch.device) -> Tensor:
-    """Random words, int64 [H, P, N] in [0, 2**32), a function of seed, position and place."""
+def noise_of(seed: int, positions: Tensor, shape: torch.Size) -> Tensor:
+    """Random words, a function of seed, position and place.
+
+    positions int [...], a state's shape [H, P, N]: int64 [..., H, P, N] in [0, 2**32).
+    """
     H, P, N = shape
-    key = _hash(torch.tensor(position, device=device) ^ _hash(torch.tensor(seed, device=device)))
-    row = _hash(torch.arange(H * P, device=device) ^ key)
-    column = _hash((torch.arange(N, device=device) + 0x51ED270B) ^ key)
-    return (((row[:, None] ^ column) * 0x9E3779B1) & _WORD).view(H, P, N)
+    key = _hash(positions.to(torch.int64) ^ _hash(torch.tensor(seed))).unsqueeze(-1)
+    row = _hash(torch.arange(H * P, device=key.device) ^ key)
+    column = _hash((torch.arange(N, device=key.device) + 0x51ED270B) ^ key)
+    words = row.unsqueeze(-1) ^ column.unsqueeze(-2)
+    return words.mul_(0x9E3779B1).bitwise_and_(_WORD).view(*positions.shape, H, P, N)
 
 
 def _hash(word: Tensor) -> Tensor:
@@ -361,8 +365,7 @@ def _store(
     noise, dtype = None, memory.state.dtype
     if rows.seed is not None and dtype in _NARROW:
         assert rows.positions is not None
-        position = int(rows.positions[span]) + new
-        noise = noise_of(rows.seed, position, state.shape, state.device)
+        noise = noise_of(rows.seed, rows.positions[span] + new, state.shape)
     values, scales = quantised(state, dtype, noise)
     memory.state[slot] = values
     if scales is not None and memory.scales is not None:
