@@ -6,8 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.utils import parametrize
 
 from cairn.model import Cache, ModelConfig, Spans, build, fused
+from cairn.model.linear import Linear
 from cairn.ops import paths
 from cairn.ops.native.library import native
 
@@ -115,6 +118,39 @@ def test_hooks_on_the_parts_are_called(tiny):
     assert len(heard) == 5
     hook.remove()
     assert "mamba_layer" in taken(model, tiny)
+
+
+class Doubled(Linear):
+    """A layer that computes something else with its weight."""
+
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+class Twice(nn.Module):
+    """A weight computed from the one that is kept."""
+
+    def forward(self, weight):
+        return 2 * weight
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before use", "after use"])
+@pytest.mark.parametrize("computed", [False, True], ids=["another layer", "a computed weight"])
+def test_layers_that_compute_otherwise_are_called(tiny, after, computed):
+    model, same = build(tiny, seed=1).eval(), build(tiny, seed=1).eval()
+    if after:
+        steps(model, tiny)
+    for block, like in zip(model.backbone.layers, same.backbone.layers, strict=True):
+        name = next(n for n in ("out_proj", "o_proj", "down_proj") if hasattr(block.mixer, n))
+        one = getattr(block.mixer, name)
+        if computed:
+            parametrize.register_parametrization(one, "weight", Twice())
+        else:
+            other = Doubled(one.in_features, one.out_features, bias=one.bias is not None)
+            other.load_state_dict(one.state_dict())
+            setattr(block.mixer, name, other)
+        getattr(like.mixer, name).weight.data.mul_(2)
+    torch.testing.assert_close(steps(model, tiny), steps(same, tiny), rtol=1e-5, atol=1e-5)
 
 
 def test_models_go_when_nobody_holds_them(tiny):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from cairn.ops.paths import has_triton
 from cairn.ops.ragged import Chunks
@@ -28,3 +29,13 @@ def test_a_thread_keeps_its_own(made: Callable[[], object]):
         there = other.submit(made).result()
         assert made() is made()
         assert other.submit(made).result() is there is not made()
+
+
+def test_what_is_made_in_inference_mode_is_not_given_to_training():
+    with torch.inference_mode():
+        bounds = chunks().bounds
+        assert chunks().bounds is bounds
+    scale = torch.ones(3, requires_grad=True)
+    (scale * chunks().bounds).sum().backward()
+    assert scale.grad is not None
+    assert torch.equal(scale.grad, bounds.clone().float())

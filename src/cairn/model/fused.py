@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cairn.model.attention import Attention
 from cairn.model.cache import Cache, KeyValues, Recurrence
 from cairn.model.feedforward import MLP
 from cairn.model.layout import Layout
 from cairn.model.linear import Linear
 from cairn.model.mamba import Mamba2
+from cairn.model.norms import LayerNorm, RMSNorm
 from cairn.model.paging import PagePlan
 from cairn.model.positions import tables
 from cairn.ops import paths
@@ -203,7 +205,7 @@ def _head(linear: Any, layers: Layers, want: Want) -> Head | None:
 
 def _whole(backbone: Any) -> _Kept:
     table, norm = backbone.embeddings, backbone.norm_f
-    plain = type(table) is nn.Embedding
+    plain = type(table) is nn.Embedding and _ours(table) and _ours(norm)
     ends = Ends(table.weight, Affine(norm.weight, getattr(norm, "bias", None)), norm.eps)
     kept = _Kept(backbone, list(backbone.layers), ends)
     if not plain:
@@ -248,8 +250,28 @@ def _where(layout: Layout, attention: bool) -> Where | None:
     return Where(layout.chunks.bounds.numpy(), layout.memory_slots.index.numpy())
 
 
+# What computes as its class says, with parameters that it owns: not what wraps or replaces a layer,
+# nor weights that are computed from others.
+_OWN: dict[type, set[str]] = {
+    Mamba2: {"A_log", "D", "dt_bias"},
+    MLP: set(),
+    Attention: set(),
+    Linear: {"weight", "bias"},
+    RMSNorm: {"weight"},
+    LayerNorm: {"weight", "bias"},
+    nn.Conv1d: {"weight", "bias"},
+    nn.Embedding: {"weight"},
+}
+
+
+def _ours(part: nn.Module) -> bool:
+    return type(part) in _OWN and _OWN[type(part)] <= part._parameters.keys()
+
+
 def _layer(block: Any) -> Whole | None:
     """What is compiled for a block; None where nothing is."""
+    if not all(_ours(part) for part in block.modules() if part is not block):
+        return None
     mixer, norm = block.mixer, Affine(block.norm.weight, getattr(block.norm, "bias", None))
     eps = block.norm.eps
     if isinstance(mixer, Mamba2):

@@ -73,11 +73,19 @@ class Linear(nn.Linear):
 
     def plain(self, input: Tensor) -> bool:
         """Whether this is input W^T and nothing more, with nobody who listens."""
-        return self.held[1] is None and self.bare(input)
+        return self._own_bias is None and self.bare(input)
 
     def bare(self, input: Tensor) -> bool:
         """Whether this is input W^T plus a bias, if there is one, with nobody who listens."""
-        return self.held[2] is None and not self.listened and self.scaling(input) is None
+        whole = self._buffers["inverse"] is None
+        return whole and not self.listened and self.scaling(input) is None
+
+    @property
+    def _own_bias(self) -> Tensor | None:
+        """The bias, without asking for a weight that is computed at every look."""
+        if "bias" in self._parameters:
+            return self._parameters["bias"]
+        return self.bias
 
     @property
     def listened(self) -> bool:

@@ -5,8 +5,7 @@ Legend: T tokens, S spans, K chunks, Q chunk size, W window, E places (padding i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from threading import get_ident
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cairn.ops.gradient import once, run
+from cairn.ops.kept import kept
 from cairn.ops.transfer import sent
 from cairn.ops.triton.tables import Tables
 
@@ -105,7 +105,7 @@ class Chunks:
         cls, lengths: Sequence[int], size: int, window: int, device: torch.device | str
     ) -> "Chunks":
         """Cut spans of these lengths (0 allowed) into chunks of at most `size` tokens."""
-        return _chunks(tuple(lengths), size, window, torch.device(device), get_ident())
+        return _chunks(tuple(lengths), size, window, torch.device(device))
 
     @property
     def spans(self) -> int:
@@ -199,15 +199,9 @@ class Chunks:
         return span, np.repeat(np.arange(len(self.steps)) * self.size, self.steps)
 
 
-@lru_cache(maxsize=16)
-def _chunks(
-    lengths: tuple[int, ...], size: int, window: int, device: torch.device, thread: int
-) -> Chunks:
-    """Kept, since decoding cuts the same lengths at every step, and so do all layers.
-
-    By `thread`: engines in several may compute in streams of their own, and what is sent to a GPU
-    in one stream is there for that stream alone, as is its memory when it is given back.
-    """
+@kept(8)
+def _chunks(lengths: tuple[int, ...], size: int, window: int, device: torch.device) -> Chunks:
+    """Kept, since decoding cuts the same lengths at every step, and so do all layers."""
     return Chunks(lengths, max(1, min(size, max(lengths, default=1))), window, device)
 
 

@@ -7,13 +7,12 @@ Legend: T tokens, S spans, K chunks, Q chunk size.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from threading import get_ident
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cairn.ops.kept import kept
 from cairn.ops.transfer import sent
 
 MOST_TAPS = 4  # of a convolution, the current token's among them
@@ -62,12 +61,11 @@ class Tables:
         cls, lengths: Sequence[int], device: torch.device | str, chunk_size: int = CHUNK
     ) -> "Tables":
         """For spans of these lengths, 0 allowed."""
-        return _tables(tuple(lengths), chunk_size, torch.device(device), get_ident())
+        return _tables(tuple(lengths), chunk_size, torch.device(device))
 
 
-@lru_cache(maxsize=16)
-def _tables(lengths: tuple[int, ...], Q: int, device: torch.device, thread: int) -> Tables:
-    """Kept by `thread`: see `cairn.ops.ragged`."""
+@kept(8)
+def _tables(lengths: tuple[int, ...], Q: int, device: torch.device) -> Tables:
     length = np.asarray(lengths, np.int64)
     spans, tokens = len(length), int(length.sum())
     start = np.cumsum(length) - length
