@@ -71,7 +71,7 @@ def _few(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     most = (FEW if inner <= outputs else FEW_OF_DEEP) * inner
     if not 0 < x.numel() <= most or not _narrow(x, weight) or weight.stride(1) != 1:
         return False
-    if torch.is_grad_enabled() and recorded(x, weight, bias):
+    if recorded(x, weight, bias):
         return False
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cuda"):
         return False
@@ -105,7 +105,7 @@ def linear_swiglu(x: Tensor, weight: Tensor, bias: Tensor | None, up: Tensor) ->
 
 def _at_once(x: Tensor, weight: Tensor, bias: Tensor | None, op: str) -> bool:
     """Whether the compiled product goes on to the activation."""
-    fits = not x.is_cuda and not order_is_fixed() and not rows.dense_unfit(x, weight, bias)
+    fits = not order_is_fixed() and not rows.dense_unfit(x, weight, bias)
     return fits and paths.choose(op, x.device, native="") == "native"
 
 

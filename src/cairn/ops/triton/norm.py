@@ -61,7 +61,7 @@ def _normed(
     centred: bool,
 ) -> Any:
     """The norm, and with a residual the sum; past autograd where it would keep nothing."""
-    if torch.is_grad_enabled() and recorded(x, gate, residual, weight, bias):
+    if recorded(x, gate, residual, weight, bias):
         return _Norm.apply(x, gate, residual, weight, bias, groups, eps, centred)
     y, total, _ = _computed(x, gate, residual, weight, bias, groups, eps, centred)
     return y if total is None else (y, total)
