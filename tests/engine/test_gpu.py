@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from cairn.engine import Caching, Engine, Grammar, SamplingParams, Speculation, Thinking
+from cairn.engine.pool import Pool, Sizes
+from cairn.engine.runner import Batch, Runner
 from cairn.model import build
 from cairn.ops.order import fixed_order
 
@@ -81,7 +83,37 @@ def test_graphs_and_late_reading_change_no_token(model, words, state):
             done = engine.generate(prompts, params)
             found.append([(one.tokens, one.finish_reason) for one in done])
         assert not graphs or len(engine._runner.graphs) > 1
+        assert not graphs or len(engine._runner.graphs.pieces) > 0
     assert all(one == found[0] for one in found)
+
+
+@pytest.mark.parametrize("pattern", ["M-*M*-", "*-*-"])
+@torch.inference_mode()
+def test_forwards_in_pieces_are_those_of_all_layers_at_once(pattern):
+    """Of any number of tokens, beside steps of one token each, whose graphs share the memory."""
+    wide = {"hidden_size": 256, "intermediate_size": 1024, "head_dim": 64, "mamba_head_dim": 64}
+    there = build(untrained(pattern, 500, **LIVELY | wide | {"initializer_range": 0.05}), 1, "cuda")
+    sizes, dice = Sizes(6, 4096, (1600,), 0), torch.Generator().manual_seed(1)
+    runners = []
+    for graphs in (True, False):
+        pool = Pool(there.config, sizes, there.device, there.dtype)
+        for slot in range(6):
+            pool.assign(slot, 0, 0, list(range(1 + 256 * slot, 257 + 256 * slot)))
+        runners.append(Runner(there, pool, graphs=graphs))
+    past = [0] * 6
+    for _ in range(40):
+        count = int(torch.randint(1, 6, (), generator=dice))
+        slots = torch.randperm(6, generator=dice)[:count].tolist()
+        most = [1, 8, 60, 200][int(torch.randint(4, (), generator=dice))]
+        lengths = torch.randint(1, most + 1, (count,), generator=dice).tolist()
+        tokens = torch.randint(500, (sum(lengths),), generator=dice).cuda()
+        batch = Batch(lengths, slots, [past[slot] for slot in slots], 0)
+        found, wanted = (runner.compute(tokens, batch) for runner in runners)
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+        for slot, length in zip(slots, lengths, strict=True):
+            past[slot] += length
+    assert len(runners[0].graphs.pieces) > 6
+    assert len(runners[0].graphs) > 0
 
 
 @pytest.mark.parametrize("kind", ["lookup", "twin", "stranger"])

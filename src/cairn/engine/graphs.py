@@ -5,29 +5,20 @@ launched at once. Rows are filled up to the next size with rows that are nobody'
 write no slot and no page.
 """
 
-import logging
-import threading
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-from weakref import ref
 
 import torch
 from torch import Tensor
 
+from cairn.engine.captures import Captures
+from cairn.engine.pieces import Pieces
 from cairn.engine.pool import Pool
 from cairn.model import Decoder
 from cairn.model.layout import Layout
 from cairn.model.steps import Step
 from cairn.ops.transfer import on_device
 
-if TYPE_CHECKING:
-    from cairn.ops.triton.arrivals import Held
-
-log = logging.getLogger(__name__)
-
-_CAPTURING = threading.Lock()  # one waits for the device when it begins, which breaks another
-_MOST = 32  # streams of a device: PyTorch gives them out in turn, again and again
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256)  # rows
 MORE = 64  # beyond those: multiples of it
 
@@ -48,9 +39,9 @@ class Graphs:
         self._model, self._pool = model, pool
         self._steps: dict[int, Step] = {}
         self._graphs: dict[tuple[int, int], Captured] = {}
-        self._memory: Any = None
-        self._counters: Held = {}  # of no other engine's graphs: both may be replayed at a time
-        self._stream: torch.cuda.Stream | None = None  # no other's, for the same reason
+        self._captures = Captures(model.device)
+        self.pieces = Pieces(model, pool, self._captures)
+        """For tokens that are no row each."""
         self._weights = _addresses(model)
 
     def __len__(self) -> int:
@@ -66,7 +57,8 @@ class Graphs:
     def clear(self) -> None:
         """Forget all graphs."""
         self._graphs.clear()
-        self._memory = None  # PyTorch takes the pool back with the last graph that shares it
+        self.pieces.clear()
+        self._captures.forget()
 
     @staticmethod
     def serve(model: Decoder) -> bool:
@@ -100,49 +92,15 @@ class Graphs:
         return captured.hidden[:count]
 
     def _forward(self, step: Step, pieces: int) -> tuple[Tensor, Layout]:
-        from cairn.ops.triton.arrivals import counters_in
-
         cache = self._pool.cache
         layout = step.layout(self._model.config, cache, self._pool.tables, pieces)
-        with counters_in(self._counters):
+        with self._captures.counting():
             return self._model.run(step.tokens, layout, cache), layout
 
     def _capture(self, step: Step, pieces: int) -> "Captured":
-        graph = torch.cuda.CUDAGraph()
-        how = {"pool": self._memory, "capture_error_mode": "thread_local"}
-        with _CAPTURING:
-            if self._stream is None:
-                self._stream = _own_stream(self, self._model.device)
-            with torch.cuda.graph(graph, stream=self._stream, **how):
-                hidden, layout = self._forward(step, pieces)
-        self._memory = graph.pool()
+        with self._captures.open(), self._captures.graph() as graph:
+            hidden, layout = self._forward(step, pieces)
         return Captured(graph, hidden, layout)
-
-
-_streams: list[tuple[torch.cuda.Stream, ref[Any]]] = []  # and whose each is, or was
-
-
-def _own_stream(owner: Any, device: torch.device) -> torch.cuda.Stream:
-    """One in which no other living `Graphs` are captured: that of one that is gone, or a new one.
-
-    PyTorch keeps the scratch memory of cuBLAS (32 MiB on Hopper) by thread and stream, for ever,
-    and a graph knows it by address: partial sums of graphs that one stream captured lie in the
-    same place, wrong where two are replayed at a time.
-    """
-    for number, (stream, whose) in enumerate(_streams):
-        if whose() is None and stream.device == device:
-            _streams[number] = stream, ref(owner)
-            return stream
-    taken = {stream for stream, _ in _streams}
-    stream = torch.cuda.Stream(device)
-    for _ in range(_MOST):
-        if stream not in taken:
-            break
-        stream = torch.cuda.Stream(device)
-    else:
-        log.warning("over %d engines have graphs: do not run them at the same time", _MOST)
-    _streams.append((stream, ref(owner)))
-    return stream
 
 
 def rows_for(count: int) -> int:

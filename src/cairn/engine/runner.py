@@ -199,7 +199,10 @@ class Runner:
         if self.graphs is not None and all(size == 1 for size in sizes):
             return self.graphs.run(tokens, slots, past)
         self.pool.cache.hold(slots, past)
-        return self.model.hidden(tokens, self._spans_of(sizes, slots), self.pool.cache, asked)
+        spans = self._spans_of(sizes, slots)
+        if self.graphs is not None and self.graphs.pieces.serve(len(tokens)):
+            return self.graphs.pieces.run(tokens, spans)
+        return self.model.hidden(tokens, spans, self.pool.cache, asked)
 
     def _tokens(self, slices: list[Slice]) -> Tensor:
         """int64 [T] on the device: what is known here, and the rest from where it was drawn."""

@@ -14,6 +14,7 @@ import torch
 from cairn.base import UserError
 from cairn.engine.graphs import rows_for
 from cairn.engine.pages import NULL, PAGE
+from cairn.engine.pieces import SIZES
 from cairn.engine.pool import Sizes
 from cairn.engine.runner import FEW, MANY, Batch, Rows, Runner
 from cairn.model import ModelConfig
@@ -62,6 +63,8 @@ def _onto_nobody(runner: Runner) -> None:
 
 def _batches(runner: Runner, budget: int) -> Iterator[Batch]:
     sizes, config = runner.pool.sizes, runner.model.config
+    if runner.graphs is not None:
+        yield from _pieced(sizes, max(budget, sizes.slots))
     yield from _prompts(sizes, budget)
     if runner.pool.recurrent:
         yield from _chunks(sizes, budget)
@@ -72,6 +75,18 @@ def _batches(runner: Runner, budget: int) -> Iterator[Batch]:
         yield from _graphs(sizes, config)
     if config.count("*") and runner.model.device.type == "cuda":
         yield from _long(sizes, config, max(budget, sizes.slots), alone=runner.graphs is None)
+
+
+def _pieced(sizes: Sizes, budget: int) -> Iterator[Batch]:
+    """As many tokens as each forward has that is captured in pieces; the most first, for their
+    memory serves the others."""
+    most = min(budget, sizes.slots * sizes.capacity)
+    for fewer, size in reversed(list(itertools.pairwise((1, *SIZES)))):
+        count = min(size, most)
+        if count > fewer:
+            whole, rest = divmod(count, sizes.capacity)
+            spans = [sizes.capacity] * whole + ([rest] if rest else [])
+            yield _spans(spans, [0] * len(spans))
 
 
 def _prompts(sizes: Sizes, budget: int) -> Iterator[Batch]:

@@ -55,9 +55,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout, memory: KeyValues | None) -> Tensor:
         """x [T, D] to [T, D]; appends to the spans' slots in `memory` and attends to them."""
-        q, k, v = (self._heads(y) for y in products(x, *self.together))
+        parts = products(x, *self.together)
         if memory is not None and layout.context is None:
-            return part(self, "o_proj")(self._remembering(q, k, v, layout, memory).flatten(1))
+            return part(self, "o_proj")(layout.through(self._remembering, parts, memory))
+        q, k, v = map(self._heads, parts)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if layout.turns is not None:
@@ -74,10 +75,9 @@ class Attention(nn.Module):
         width = self.config.head_dim
         return y.view(tokens, wide // width, width)
 
-    def _remembering(
-        self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, memory: KeyValues
-    ) -> Tensor:
+    def _remembering(self, parts: tuple[Tensor, ...], layout: Layout, memory: KeyValues) -> Tensor:
         """What new tokens see in the spans' slots, their own keys and values included."""
+        q, k, v = map(self._heads, parts)
         where = layout.pages
         assert where is not None
         norms, q_norm, k_norm = None, self.q_norm, self.k_norm
@@ -94,4 +94,4 @@ class Attention(nn.Module):
             return keys.to(q.dtype), values.to(q.dtype)
 
         pages = None if q.is_cpu else memory.paged(where)
-        return attention(q, k, v, layout.attention[self.window], read, pages)
+        return attention(q, k, v, layout.attention[self.window], read, pages).flatten(1)

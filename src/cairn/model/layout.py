@@ -1,8 +1,9 @@
 """How the tokens of one forward are laid out for the mixers; made once, used by every layer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +22,12 @@ from cairn.ops.transfer import sent
 
 if TYPE_CHECKING:
     from cairn.model.steps import StepPages
+
+Core = Callable[[tuple[Tensor, ...], "Layout", Any], Tensor]
+"""What a mixer does between its matrices, where tokens of a span meet: from the parts [T, _] of
+what the first gives, and the layer's memory, to [T, W], W as wide as the first part."""
+Seam = Callable[[Core, tuple[Tensor, ...], Any], Tensor]
+"""Takes a core, its parts and its memory, and gives where its [T, W] will be."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,20 @@ class Layout:
     """int64 [T]: how many tokens come before it in its sequence."""
     context: Context | None = None
     """Where the tokens are a part of a list that lies on several ranks."""
+    seam: Seam | None = None
+    """Called in place of cores, by whoever computes these apart from the rest."""
+
+    def through(self, core: Core, parts: tuple[Tensor, ...], memory: Any) -> Tensor:
+        """[T, W]: what `core` makes of its parts, here or elsewhere."""
+        if self.seam is not None:
+            return self.seam(core, parts, memory)
+        return core(parts, self, memory)
+
+    @classmethod
+    def of_no_spans(cls, positions: Tensor, seam: Seam) -> "Layout":
+        """For tokens at `positions` int64 [T] of spans that nobody knows: `seam` gets the cores."""
+        slots = Slots.of((), positions.device)
+        return cls(None, {}, None, (), slots, None, positions, seam=seam)
 
     @classmethod
     def of(

@@ -73,10 +73,15 @@ class Mamba2(nn.Module):
         """x [T, D] to [T, D]; reads and writes the spans' slots in `memory`."""
         config = self.config
         sizes = [config.mamba_width, config.conv_channels, config.mamba_heads]
-        z, xbc, dt = part(self, "in_proj")(x).split_with_sizes(sizes, -1)
-        weights = self.weights
+        parts = part(self, "in_proj")(x).split_with_sizes(sizes, -1)
+        return part(self, "out_proj")(layout.through(self._between, parts, memory))
+
+    def _between(
+        self, parts: tuple[Tensor, ...], layout: Layout, memory: Recurrence | None
+    ) -> Tensor:
+        """Convolution, scan, gate and norm of gate, channels and time steps."""
+        z, xbc, dt = parts
         chunks, slots = layout.chunks, layout.memory_slots
         assert chunks is not None
-        context = layout.context
-        inner = mamba_inner(z, xbc, dt, weights, self.form, chunks, memory, slots, context)
-        return part(self, "out_proj")(inner)
+        weights = self.weights
+        return mamba_inner(z, xbc, dt, weights, self.form, chunks, memory, slots, layout.context)

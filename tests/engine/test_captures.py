@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from cairn.engine import graphs
+from cairn.engine import captures
 
 HERE, THERE = torch.device("cuda", 0), torch.device("cuda", 1)
 
@@ -29,19 +29,19 @@ def streams(monkeypatch):
     numbers, given = count(), []
 
     def one(device):
-        given.append(Stream(next(numbers) % graphs._MOST, device))
+        given.append(Stream(next(numbers) % captures._MOST, device))
         return given[-1]
 
     monkeypatch.setattr(torch.cuda, "Stream", one)
-    monkeypatch.setattr(graphs, "_streams", [])
+    monkeypatch.setattr(captures, "_streams", [])
     return given
 
 
 def test_no_two_engines_capture_in_one_stream(streams):
     """Partial sums of a library's products lie where the stream says."""
-    owners, own = [Owner() for _ in range(graphs._MOST)], []
+    owners, own = [Owner() for _ in range(captures._MOST)], []
     for owner in owners:
-        own.append(graphs._own_stream(owner, HERE))
+        own.append(captures._own_stream(owner, HERE))
         for _ in range(30):  # somebody else takes some: the next is that of an engine before
             torch.cuda.Stream(HERE)
     assert len(set(own)) == len(owners)
@@ -51,19 +51,19 @@ def test_engines_one_after_the_other_share_a_stream(streams):
     """Each stream costs scratch memory that PyTorch never gives back."""
     for _ in range(5):
         owner = Owner()
-        graphs._own_stream(owner, HERE)
+        captures._own_stream(owner, HERE)
         del owner
     assert len(streams) == 1
-    assert graphs._own_stream(Owner(), THERE).device == THERE
+    assert captures._own_stream(Owner(), THERE).device == THERE
 
 
 def test_one_engine_too_many_is_told(caplog):
-    owners = [Owner() for _ in range(graphs._MOST)]
-    own = [graphs._own_stream(owner, HERE) for owner in owners]
+    owners = [Owner() for _ in range(captures._MOST)]
+    own = [captures._own_stream(owner, HERE) for owner in owners]
     del owners[7]
     with caplog.at_level(logging.WARNING):
         owners.append(Owner())
-        assert graphs._own_stream(owners[-1], HERE) is own[7]
+        assert captures._own_stream(owners[-1], HERE) is own[7]
         assert not caplog.messages
-        graphs._own_stream(Owner(), HERE)
+        captures._own_stream(Owner(), HERE)
     assert "at the same time" in caplog.text
