@@ -39,7 +39,7 @@ from cairn.ops import narrow as ops_narrow
 
 GIB = 2**30
 STEPS = 30  # timed at each length
-WORKSPACE = 0.25  # GiB beside weights and pools: activations, graphs, libraries
+WORKSPACE = 0.3  # GiB beside weights and pools: activations, graphs, libraries
 
 
 def copy_rate() -> float:

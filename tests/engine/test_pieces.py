@@ -103,20 +103,6 @@ def test_spans_of_any_lengths_are_the_one_forward_s(name):
         torch.testing.assert_close(mine, theirs)
 
 
-def test_what_is_asked_twice_is_there_twice():
-    """Ends of prompts and prompts of one step may be as many."""
-    config = CONFIGS["hybrid"]
-    model = build(config, seed=3)
-    pool = Pool(config, Sizes(2, 256, (32,), 0), CPU, model.dtype)
-    for slot in range(2):
-        pool.assign(slot, 0, 0, list(range(1 + 16 * slot, 17 + 16 * slot)))
-    made = Pieces(model, pool, Captures(CPU))
-    one = made.run(torch.arange(5), Spans.of([5], [0]))
-    kept = one.clone()
-    made.run(torch.arange(6) + 20, Spans.of([6], [1]))
-    assert torch.equal(one, kept)
-
-
 def test_graphs_that_fail_to_be_captured_are_not_kept(monkeypatch):
     config = CONFIGS["hybrid"]
     model = build(config, seed=3)

@@ -297,14 +297,12 @@ def test_joined_products_on_a_gpu_and_what_joining_takes(tinies, float8):
         narrow_weights(model)
     ids = tokens(config).cuda()
     wanted = [model(ids[:n], Spans.of([n])) for n in (1, 5, 40)]
-    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_reserved()
+    before = torch.cuda.memory_allocated()  # what is reserved has holes that others left
     assert join_weights(model) == 8
     widest = 2 * model.backbone.layers[1].mixer.up_proj.weight.nbytes
-    slack = 40 * 2**20  # two of the allocator's segments, which several tensors share
-    assert torch.cuda.max_memory_reserved() <= before + widest + slack
-    assert torch.cuda.memory_reserved() <= before + slack
+    assert torch.cuda.max_memory_allocated() <= before + 1.1 * widest
+    assert torch.cuda.memory_allocated() <= before + 0.1 * widest
     with paths.recorded() as taken:
         found = [model(ids[:n], Spans.of([n])) for n in (1, 5, 40)]
     assert products_in(taken) == {"library"}

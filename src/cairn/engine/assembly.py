@@ -148,15 +148,6 @@ def states_in(name: str | torch.dtype | None) -> torch.dtype | None:
     return found
 
 
-def signature(model: Decoder) -> int:
-    """A number that changes when a weight is replaced or changed in place."""
-    total = 0
-    for weight in model.parameters():
-        version = 0 if weight.is_inference() else weight._version
-        total = hash((total, weight.data_ptr(), version))
-    return total
-
-
 @dataclass(frozen=True)
 class Opened:
     """What an engine works with."""

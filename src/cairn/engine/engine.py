@@ -19,7 +19,6 @@ from cairn.engine.assembly import (
     opened,
     pool_of,
     refuse_apart,
-    signature,
     states_in,
     without_variation,
 )
@@ -37,6 +36,7 @@ from cairn.engine.sequence import Completion, Delta, Sequence
 from cairn.engine.stepper import Stepper
 from cairn.engine.verification import Drawing
 from cairn.engine.warming import warm_up
+from cairn.engine.watch import Watch
 from cairn.engine.weights import replace_weights
 from cairn.model import Decoder
 from cairn.tokens.tokenizer import Tokenizer
@@ -116,7 +116,7 @@ class Engine:
         ahead = ahead and speculation is None
         self._stepper = Stepper(self._runner, self._scheduler, ahead, invariant)
         self._most_drafts = speculation.most if speculation else 0
-        self._weights = signature(own.model)
+        self._weights = Watch(own.model)
         self._sequences: dict[int, Sequence] = {}
         self._watched: dict[int, deque[Delta]] = {}
         self._ids = itertools.count()
@@ -218,7 +218,7 @@ class Engine:
 
     def enter(self, sequence: Sequence) -> int:
         """Queue what `prepare` gave; returns the id that its deltas carry."""
-        if signature(self.model) != self._weights:
+        if self._weights.changed():
             self._changed()
         self._scheduler.add(sequence)
         self._sequences[sequence.id] = sequence
@@ -281,7 +281,7 @@ class Engine:
 
     def _changed(self) -> None:
         """Other weights than before: what was made with them is of no use."""
-        self._weights = signature(self.model)
+        self._weights.changed()
         self._runner.check()
         self.forget()
 

@@ -70,7 +70,7 @@ class Graphs:
     def run(self, tokens: Tensor, slots: list[int], past: list[int]) -> Tensor:
         """Hidden states [S, D] after one of `tokens` int64 [S] in each slot, which holds `past`.
 
-        They stay as they are until the next call.
+        They stay as they are until the next graph is replayed.
         """
         count = len(slots)
         rows = rows_for(count)

@@ -72,7 +72,10 @@ class Pieces:
         self._room.clear()
 
     def run(self, tokens: Tensor, spans: Spans) -> Tensor:
-        """`Decoder.hidden` [T, D] of `tokens` int64 [T], which the pool's cache remembers."""
+        """`Decoder.hidden` [T, D] of `tokens` int64 [T], which the pool's cache remembers.
+
+        The rows stay as they are until the next graph is replayed.
+        """
         count, cache, model = len(tokens), self._pool.cache, self._model
         size = SIZES[bisect_left(SIZES, count)]
         held = self._held.get(size)
@@ -86,7 +89,7 @@ class Pieces:
             cut.found[:count].copy_(cut.core(parts, layout, cut.memory))
         held.last.replay()
         cache.end(spans.slot_numbers, spans.lengths)
-        return held.hidden[:count].clone()  # the next forward of as many may come before it is read
+        return held.hidden[:count]
 
     def _capture(self, size: int) -> Pieced:
         tokens = torch.zeros(size, dtype=torch.int64, device=self._model.device)

@@ -138,10 +138,12 @@ class Runner:
             return self._forward(tokens, batch.sizes, batch.slots, batch.past, batch.asked)
         few = slice(0, batch.few), slice(batch.few, None)
         given = tokens.split([sum(batch.sizes[part]) for part in few])
-        parts = [
-            self._forward(own, batch.sizes[part], batch.slots[part], batch.past[part], asked)
-            for own, part, asked in zip(given, few, (None, batch.asked), strict=True)
-        ]
+        parts = []
+        for own, part, asked in zip(given, few, (None, batch.asked), strict=True):
+            sizes, slots, past = batch.sizes[part], batch.slots[part], batch.past[part]
+            parts.append(self._forward(own, sizes, slots, past, asked))
+            if part is few[0] and self.graphs is not None:
+                parts[0] = parts[0].clone()  # the next graph may leave its own in that place
         return torch.cat(parts)
 
     def logits(self, rows: Rows, places: list[int]) -> Tensor:
