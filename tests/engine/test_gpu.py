@@ -114,7 +114,7 @@ def test_forwards_in_pieces_are_those_of_all_layers_at_once(pattern):
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
         for slot, length in zip(slots, lengths, strict=True):
             past[slot] += length
-    assert len(runners[0].graphs.pieces) > 6
+    assert len(runners[0].graphs.pieces) > 3
     assert len(runners[0].graphs) > 0
 
 

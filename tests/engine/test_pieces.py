@@ -12,8 +12,10 @@ from cairn.engine import pieces
 from cairn.engine.captures import Captures
 from cairn.engine.pieces import SIZES, Pieces
 from cairn.engine.pool import Pool, Sizes
+from cairn.engine.runner import Runner, _rows_of
 from cairn.model import Spans, build
 from cairn.ops import paths
+from cairn.ops.order import fixed_order
 
 from ..fixtures.shapes import LIVELY, WINDOW, untrained
 
@@ -117,8 +119,65 @@ def test_graphs_that_fail_to_be_captured_are_not_kept(monkeypatch):
     assert made.run(torch.arange(5), Spans.of([5], [0])).isfinite().all()
 
 
-def test_what_is_served():
-    assert not Pieces.serve(0)
-    assert all(Pieces.serve(n) for n in (1, 9, SIZES[-1]))
-    assert not Pieces.serve(SIZES[-1] + 1)
+def test_where_memory_is_short_nothing_is_captured(monkeypatch, caplog):
+    """And what was, gives its memory back."""
+    config = CONFIGS["hybrid"]
+    model = build(config, seed=3)
+    pool = Pool(config, Sizes(2, 256, (32,), 0), CPU, model.dtype)
+    pool.assign(0, 0, 0, list(range(1, 17)))
+    made = Pieces(model, pool, Captures(CPU))
+    assert made.run(torch.arange(5), Spans.of([5], [0])) is not None
+    capture = Pieces._capture
+
+    def full(self: Pieces, size: int) -> Any:
+        if size > 8:
+            raise torch.OutOfMemoryError("full")
+        return capture(self, size)
+
+    monkeypatch.setattr(Pieces, "_capture", full)
+    assert made.run(torch.arange(30), Spans.of([30], [0])) is None
+    assert "of 32 tokens" in caplog.text
+    assert pool.cache.lengths[0] == 5
+    assert len(made) == 0
+    assert made.run(torch.arange(9), Spans.of([9], [0])) is None  # nor what is nearly as large
+    assert made.run(torch.arange(8), Spans.of([8], [0])) is not None
+    assert made.give_way()
+    assert not made.give_way()
+    assert made.run(torch.arange(8), Spans.of([8], [0])) is None
+
+
+def test_many_tokens_are_not_served():
+    config = CONFIGS["hybrid"]
+    model = build(config, seed=3)
+    pool = Pool(config, Sizes(2, 2048, (256,), 0), CPU, model.dtype)
+    made = Pieces(model, pool, Captures(CPU))
+    many = SIZES[-1] + 1
+    assert made.run(torch.zeros(many, dtype=torch.int64), Spans.of([many], [0])) is None
     assert list(SIZES) == sorted(SIZES)
+
+
+def test_short_spans_are_rows_of_their_slots():
+    sizes, slots, past = [3, 1, 2], [4, 0, 7], [10, 5, 0]
+    each, before = _rows_of(sizes, slots, past)
+    assert each == [4, 4, 4, 0, 7, 7]
+    assert before == [10, 11, 12, 5, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "past", "whether"),
+    [
+        ("window", [1, 1], [9000, 20_000], True),
+        ("window", [3, 1], [100, 20_000], True),
+        ("window", [5, 1], [8000, 20_000], False),
+        ("window", [100, 29], [0, 0], False),
+        ("hybrid", [1, 1], [5, 5], True),
+        ("hybrid", [2, 1], [5, 5], False),
+    ],
+)
+def test_which_spans_are_rows(name, sizes, past, whether):
+    config = CONFIGS[name]
+    pool = Pool(config, Sizes(2, 32, (4,) * len(set(config.windows)), 0), CPU, torch.float32)
+    runner = Runner(build(config, seed=0), pool)
+    assert runner._each_a_row(sizes, past) is whether
+    with fixed_order():
+        assert runner._each_a_row(sizes, past) is all(size == 1 for size in sizes)

@@ -332,3 +332,25 @@ def test_one_key_head_for_many_is_joined_too(triton_device, share):
     with paths.only("triton"):
         got = attention(*new, plan, pages=pages)
     torch.testing.assert_close(got.cpu(), wanted, **NEAR)
+
+
+@pytest.mark.parametrize("window", [None, 7])
+def test_tokens_of_a_span_may_be_rows_of_one_slot(triton_device, window):
+    """Each with its own end of the keys, which are all there already."""
+    past, new = [530, 0], [5, 3]
+    whole = [old + more for old, more in zip(past, new, strict=True)]
+    q, k = draw(sum(whole), 4, WIDTH) * 3, draw(sum(whole), 2, WIDTH, seed=1) * 3
+    v = draw(sum(whole), 2, WIDTH, seed=2)
+    wanted = new_rows(reference.attention(q, k, v, whole, window), past, new)
+    slots = [0] * 5 + [1] * 3
+    first = torch.arange(9, dtype=torch.int32, device=triton_device)
+    tiles = torch.stack([first[:8], torch.zeros_like(first[:8])], 1)
+    ends = torch.tensor([*range(531, 536), 1, 2, 3], dtype=torch.int32, device=triton_device)
+    tables = kernels.Tables(first, ends, tiles, tiles[:0], 2, alone=True)
+    plan = AttentionPlan.of_tables(tables, 8, triton_device, window)
+    there = moved(paged(k, v, whole, 16, 16), triton_device)
+    pages = Pages(there.keys, there.values, there.table[slots])
+    given_rows = [new_rows(x, past, new).to(triton_device) for x in (q, k, v)]
+    with paths.only("triton"):
+        got = attention(*given_rows, plan, pages=pages)
+    torch.testing.assert_close(got.cpu(), wanted, **NEAR)

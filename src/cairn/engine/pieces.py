@@ -7,6 +7,7 @@ tokens. In between attention and scans run as they would without graphs, over th
 there. Tokens are filled up to the next number with some that are nobody's: no row sees another.
 """
 
+import logging
 from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from cairn.engine.captures import Captures
 from cairn.engine.pool import Pool
 from cairn.model import Decoder, Spans
 from cairn.model.layout import Core, Layout
+
+log = logging.getLogger(__name__)
 
 SIZES = (8, 16, 32, *range(64, 513, 64), *range(640, 1025, 128))
 """Tokens: up to some 256 reading the weights takes longest, and padding costs little; above the
@@ -55,32 +58,40 @@ class Pieces:
     def __init__(self, model: Decoder, pool: Pool, captures: Captures) -> None:
         self._model, self._pool, self._captures = model, pool, captures
         self._held: dict[int, Pieced] = {}
+        self._most = SIZES[-1]
         self._room: dict[tuple[int, torch.dtype], Tensor] = {}
 
     def __len__(self) -> int:
         """For how many numbers of tokens there are graphs."""
         return len(self._held)
 
-    @staticmethod
-    def serve(tokens: int) -> bool:
-        """Whether so many are few enough."""
-        return 0 < tokens <= SIZES[-1]
-
     def clear(self) -> None:
         """Forget all graphs."""
         self._held.clear()
         self._room.clear()
 
-    def run(self, tokens: Tensor, spans: Spans) -> Tensor:
+    def give_way(self, most: int = 0) -> bool:
+        """Leave memory to others: forget all, and serve at most so many tokens from here on.
+
+        Whether there was anything to give.
+        """
+        had, self._most = bool(self._held), min(most, self._most)
+        self.clear()
+        return had
+
+    def run(self, tokens: Tensor, spans: Spans) -> Tensor | None:
         """`Decoder.hidden` [T, D] of `tokens` int64 [T], which the pool's cache remembers.
 
-        The rows stay as they are until the next graph is replayed.
+        The rows stay as they are until the next graph is replayed. None, and nothing done, where
+        tokens are too many for graphs, or for graphs in the memory that is left.
         """
+        if not 0 < len(tokens) <= self._most:
+            return None
         count, cache, model = len(tokens), self._pool.cache, self._model
         size = SIZES[bisect_left(SIZES, count)]
-        held = self._held.get(size)
+        held = self._held.get(size) or self._captured(size)
         if held is None:
-            held = self._held[size] = self._capture(size)
+            return None
         layout = Layout.of(model.config, spans, cache, model.device)
         held.tokens[:count].copy_(tokens)
         for cut in held.cuts:
@@ -90,6 +101,15 @@ class Pieces:
         held.last.replay()
         cache.end(spans.slot_numbers, spans.lengths)
         return held.hidden[:count]
+
+    def _captured(self, size: int) -> Pieced | None:
+        try:
+            self._held[size] = self._capture(size)
+        except torch.OutOfMemoryError:
+            self.give_way(size // 4)
+            torch.cuda.empty_cache()
+            log.warning("too little memory for graphs of %d tokens: they are launched anew", size)
+        return self._held.get(size)
 
     def _capture(self, size: int) -> Pieced:
         tokens = torch.zeros(size, dtype=torch.int64, device=self._model.device)

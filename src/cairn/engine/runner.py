@@ -11,9 +11,12 @@ from cairn.engine.pool import Pool
 from cairn.engine.scheduler import Slice
 from cairn.engine.team import Team
 from cairn.model import Decoder, Spans
+from cairn.ops.order import order_is_fixed
 from cairn.ops.transfer import on_device
 
 MANY = 64  # tokens: from here on rows that nobody looks at are left out where they can be
+MOST_ROWS = 128  # tokens of spans, up to which each may be a row of a graph
+MOST_READ = 32_768  # keys that these rows read: a span's kernel reads them once for many tokens
 FEW = 8  # tokens: spans up to this long go together, apart from the prompts
 
 
@@ -30,6 +33,8 @@ class Batch:
     """How many of them, the first, have a forward of their own; 0 where all go together."""
     asked: list[int] | None = None
     """Of the rows of spans that are no `few`, those that somebody looks at; None for all."""
+    rows: bool = True
+    """Whether tokens of a span may be rows of a graph; otherwise spans are met as such."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Runner:
             return self._run_whole(slices)
         few = [number for number, part in enumerate(slices) if part.size <= FEW]
         order = list(range(len(slices)))
-        if not few or len(few) == len(slices) or not (self.pool.recurrent or self.graphs):
+        if not few or len(few) == len(slices) or not self._parted(slices):
             few = []
         else:
             order.sort(key=lambda number: slices[number].size > FEW)
@@ -105,6 +110,13 @@ class Runner:
             starts[number] = at
             at += size
         return Rows(self.compute_together(tokens, batch), starts, tokens=at)
+
+    def _parted(self, slices: list[Slice]) -> bool:
+        """Whether those of few tokens have a forward of their own."""
+        if self.graphs is None:
+            return self.pool.recurrent
+        sizes, past = [part.size for part in slices], [part.start for part in slices]
+        return not self._each_a_row(sizes, past)
 
     def _run_whole(self, slices: list[Slice]) -> Rows:
         """A token of each sequence, and what it predicts."""
@@ -135,13 +147,13 @@ class Runner:
     def compute(self, tokens: Tensor, batch: Batch) -> Tensor:
         """Hidden states [T, D] of `tokens` int64 [T], which lie on the device."""
         if not batch.few:
-            return self._forward(tokens, batch.sizes, batch.slots, batch.past, batch.asked)
+            return self._forward(tokens, batch)
         few = slice(0, batch.few), slice(batch.few, None)
         given = tokens.split([sum(batch.sizes[part]) for part in few])
         parts = []
         for own, part, asked in zip(given, few, (None, batch.asked), strict=True):
             sizes, slots, past = batch.sizes[part], batch.slots[part], batch.past[part]
-            parts.append(self._forward(own, sizes, slots, past, asked))
+            parts.append(self._forward(own, Batch(sizes, slots, past, 0, asked, batch.rows)))
             if part is few[0] and self.graphs is not None:
                 parts[0] = parts[0].clone()  # the next graph may leave its own in that place
         return torch.cat(parts)
@@ -190,21 +202,31 @@ class Runner:
         """Take back what the drafts did to the states of `slots`."""
         self.pool.put_back(held.states, [held.slots.index(slot) for slot in slots], slots)
 
-    def _forward(
-        self,
-        tokens: Tensor,
-        sizes: list[int],
-        slots: list[int],
-        past: list[int],
-        asked: list[int] | None,
-    ) -> Tensor:
-        if self.graphs is not None and all(size == 1 for size in sizes):
-            return self.graphs.run(tokens, slots, past)
+    def _forward(self, tokens: Tensor, batch: Batch) -> Tensor:
+        """All spans together."""
+        sizes, slots, past = batch.sizes, batch.slots, batch.past
+        if self.graphs is not None and self._each_a_row(sizes, past, batch.rows):
+            return self.graphs.run(tokens, *_rows_of(sizes, slots, past))
         self.pool.cache.hold(slots, past)
         spans = self._spans_of(sizes, slots)
-        if self.graphs is not None and self.graphs.pieces.serve(len(tokens)):
-            return self.graphs.pieces.run(tokens, spans)
-        return self.model.hidden(tokens, spans, self.pool.cache, asked)
+        found = None if self.graphs is None else self.graphs.pieces.run(tokens, spans)
+        if found is not None:
+            return found
+        return self.model.hidden(tokens, spans, self.pool.cache, batch.asked)
+
+    def _each_a_row(self, sizes: list[int], past: list[int], of_spans: bool = True) -> bool:
+        """Whether tokens run as rows of a decoding step, which is one graph.
+
+        Keys of all tokens of a span are there before any row reads them. So a few tokens `of_spans`
+        may be rows of one slot, but not in recurrent models, nor where the order of sums must not
+        depend on company.
+        """
+        if all(size == 1 for size in sizes):
+            return True
+        if not of_spans or self.pool.recurrent or order_is_fixed() or sum(sizes) > MOST_ROWS:
+            return False
+        read = sum(size * (size + old) for size, old in zip(sizes, past, strict=True))
+        return read <= MOST_READ
 
     def _tokens(self, slices: list[Slice]) -> Tensor:
         """int64 [T] on the device: what is known here, and the rest from where it was drawn."""
@@ -223,6 +245,13 @@ class Runner:
         if not unknown:
             return found
         return torch.where(found < 0, self._last[(-1 - found).clamp(min=0)], found)
+
+
+def _rows_of(sizes: list[int], slots: list[int], past: list[int]) -> tuple[list[int], list[int]]:
+    """The slot of every token, and how many tokens it holds before it."""
+    spans = list(zip(sizes, slots, past, strict=True))
+    each = [slot for size, slot, _ in spans for _ in range(size)]
+    return each, [old + n for size, _, old in spans for n in range(size)]
 
 
 def _asked(parts: list[Slice]) -> list[int] | None:

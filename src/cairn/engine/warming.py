@@ -6,20 +6,25 @@ that requests have, and leave graphs for decoding.
 """
 
 import itertools
+import logging
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from cairn.base import UserError
 from cairn.engine.graphs import rows_for
 from cairn.engine.pages import NULL, PAGE
 from cairn.engine.pieces import SIZES
 from cairn.engine.pool import Sizes
-from cairn.engine.runner import FEW, MANY, Batch, Rows, Runner
+from cairn.engine.runner import FEW, MANY, MOST_ROWS, Batch, Rows, Runner
 from cairn.model import ModelConfig
 from cairn.ops.order import fixed_order
 from cairn.ops.triton.tables import CHUNK
+
+log = logging.getLogger(__name__)
 
 LEAST = 16  # tokens: Triton tells multiples of it from other numbers
 KINDS = 1, 2, LEAST  # rows that decoding kernels tell apart
@@ -40,10 +45,11 @@ def warm_up(runner: Runner, budget: int, fixed: bool, busy: bool) -> float:
     device = runner.model.device
     _onto_nobody(runner)
     with fixed_order(fixed):
-        for number, batch in enumerate(_batches(runner, budget)):
+        for number, given in enumerate(_batches(runner, budget)):
+            batch = replace(given, rows=False)  # or kernels of spans would not be met
             count = sum(batch.sizes)
             tokens = torch.zeros(count, dtype=torch.int64, device=device)
-            rows = Rows(runner.compute_together(tokens, batch), [])
+            rows = Rows(_computed(runner, tokens, batch), [])
             runner.logits(rows, [end - 1 for end in itertools.accumulate(batch.sizes)])
             for asked in HEADS if not number else ():  # the first batch has the most tokens
                 runner.logits(rows, list(range(min(asked, count))))
@@ -52,6 +58,21 @@ def warm_up(runner: Runner, budget: int, fixed: bool, busy: bool) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - began
+
+
+def _computed(runner: Runner, tokens: Tensor, batch: Batch) -> Tensor:
+    """Hidden states; where memory is short, graphs in pieces give theirs back.
+
+    They are captured first, and long prompts have to fit beside them.
+    """
+    try:
+        return runner.compute_together(tokens, batch)
+    except torch.OutOfMemoryError:
+        if runner.graphs is None or not runner.graphs.pieces.give_way():
+            raise
+        log.warning("too little memory for graphs of short prompts beside long ones")
+        torch.cuda.empty_cache()
+    return runner.compute_together(tokens, batch)
 
 
 def _onto_nobody(runner: Runner) -> None:
@@ -72,7 +93,7 @@ def _batches(runner: Runner, budget: int) -> Iterator[Batch]:
     if runner.graphs is None:
         yield from _decoding(sizes)
     else:
-        yield from _graphs(sizes, config)
+        yield from _graphs(sizes, config, budget)
     if config.count("*") and runner.model.device.type == "cuda":
         yield from _long(sizes, config, max(budget, sizes.slots), alone=runner.graphs is None)
 
@@ -86,7 +107,7 @@ def _pieced(sizes: Sizes, budget: int) -> Iterator[Batch]:
         if count > fewer:
             whole, rest = divmod(count, sizes.capacity)
             spans = [sizes.capacity] * whole + ([rest] if rest else [])
-            yield _spans(spans, [0] * len(spans))
+            yield _spans(spans, [sizes.capacity - span for span in spans])
 
 
 def _prompts(sizes: Sizes, budget: int) -> Iterator[Batch]:
@@ -156,11 +177,12 @@ def _decoding(sizes: Sizes) -> Iterator[Batch]:
             yield Batch([1] * rows, list(range(rows)), [past] * rows, 0)
 
 
-def _graphs(sizes: Sizes, config: ModelConfig) -> Iterator[Batch]:
+def _graphs(sizes: Sizes, config: ModelConfig, budget: int) -> Iterator[Batch]:
     """The same of rows that are nobody's: all numbers of them, and of a few all lengths."""
     from cairn.ops.triton.attention import PIECE
 
-    every = sorted({rows_for(count) for count in range(1, sizes.slots + 1)})
+    most = sizes.slots if config.count("M") else max(sizes.slots, min(MOST_ROWS, budget))
+    every = sorted({rows_for(count) for count in range(1, most + 1)})
     lengths = [1]
     while lengths[-1] * PIECE < sizes.capacity:
         lengths.append(2 * lengths[-1])
