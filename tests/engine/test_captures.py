@@ -1,4 +1,4 @@
-"""Streams in which graphs are captured."""
+"""Streams in which graphs are captured, and the memory that they share."""
 
 import logging
 from itertools import count
@@ -67,3 +67,47 @@ def test_one_engine_too_many_is_told(caplog):
         assert not caplog.messages
         captures._own_stream(Owner(), HERE)
     assert "at the same time" in caplog.text
+
+
+class Graph:
+    """In place of a CUDA graph: which memory it was given, and has."""
+
+    def __init__(self) -> None:
+        self.given = None
+
+    def capture_begin(self, pool, capture_error_mode):
+        self.given = pool
+
+    def capture_end(self):
+        self.own = self.given or object()
+
+    def pool(self):
+        return self.own
+
+
+def test_graphs_share_memory_as_long_as_one_of_them_lives(monkeypatch):
+    """PyTorch does not know the memory of graphs that are all gone."""
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    made = captures.Captures(HERE)
+
+    def one() -> Graph:
+        graph = made.begin()
+        made.end(graph)
+        return graph
+
+    first, second = one(), one()
+    assert first.given is None
+    assert second.given is first.own
+    del first
+    third = one()
+    assert third.given is second.given
+    del second, third
+    assert one().given is None
+
+
+def test_a_graph_that_fails_ends_all_the_same(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    made = captures.Captures(HERE)
+    with pytest.raises(ZeroDivisionError), made.graph() as graph:
+        1 // 0
+    assert graph.own

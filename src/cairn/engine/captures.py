@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from weakref import ref
+from weakref import WeakSet, ref
 
 import torch
 
@@ -24,12 +24,9 @@ class Captures:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._memory: Any = None
+        self._living: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
         self._counters: Held = {}  # of no other engine's graphs: both may be replayed at a time
         self._stream: torch.cuda.Stream | None = None  # no other's, for the same reason
-
-    def forget(self) -> None:
-        """All graphs are gone, and PyTorch takes their memory back with the last."""
-        self._memory = None
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -62,6 +59,8 @@ class Captures:
     def begin(self) -> torch.cuda.CUDAGraph:
         """From here on launches become a graph."""
         graph = torch.cuda.CUDAGraph()
+        if not self._living:  # PyTorch took the memory back with the last
+            self._memory = None
         graph.capture_begin(pool=self._memory, capture_error_mode="thread_local")
         return graph
 
@@ -69,6 +68,7 @@ class Captures:
         """Up to here."""
         graph.capture_end()
         self._memory = graph.pool()
+        self._living.add(graph)
 
 
 _streams: list[tuple[torch.cuda.Stream, ref[Any]]] = []  # and whose each is, or was

@@ -58,7 +58,6 @@ class Graphs:
         """Forget all graphs."""
         self._graphs.clear()
         self.pieces.clear()
-        self._captures.forget()
 
     @staticmethod
     def serve(model: Decoder) -> bool:
