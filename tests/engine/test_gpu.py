@@ -83,7 +83,7 @@ def test_graphs_and_late_reading_change_no_token(model, words, state):
             done = engine.generate(prompts, params)
             found.append([(one.tokens, one.finish_reason) for one in done])
         assert not graphs or len(engine._runner.graphs) > 1
-        assert not graphs or len(engine._runner.graphs.pieces) > 0
+        assert not graphs or len(engine._runner.graphs.piecewise) > 0
     assert all(one == found[0] for one in found)
 
 
@@ -114,13 +114,13 @@ def test_forwards_in_pieces_are_those_of_all_layers_at_once(pattern):
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
         for slot, length in zip(slots, lengths, strict=True):
             past[slot] += length
-    assert len(runners[0].graphs.pieces) > 3
+    assert len(runners[0].graphs.piecewise) > 3
     assert len(runners[0].graphs) > 0
 
 
 @pytest.mark.parametrize("kind", ["lookup", "twin", "stranger"])
 def test_guesses_beside_graphs_change_no_token(model, words, kind):
-    """Steps with guesses are no graphs, those without are; a stranger guesses wrong."""
+    """Steps with guesses are graphs in parts, those without are whole; a stranger guesses wrong."""
     prompts = ["def f(a):\n" * 6, "x", "import json\nimport ", "a b c d " * 9] * 2
     params = [
         SamplingParams(max_tokens=9 + 7 * n, temperature=n % 2, seed=n, ignore_eos=True)

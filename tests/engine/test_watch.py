@@ -50,11 +50,22 @@ def one_less(model):
     del model.backbone.layers[2]
 
 
+def inside_a_leaf(model):
+    model.lm_head.extra = nn.Linear(2, 2)
+
+
+def of_a_block(model):
+    model.backbone.layers[0].scale = nn.Parameter(torch.ones(1))
+
+
 def new_dtype(model):
     model.to(torch.bfloat16)
 
 
-CHANGES = [in_place, moved, replaced, other_layer, one_more, one_less, new_dtype]
+CHANGES = [
+    in_place, moved, replaced, other_layer, one_more, one_less, inside_a_leaf, of_a_block,
+    new_dtype,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)

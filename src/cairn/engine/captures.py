@@ -71,6 +71,19 @@ class Captures:
         self._living.add(graph)
 
 
+def release() -> None:
+    """Give back what nobody holds; not while somebody captures, which PyTorch does not expect."""
+    with _CAPTURING:
+        torch.cuda.empty_cache()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether there was too little memory, PyTorch's or (of graphs themselves) the driver's."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, torch.AcceleratorError) and "out of memory" in str(error)
+
+
 _streams: list[tuple[torch.cuda.Stream, ref[Any]]] = []  # and whose each is, or was
 
 

@@ -59,12 +59,12 @@ class Engine:
     `token_budget` tokens. Recurrent states are in `state_dtype`: float32, or float16 or int8,
     rounded at random. `caching` says what is kept of prefixes, `speculation` how tokens are guessed
     ahead (None: they are not); neither changes what is drawn. `memory` is how many bytes keys,
-    values and states may take (None: a share of what is free). `graphs` captures decoding, and
-    `overlap` launches a step before what the last one drew is known; both are for GPUs and on there
-    (None). `invariant` gives every request the bits that it has alone, log-probabilities included,
-    whatever the batch; it is slower and keeps no prefixes. With `ranks`, so many processes share
-    the model of a folder, one a GPU (tensor parallelism): the others are started here, and end with
-    `close`; `memory` is then that of each.
+    values and states may take (None: a share of what is free). `graphs` captures steps of few
+    tokens, and `overlap` launches a step before what the last one drew is known; both are for GPUs
+    and on there (None). `invariant` gives every request the bits that it has alone, whatever the
+    batch, log-probabilities included; it is slower and keeps no prefixes. With `ranks`, so many
+    processes share the model of a folder, one a GPU (tensor parallelism): the others are started
+    here, and end with `close`; `memory` is then that of each.
     """
 
     @torch.inference_mode(False)  # or its memory could be written in that mode alone

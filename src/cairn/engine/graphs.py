@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cairn.engine.captures import Captures
-from cairn.engine.pieces import Pieces
+from cairn.engine.piecewise import Piecewise
 from cairn.engine.pool import Pool
 from cairn.model import Decoder
 from cairn.model.layout import Layout
@@ -33,15 +33,15 @@ class Captured:
 
 
 class Graphs:
-    """Steps of one token for each of some slots; graphs are captured when they are first needed."""
+    """Steps of one token a row; graphs are captured when they are first needed."""
 
     def __init__(self, model: Decoder, pool: Pool) -> None:
         self._model, self._pool = model, pool
         self._steps: dict[int, Step] = {}
         self._graphs: dict[tuple[int, int], Captured] = {}
         self._captures = Captures(model.device)
-        self.pieces = Pieces(model, pool, self._captures)
-        """For tokens that are no row each."""
+        self.piecewise = Piecewise(model, pool, self._captures)
+        """For tokens that are no rows."""
         self._weights = _addresses(model)
 
     def __len__(self) -> int:
@@ -57,7 +57,15 @@ class Graphs:
     def clear(self) -> None:
         """Forget all graphs."""
         self._graphs.clear()
-        self.pieces.clear()
+        self.piecewise.clear()
+
+    def ready(self, count: int, keys: int) -> bool:
+        """Whether there is a graph for so many rows, the longest of which reads so many keys.
+
+        Of few keys there is one soon, since all lengths up to there share it.
+        """
+        pieces = _pieces(keys)
+        return pieces == 1 or (rows_for(count), pieces) in self._graphs
 
     @staticmethod
     def serve(model: Decoder) -> bool:
@@ -67,8 +75,10 @@ class Graphs:
         return model.device.type == "cuda" and model.dtype != torch.float64 and not checked
 
     def run(self, tokens: Tensor, slots: list[int], past: list[int]) -> Tensor:
-        """Hidden states [S, D] after one of `tokens` int64 [S] in each slot, which holds `past`.
+        """Hidden states [S, D] after each of `tokens` int64 [S] in its slot, which holds `past`.
 
+        A slot may come several times, with one token more in its past each time: keys of all rows
+        are there before any is read. States of recurrent layers are not.
         They stay as they are until the next graph is replayed.
         """
         count = len(slots)
@@ -112,7 +122,7 @@ def _addresses(model: Decoder) -> int:
 
 
 def _pieces(keys: int) -> int:
-    """Pieces that hold so many keys: a power of two, so that few graphs serve all lengths."""
+    """Piecewise that hold so many keys: a power of two, so that few graphs serve all lengths."""
     from cairn.ops.triton.attention import PIECE
 
     return 1 << max(0, (-(-keys // PIECE) - 1).bit_length())

@@ -1,6 +1,7 @@
 """Slices of sequences through the one forward: flat tokens and spans in, hidden states out."""
 
 from dataclasses import dataclass
+from operator import add, mul
 
 import torch
 from torch import Tensor
@@ -33,8 +34,8 @@ class Batch:
     """How many of them, the first, have a forward of their own; 0 where all go together."""
     asked: list[int] | None = None
     """Of the rows of spans that are no `few`, those that somebody looks at; None for all."""
-    rows: bool = True
-    """Whether tokens of a span may be rows of a graph; otherwise spans are met as such."""
+    spans_as_rows: bool = True
+    """Whether each token of a span may be a row of a graph."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ class Runner:
     """One model and the pool that its sequences live in.
 
     A token that was drawn and is not known on the host yet is read where it was drawn: `remember`
-    keeps the last one of every slot. `graphs` says whether decoding is captured; None does so
-    where it can be. With a `team`, its other ranks compute what is computed here, each its share.
+    keeps the last one of every slot. `graphs` says whether launches for few tokens are captured;
+    None does so where it can be. With a `team`, its other ranks compute what is computed here, each
+    its share.
     """
 
     def __init__(
@@ -87,9 +89,10 @@ class Runner:
         """Compute the slices; the pool remembers their tokens afterwards.
 
         Where sequences that draw run beside prompts, each kind has a forward of its own: a scan
-        pads every span to a chunk, and a chunk for one token is wasted; and graphs are for those
-        of one token. The rows stay as they are until the next call. On a CPU one token each goes
-        through the output matrix in the same call; sequences that are all `plain` leave no logits.
+        pads every span to a chunk, and a chunk for one token is wasted; and graphs of rows are for
+        those of one token, and for a few of a span. The rows stay as they are until the next call.
+        On a CPU one token each goes through the output matrix in the same call; sequences that are
+        all `plain` leave no logits.
         """
         if self._alone and all(part.size == 1 and part.reaches_end for part in slices):
             return self._run_whole(slices)
@@ -153,7 +156,9 @@ class Runner:
         parts = []
         for own, part, asked in zip(given, few, (None, batch.asked), strict=True):
             sizes, slots, past = batch.sizes[part], batch.slots[part], batch.past[part]
-            parts.append(self._forward(own, Batch(sizes, slots, past, 0, asked, batch.rows)))
+            parts.append(
+                self._forward(own, Batch(sizes, slots, past, 0, asked, batch.spans_as_rows))
+            )
             if part is few[0] and self.graphs is not None:
                 parts[0] = parts[0].clone()  # the next graph may leave its own in that place
         return torch.cat(parts)
@@ -205,28 +210,28 @@ class Runner:
     def _forward(self, tokens: Tensor, batch: Batch) -> Tensor:
         """All spans together."""
         sizes, slots, past = batch.sizes, batch.slots, batch.past
-        if self.graphs is not None and self._each_a_row(sizes, past, batch.rows):
+        if self.graphs is not None and self._each_a_row(sizes, past, batch.spans_as_rows):
             return self.graphs.run(tokens, *_rows_of(sizes, slots, past))
         self.pool.cache.hold(slots, past)
         spans = self._spans_of(sizes, slots)
-        found = None if self.graphs is None else self.graphs.pieces.run(tokens, spans)
+        found = None if self.graphs is None else self.graphs.piecewise.run(tokens, spans)
         if found is not None:
             return found
         return self.model.hidden(tokens, spans, self.pool.cache, batch.asked)
 
-    def _each_a_row(self, sizes: list[int], past: list[int], of_spans: bool = True) -> bool:
+    def _each_a_row(self, sizes: list[int], past: list[int], spans_too: bool = True) -> bool:
         """Whether tokens run as rows of a decoding step, which is one graph.
 
-        Keys of all tokens of a span are there before any row reads them. So a few tokens `of_spans`
-        may be rows of one slot, but not in recurrent models, nor where the order of sums must not
-        depend on company.
+        Those of spans too, where that graph is there already: but not in recurrent models, nor
+        where the order of sums must not depend on company.
         """
         if all(size == 1 for size in sizes):
             return True
-        if not of_spans or self.pool.recurrent or order_is_fixed() or sum(sizes) > MOST_ROWS:
+        if not spans_too or self.graphs is None or not spans_are_rows(self.pool.recurrent):
             return False
-        read = sum(size * (size + old) for size, old in zip(sizes, past, strict=True))
-        return read <= MOST_READ
+        count, ends = sum(sizes), list(map(add, sizes, past))
+        few = count <= MOST_ROWS and sum(map(mul, sizes, ends)) <= MOST_READ
+        return few and self.graphs.ready(count, max(ends))
 
     def _tokens(self, slices: list[Slice]) -> Tensor:
         """int64 [T] on the device: what is known here, and the rest from where it was drawn."""
@@ -245,6 +250,11 @@ class Runner:
         if not unknown:
             return found
         return torch.where(found < 0, self._last[(-1 - found).clamp(min=0)], found)
+
+
+def spans_are_rows(recurrent: bool) -> bool:
+    """Whether tokens of a span may be rows of a graph at all."""
+    return not recurrent and not order_is_fixed()
 
 
 def _rows_of(sizes: list[int], slots: list[int], past: list[int]) -> tuple[list[int], list[int]]:

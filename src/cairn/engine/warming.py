@@ -15,11 +15,21 @@ import torch
 from torch import Tensor
 
 from cairn.base import UserError
+from cairn.engine.captures import out_of_memory
 from cairn.engine.graphs import rows_for
 from cairn.engine.pages import NULL, PAGE
-from cairn.engine.pieces import SIZES
+from cairn.engine.piecewise import SIZES
 from cairn.engine.pool import Sizes
-from cairn.engine.runner import FEW, MANY, MOST_ROWS, Batch, Rows, Runner
+from cairn.engine.runner import (
+    FEW,
+    MANY,
+    MOST_READ,
+    MOST_ROWS,
+    Batch,
+    Rows,
+    Runner,
+    spans_are_rows,
+)
 from cairn.model import ModelConfig
 from cairn.ops.order import fixed_order
 from cairn.ops.triton.tables import CHUNK
@@ -46,12 +56,12 @@ def warm_up(runner: Runner, budget: int, fixed: bool, busy: bool) -> float:
     _onto_nobody(runner)
     with fixed_order(fixed):
         for number, given in enumerate(_batches(runner, budget)):
-            batch = replace(given, rows=False)  # or kernels of spans would not be met
+            batch = replace(given, spans_as_rows=False)  # or kernels of spans would not be met
             count = sum(batch.sizes)
             tokens = torch.zeros(count, dtype=torch.int64, device=device)
             rows = Rows(_computed(runner, tokens, batch), [])
             runner.logits(rows, [end - 1 for end in itertools.accumulate(batch.sizes)])
-            for asked in HEADS if not number else ():  # the first batch has the most tokens
+            for asked in HEADS if not number else ():  # no batch of fewer tokens has as many
                 runner.logits(rows, list(range(min(asked, count))))
     for group in range(len(runner.pool.cache.tables)):
         runner.pool.scrub(group, [NULL])  # its zeros are what unused parts of tables point to
@@ -67,11 +77,11 @@ def _computed(runner: Runner, tokens: Tensor, batch: Batch) -> Tensor:
     """
     try:
         return runner.compute_together(tokens, batch)
-    except torch.OutOfMemoryError:
-        if runner.graphs is None or not runner.graphs.pieces.give_way():
+    except RuntimeError as error:
+        if runner.graphs is None or not len(runner.graphs.piecewise) or not out_of_memory(error):
             raise
-        log.warning("too little memory for graphs of short prompts beside long ones")
-        torch.cuda.empty_cache()
+    runner.graphs.piecewise.give_way()
+    log.warning("too little memory for graphs of short prompts beside long ones")
     return runner.compute_together(tokens, batch)
 
 
@@ -178,16 +188,21 @@ def _decoding(sizes: Sizes) -> Iterator[Batch]:
 
 
 def _graphs(sizes: Sizes, config: ModelConfig, budget: int) -> Iterator[Batch]:
-    """The same of rows that are nobody's: all numbers of them, and of a few all lengths."""
+    """The same of rows that are nobody's: all numbers of them, of a few all lengths, and of those
+    that spans may be all that these may read."""
     from cairn.ops.triton.attention import PIECE
 
-    most = sizes.slots if config.count("M") else max(sizes.slots, min(MOST_ROWS, budget))
-    every = sorted({rows_for(count) for count in range(1, most + 1)})
+    spans = min(MOST_ROWS, budget) if spans_are_rows(bool(config.count("M"))) else 0
+    every = sorted({rows_for(count) for count in range(1, max(sizes.slots, spans) + 1)})
     lengths = [1]
     while lengths[-1] * PIECE < sizes.capacity:
         lengths.append(2 * lengths[-1])
     pairs = list(itertools.product(every, lengths))
-    usual = [(rows, pieces) for rows, pieces in pairs if pieces == 1 or rows in KINDS]
+    usual = [
+        (rows, pieces)
+        for rows, pieces in pairs
+        if pieces == 1 or rows in KINDS or (rows <= spans and rows * pieces * PIECE <= MOST_READ)
+    ]
     split = _splits(usual + pairs, sizes, config) if config.count("*") else []
     for rows, pieces in dict.fromkeys(usual + split):
         past = pieces // 2 * PIECE

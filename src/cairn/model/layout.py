@@ -35,7 +35,7 @@ class Layout:
     """Chunks for the scans, padded batches for attention, places in the cache."""
 
     chunks: Chunks | None
-    """None where no layer scans."""
+    """None where no layer scans, or no spans are known."""
     attention: dict[int | None, AttentionPlan]
     """By the window of the layers that use it."""
     turns: tuple[Tensor, Tensor] | None
@@ -46,8 +46,6 @@ class Layout:
     """The same, as rows of a layer's memory."""
     pages: "PagePlan | StepPages | None"
     """Where keys and values are; None without a cache."""
-    token_positions: Tensor
-    """int64 [T]: how many tokens come before it in its sequence."""
     context: Context | None = None
     """Where the tokens are a part of a list that lies on several ranks."""
     seam: Seam | None = None
@@ -60,10 +58,9 @@ class Layout:
         return core(parts, self, memory)
 
     @classmethod
-    def of_no_spans(cls, positions: Tensor, seam: Seam) -> "Layout":
-        """For tokens at `positions` int64 [T] of spans that nobody knows: `seam` gets the cores."""
-        slots = Slots.of((), positions.device)
-        return cls(None, {}, None, (), slots, None, positions, seam=seam)
+    def of_no_spans(cls, device: torch.device, seam: Seam) -> "Layout":
+        """For tokens of spans that nobody knows yet: `seam` gets the cores."""
+        return cls(None, {}, None, (), Slots.of((), device), None, seam=seam)
 
     @classmethod
     def of(
@@ -98,6 +95,5 @@ class Layout:
             slots=slots,
             memory_slots=Slots.of(slots, device, past if cache and cache.narrow else None),
             pages=pages,
-            token_positions=positions,
             context=context,
         )

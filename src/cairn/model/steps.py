@@ -1,7 +1,8 @@
 """Decoding laid out on the device alone: what a captured graph is replayed with.
 
-One token for each of S sequences. Slots and positions are tensors at fixed addresses, and all else
-(places in pages, tables, ends of keys, angles) is computed from them on the device, once a step.
+One token in each of S rows, of which several may be of one sequence, in turn. Slots and positions
+are tensors at fixed addresses, and all else (places in pages, tables, ends of keys, angles) is
+computed from them on the device, once a step.
 Legend: S rows, n pages.
 """
 
@@ -89,5 +90,4 @@ class Step:
             slots=(),
             memory_slots=Slots.on_device(slots, past),
             pages=StepPages(places, shown),
-            token_positions=positions,
         )

@@ -9,13 +9,15 @@ there. Tokens are filled up to the next number with some that are nobody's: no r
 
 import logging
 from bisect import bisect_left
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from cairn.engine.captures import Captures
+from cairn.engine.captures import Captures, out_of_memory, release
 from cairn.engine.pool import Pool
 from cairn.model import Decoder, Spans
 from cairn.model.layout import Core, Layout
@@ -52,7 +54,7 @@ class Pieced:
     """[T, D]."""
 
 
-class Pieces:
+class Piecewise:
     """Captured when they are first needed."""
 
     def __init__(self, model: Decoder, pool: Pool, captures: Captures) -> None:
@@ -73,10 +75,12 @@ class Pieces:
     def give_way(self, most: int = 0) -> bool:
         """Leave memory to others: forget all, and serve at most so many tokens from here on.
 
-        Whether there was anything to give.
+        Whether there was anything to give. Graphs of rows that are there already keep the memory
+        that all graphs share, so that others have it only where these came first.
         """
         had, self._most = bool(self._held), min(most, self._most)
         self.clear()
+        release()
         return had
 
     def run(self, tokens: Tensor, spans: Spans) -> Tensor | None:
@@ -105,11 +109,14 @@ class Pieces:
     def _captured(self, size: int) -> Pieced | None:
         try:
             self._held[size] = self._capture(size)
-        except torch.OutOfMemoryError:
-            self.give_way(size // 4)
-            torch.cuda.empty_cache()
-            log.warning("too little memory for graphs of %d tokens: they are launched anew", size)
-        return self._held.get(size)
+            return self._held[size]
+        except RuntimeError as error:
+            shared = dist.is_available() and dist.is_initialized()  # other ranks would go on
+            if shared or not out_of_memory(error):
+                raise
+        self.give_way(max((fewer for fewer in SIZES if fewer <= size // 4), default=0))
+        log.warning("too little memory for graphs of %d tokens: they are launched anew", size)
+        return None
 
     def _capture(self, size: int) -> Pieced:
         tokens = torch.zeros(size, dtype=torch.int64, device=self._model.device)
@@ -121,7 +128,7 @@ class Pieces:
         return Pieced(tokens, seams.cuts, seams.ended, hidden)
 
     def _forward(self, tokens: Tensor, seam: Any) -> Tensor:
-        layout = Layout.of_no_spans(tokens, seam)
+        layout = Layout.of_no_spans(tokens.device, seam)
         return self._model.run(tokens, layout, self._pool.cache)
 
     def _found(self, parts: tuple[Tensor, ...]) -> Tensor:
@@ -139,8 +146,8 @@ class Pieces:
 class _Seams:
     """Ends a graph at every core, and begins the next."""
 
-    def __init__(self, pieces: Pieces) -> None:
-        self._pieces, self._captures = pieces, pieces._captures
+    def __init__(self, owner: Piecewise) -> None:
+        self._owner, self._captures = owner, owner._captures
         self.cuts: list[Cut] = []
         self._begun: torch.cuda.CUDAGraph | None = None
         self.ended: torch.cuda.CUDAGraph | None = None
@@ -150,12 +157,14 @@ class _Seams:
         self._begun = self._captures.begin()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        if self._begun is not None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if self._begun is None:
+            return
+        with nullcontext() if kind is None else suppress(RuntimeError):  # the first error counts
             self._end()
 
     def __call__(self, core: Core, parts: tuple[Tensor, ...], memory: Any) -> Tensor:
-        graph, found = self._end(), self._pieces._found(parts)
+        graph, found = self._end(), self._owner._found(parts)
         self.cuts.append(Cut(graph, core, tuple(map(unowned, parts)), memory, found))
         self._begun = self._captures.begin()
         return found
