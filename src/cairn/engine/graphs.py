@@ -122,7 +122,7 @@ def _addresses(model: Decoder) -> int:
 
 
 def _pieces(keys: int) -> int:
-    """Piecewise that hold so many keys: a power of two, so that few graphs serve all lengths."""
+    """Pieces that hold so many keys: a power of two, so that few graphs serve all lengths."""
     from cairn.ops.triton.attention import PIECE
 
     return 1 << max(0, (-(-keys // PIECE) - 1).bit_length())

@@ -55,7 +55,7 @@ class Pieced:
 
 
 class Piecewise:
-    """Captured when they are first needed."""
+    """The graphs of all numbers of tokens, captured when they are first needed."""
 
     def __init__(self, model: Decoder, pool: Pool, captures: Captures) -> None:
         self._model, self._pool, self._captures = model, pool, captures
@@ -72,16 +72,15 @@ class Piecewise:
         self._held.clear()
         self._room.clear()
 
-    def give_way(self, most: int = 0) -> bool:
+    def give_way(self, most: int = 0) -> None:
         """Leave memory to others: forget all, and serve at most so many tokens from here on.
 
-        Whether there was anything to give. Graphs of rows that are there already keep the memory
-        that all graphs share, so that others have it only where these came first.
+        Graphs of rows that are there already keep the memory that all graphs share, so that others
+        have it only where these came first.
         """
-        had, self._most = bool(self._held), min(most, self._most)
+        self._most = min(most, self._most)
         self.clear()
         release()
-        return had
 
     def run(self, tokens: Tensor, spans: Spans) -> Tensor | None:
         """`Decoder.hidden` [T, D] of `tokens` int64 [T], which the pool's cache remembers.
