@@ -14,6 +14,8 @@ from cairn.model.linear import Linear
 from cairn.ops import paths
 from cairn.ops.native.library import native
 
+from ..fixtures.units import UNITS, only
+
 pytestmark = pytest.mark.skipif(bool(native().missing), reason=native().missing or "compiled")
 
 
@@ -169,18 +171,13 @@ def test_gradients_are_computed_in_parts(tiny):
     assert not {"mamba_layer", "feedforward_layer"} & {choice.op for choice in choices}
 
 
-@pytest.fixture(params=[False, True], ids=["vectors", "tiles"])
-def tiles(request):
-    library = native().library
-    assert library
-    if request.param and not native().tiles:
-        pytest.skip("no matrix units here")
-    library.cairn_tiles(request.param)
-    yield
-    library.cairn_tiles(1)
+@pytest.fixture(params=UNITS)
+def units(request):
+    with only(request.param):
+        yield
 
 
-@pytest.mark.usefixtures("tiles")
+@pytest.mark.usefixtures("units")
 @pytest.mark.parametrize(("hidden", "head"), [(64, 16), (40, 80)])  # of 16 outputs none or 8 over
 def test_layers_in_bf16_are_as_near_as_their_parts(each_tiny, roughen, hidden, head):
     inside = {"mamba_head_dim": head} if "M" in each_tiny.pattern else {}

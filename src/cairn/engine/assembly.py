@@ -190,10 +190,10 @@ def opened(
 
 
 def _dtype_on(where: torch.device, folder: Path, plain: bool) -> torch.dtype:
-    """bf16 on a GPU; on a CPU where weights are stored so and matrix units multiply them."""
+    """bf16 on a GPU; on a CPU where weights are stored so and it multiplies them."""
     narrow = where.type == "cuda"
     if where.type == "cpu" and plain:
-        narrow = native().tiles and stored_dtype(folder) == torch.bfloat16
+        narrow = native().narrow and stored_dtype(folder) == torch.bfloat16
     return torch.bfloat16 if narrow else torch.float32
 
 

@@ -135,11 +135,19 @@ class Native:
     """`avx512`, `avx2` or `base`."""
     tiles: bool = False
     """Whether products of a few rows with weights in bf16 take matrix units (AMX)."""
+    pairs: bool = False
+    """Whether they take vectors of pairs (AVX512_BF16) otherwise."""
+
+    @property
+    def narrow(self) -> bool:
+        """Whether this CPU multiplies bf16: then it is the dtype for weights that are stored so."""
+        return self.tiles or self.pairs
 
     @property
     def words(self) -> str:
         """What it was compiled for, for people."""
-        units = "matrix units" if self.tiles else "vectors"
+        units = "vectors of pairs" if self.pairs else "vectors"
+        units = "matrix units" if self.tiles else units
         return self.missing or f"compiled for {self.level}, weights in bf16 by {units}"
 
 
@@ -161,7 +169,8 @@ def native() -> Native:
     if library.cairn_source() != _digest().encode():
         return _unused(f"{path.name} is not of these sources: install again")
     _declare(library)
-    return Native(library, "", level, bool(library.cairn_tiles(1)))
+    tiles, pairs = bool(library.cairn_tiles(1)), bool(library.cairn_pairs(1))
+    return Native(library, "", level, tiles, pairs)
 
 
 def _unused(why: str) -> Native:
@@ -175,6 +184,7 @@ def _declare(library: ctypes.CDLL) -> None:
     pointer, size = ctypes.c_void_p, ctypes.c_int64
     for name, result, arguments in (
         ("cairn_tiles", size, [size]),
+        ("cairn_pairs", size, [size]),
         ("cairn_linear", size, [*3 * (pointer, size), size, size, size, size]),
         (
             "cairn_norm",

@@ -1,16 +1,18 @@
 /* A few rows times a weight matrix: the products of decoding, which read every weight once.
  *
  * By vectors, four tokens at a time: both operands lie along the inner dimension, and a square of
- * sums is reduced at its end. Of weights in bf16 and more tokens, by matrix units (tiles.c). */
+ * sums is reduced at its end. Of weights in bf16 and more tokens, by matrix units (tiles.c), or by
+ * vectors of pairs (pairs.c). */
 
 #include <stdlib.h>
 
+#include "pairs.c"
 #include "team.c"
 #include "tiles.c"
 
 #define OUTPUTS 4 /* rows of the weight that are read side by side */
 #define TOKENS 4
-#define VECTORS 4 /* tokens up to which vectors are as fast as tiles */
+#define VECTORS 4 /* tokens up to which vectors of floats are as fast as tiles, and as pairs */
 
 /* sums[t][o] = <x row t, weight row o> over `inner`; a row of `sums` has OUTPUTS. Meanwhile `wanted`
  * rows from `next` on are asked for, to the second-level cache. */
@@ -101,9 +103,10 @@ static Share share_of(ptrdiff_t outputs, ptrdiff_t part, ptrdiff_t parts)
                    least((part + 1) * groups / parts * TOGETHER, outputs)};
 }
 
-/* Tokens [tokens, inner] that weights of `kind` are multiplied with; for tiles, packed as well. */
+/* Tokens [tokens, inner] that weights of `kind` are multiplied with; for tiles and pairs, as these
+ * have them as well. */
 typedef struct {
-    const float *x, *packed; /* packed: NULL where vectors serve */
+    const float *x, *packed; /* packed: NULL where vectors of floats serve */
     ptrdiff_t tokens, inner;
     int kind, terms; /* terms: 1 where x is bf16 in fp32's place */
 } Rows;
@@ -111,18 +114,16 @@ typedef struct {
 /* Room that packed rows may need, in floats. */
 static ptrdiff_t rows_floats(ptrdiff_t tokens, ptrdiff_t inner, int kind)
 {
-    return kind == BFLOAT16 && tiles_serve() ? packed_floats(tokens, inner) : 0;
+    if (kind != BFLOAT16) return 0;
+    if (tiles_serve()) return packed_floats(tokens, inner);
+    return pairs_serve() ? (tokens * inner + 1) / 2 + 16 : 0;
 }
 
 /* Whether tokens are packed for a weight. */
 static int packs(ptrdiff_t tokens, ptrdiff_t inner, int kind)
 {
-#ifdef HAVE_TILES
-    return kind == BFLOAT16 && tokens > VECTORS && inner % DEEP == 0 && tiles_serve();
-#else
-    (void)tokens, (void)inner, (void)kind;
-    return 0;
-#endif
+    if (kind != BFLOAT16 || tokens <= VECTORS) return 0;
+    return tiles_serve() ? inner % DEEP == 0 : pairs_serve() && inner % PAIRED == 0;
 }
 
 /* Packs columns `from` on, x [tokens, count] with rows `apart` apart, into all rows' room. */
@@ -130,8 +131,14 @@ static void pack_columns(const Rows *r, const float *x, ptrdiff_t apart, ptrdiff
                          ptrdiff_t count, float *room)
 {
 #ifdef HAVE_TILES
-    Packing p = {r->tokens, r->inner, r->terms, from, count};
-    pack(x, apart, &p, room);
+    if (tiles_serve()) {
+        Packing p = {r->tokens, r->inner, r->terms, from, count};
+        pack(x, apart, &p, room);
+        return;
+    }
+#endif
+#ifdef HAVE_PAIRS
+    pair_columns(x, apart, r->tokens, r->inner, from, count, (uint16_t *)room);
 #else
     (void)r, (void)x, (void)apart, (void)from, (void)count, (void)room;
 #endif
@@ -186,14 +193,22 @@ static void multiply_rows(const Rows *r, const void *weight, void *y, ptrdiff_t 
     const char *rows = weight;
     char *to = y;
     if (!then) then = weight;
+    ptrdiff_t done = 0;
 #ifdef HAVE_TILES
-    if (r->packed) {
-        ptrdiff_t tiled = count / 16 * 16;
+    if (r->packed && tiles_serve()) {
         Packing p = {r->tokens, r->inner, r->terms, 0, 0};
-        tiled_outputs(r->packed, &p, rows, y, apart, y_kind, tiled, then);
-        rows += tiled * r->inner * 2, to += tiled * bytes_of(y_kind), count -= tiled;
+        done = count / 16 * 16;
+        tiled_outputs(r->packed, &p, rows, y, apart, y_kind, done, then);
     }
 #endif
+#ifdef HAVE_PAIRS
+    if (r->packed && !tiles_serve()) {
+        done = count / SIDE * SIDE;
+        paired_outputs((const uint16_t *)r->packed, r->tokens, r->inner, rows, to, apart, y_kind,
+                       done, then);
+    }
+#endif
+    rows += done * r->inner * 2, to += done * bytes_of(y_kind), count -= done;
     if (r->kind == FLOAT32)
         vector_outputs(r, rows, FLOAT32, to, apart, FLOAT32, count, then);
     else if (y_kind == FLOAT32)

@@ -19,10 +19,10 @@ _NO_LIMITS = (0.0, torch.inf)
 def few_rows(dtype: torch.dtype) -> int:
     """Up to how many rows reading weights takes the time, and torch's product is slow.
 
-    Of weights in bf16 torch's is soon the faster one, where this has no matrix units.
+    Of weights in bf16 torch's is the faster one sooner, where this has no instructions for them.
     """
     if dtype == torch.bfloat16:
-        return 32 if native().tiles else 4
+        return 32 if native().narrow else 24
     return 32 if dtype == torch.float32 else 0
 
 
