@@ -281,7 +281,7 @@ class Engine:
 
     def _changed(self) -> None:
         """Other weights than before: what was made with them is of no use."""
-        self._weights.changed()
+        self._weights.changed()  # what they are now is what is watched
         self._runner.check()
         self.forget()
 

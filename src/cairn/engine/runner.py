@@ -1,6 +1,6 @@
 """Slices of sequences through the one forward: flat tokens and spans in, hidden states out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import add, mul
 
 import torch
@@ -36,6 +36,12 @@ class Batch:
     """Of the rows of spans that are no `few`, those that somebody looks at; None for all."""
     spans_as_rows: bool = True
     """Whether each token of a span may be a row of a graph."""
+
+    def part(self, start: int = 0, stop: int | None = None) -> "Batch":
+        """Some of the spans, together."""
+        own = slice(start, stop)
+        sizes, slots, past = self.sizes[own], self.slots[own], self.past[own]
+        return replace(self, sizes=sizes, slots=slots, past=past, few=0)
 
 
 @dataclass(frozen=True)
@@ -151,17 +157,12 @@ class Runner:
         """Hidden states [T, D] of `tokens` int64 [T], which lie on the device."""
         if not batch.few:
             return self._forward(tokens, batch)
-        few = slice(0, batch.few), slice(batch.few, None)
-        given = tokens.split([sum(batch.sizes[part]) for part in few])
-        parts = []
-        for own, part, asked in zip(given, few, (None, batch.asked), strict=True):
-            sizes, slots, past = batch.sizes[part], batch.slots[part], batch.past[part]
-            parts.append(
-                self._forward(own, Batch(sizes, slots, past, 0, asked, batch.spans_as_rows))
-            )
-            if part is few[0] and self.graphs is not None:
-                parts[0] = parts[0].clone()  # the next graph may leave its own in that place
-        return torch.cat(parts)
+        few, rest = batch.part(stop=batch.few), batch.part(start=batch.few)
+        count = sum(few.sizes)
+        first = self._forward(tokens[:count], replace(few, asked=None))
+        if self.graphs is not None:
+            first = first.clone()  # the next graph may leave its own in that place
+        return torch.cat([first, self._forward(tokens[count:], rest)])
 
     def logits(self, rows: Rows, places: list[int]) -> Tensor:
         """Logits [R, V] of the rows at `places`, and of no others, in the dtype of `head`."""

@@ -115,8 +115,7 @@ def _pieced(sizes: Sizes, budget: int) -> Iterator[Batch]:
     for fewer, size in reversed(list(itertools.pairwise((1, *SIZES)))):
         count = min(size, most)
         if count > fewer:
-            whole, rest = divmod(count, sizes.capacity)
-            spans = [sizes.capacity] * whole + ([rest] if rest else [])
+            spans = _filling(count, sizes.capacity)
             yield _spans(spans, [sizes.capacity - span for span in spans])
 
 
@@ -130,10 +129,9 @@ def _prompts(sizes: Sizes, budget: int) -> Iterator[Batch]:
     while tokens > FEW:
         even = -(-tokens // LEAST) * LEAST
         for total in (even if even <= most else even - LEAST, tokens - (tokens % LEAST == 0)):
-            whole, rest = divmod(total, capacity)
-            spans = [capacity] * whole + ([rest] if rest else [])
-            if whole and 0 < rest < SHORT:
-                spans[-2:] = capacity + rest - SHORT, SHORT
+            spans = _filling(total, capacity)
+            if len(spans) > 1 and spans[-1] < SHORT:
+                spans[-2:] = capacity + spans[-1] - SHORT, SHORT
             if spans and min(spans) > FEW:
                 yield _spans(spans, [0] * len(spans), every=tokens == most)
         tokens = -(-tokens // 2)
@@ -239,6 +237,11 @@ def _splits(
         if split < min(pieces * PIECE, sizes.capacity):
             found.setdefault(split, (rows, pieces))
     return list(found.values())
+
+
+def _filling(count: int, capacity: int) -> list[int]:
+    """Spans of `count` tokens, all but the last of which fill a slot."""
+    return [min(capacity, count - at) for at in range(0, count, capacity)]
 
 
 def _spans(sizes: list[int], past: list[int], every: bool = False) -> Batch:

@@ -60,7 +60,15 @@ class Layout:
     @classmethod
     def of_no_spans(cls, device: torch.device, seam: Seam) -> "Layout":
         """For tokens of spans that nobody knows yet: `seam` gets the cores."""
-        return cls(None, {}, None, (), Slots.of((), device), None, seam=seam)
+        return cls(
+            chunks=None,
+            attention={},
+            turns=None,
+            slots=(),
+            memory_slots=Slots.of((), device),
+            pages=None,
+            seam=seam,
+        )
 
     @classmethod
     def of(

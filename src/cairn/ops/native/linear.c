@@ -83,12 +83,6 @@ INLINE void group_of(int high, const char *weight, const int kind, const float *
     else dots_of(OUTPUTS, high, weight, kind, x, inner, sums, next, 0);
 }
 
-INLINE void write_value(void *y, ptrdiff_t at, float value, const int kind)
-{
-    if (kind == FLOAT32) ((float *)y)[at] = value;
-    else ((uint16_t *)y)[at] = to_bfloat16(value);
-}
-
 typedef struct {
     ptrdiff_t first, stop;
 } Share;
@@ -174,14 +168,8 @@ INLINE void vector_outputs(const Rows *r, const char *weight, const int kind, ch
             else
                 for (int j = 0; j < wide; j++)
                     dots_of(1, high, weight + (o + j) * row, kind, x, inner, sums + j, NULL, 0);
-            for (int i = 0; i < high; i++) {
-                ptrdiff_t at = (t + i) * apart + o;
-                if (y_kind == FLOAT32 && wide == OUTPUTS)
-                    memcpy((float *)y + at, sums + i * OUTPUTS, OUTPUTS * sizeof *sums);
-                else
-                    for (int j = 0; j < wide; j++)
-                        write_value(y, at + j, sums[i * OUTPUTS + j], y_kind);
-            }
+            for (int i = 0; i < high; i++)
+                write_values(sums + i * OUTPUTS, OUTPUTS, wide, y, (t + i) * apart + o, y_kind);
         }
     }
 }

@@ -103,13 +103,8 @@ WITH_PAIRS static void paired_outputs(const uint16_t *x, ptrdiff_t tokens, ptrdi
             ptrdiff_t t = tokens * pass / passes, high = tokens * (pass + 1) / passes - t;
             float sums[2 * LANES] ALIGNED;
             pair_group((int)high, weight + o * row, x + t * inner, inner, sums, next);
-            for (ptrdiff_t i = 0; i < high; i++) {
-                ptrdiff_t at = (t + i) * apart + o;
-                if (y_kind == FLOAT32) memcpy((float *)y + at, sums + i * SIDE, SIDE * sizeof *sums);
-                else
-                    for (int j = 0; j < SIDE; j++)
-                        ((uint16_t *)y)[at + j] = to_bfloat16(sums[i * SIDE + j]);
-            }
+            for (ptrdiff_t i = 0; i < high; i++)
+                write_values(sums + i * SIDE, SIDE, SIDE, y, (t + i) * apart + o, y_kind);
         }
     }
 }

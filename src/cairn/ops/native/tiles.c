@@ -10,6 +10,7 @@
 #ifndef CAIRN_TILES_C
 #define CAIRN_TILES_C
 
+#include "pairs.c"
 #include "vector.h"
 
 #define STRIP 32 /* rows of the weight that go together: two tiles */
@@ -36,7 +37,7 @@ static int has_tiles(void)
 {
     enum { REQUEST = 0x1023, TILE_DATA = 18 };
     unsigned a, b, c, d;
-    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return 0; /* AVX512_BF16 */
+    if (!has_pairs()) return 0;
     __cpuid_count(7, 0, a, b, c, d);
     if (!(d >> 22 & 1) || !(d >> 24 & 1)) return 0; /* AMX_BF16, AMX_TILE */
     return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;

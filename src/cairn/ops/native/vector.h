@@ -169,6 +169,17 @@ INLINE float exponential(float x)
 
 INLINE float silu(float x) { return x / (1.0f + exponential(-x)); }
 
+/* y[at] on = `count` of up to `most` values, which are rounded where y is bf16. */
+INLINE void write_values(const float *values, const int most, int count, void *y, ptrdiff_t at,
+                         const int kind)
+{
+    if (kind == FLOAT32 && count == most) memcpy((float *)y + at, values, most * sizeof *values);
+    else
+        for (int j = 0; j < count; j++)
+            if (kind == FLOAT32) ((float *)y)[at + j] = values[j];
+            else ((uint16_t *)y)[at + j] = to_bfloat16(values[j]);
+}
+
 /* Asks memory for bytes that are needed soon, into the second-level cache. */
 INLINE void ask(const char *from, ptrdiff_t bytes)
 {
